@@ -1,0 +1,241 @@
+//! Control messages. Either side may be a transfer's sender; the messages of a transfer mean the same in both directions.
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::codec::Encoded;
+use crate::id::{ChunkId, VersionId};
+
+/// Longest control frame, in bytes.
+pub const CONTROL_FRAME_BYTES_MAX: usize = 512 * 1024;
+/// Most entries of a list in one message; a longer list travels in several.
+pub const MESSAGE_LIST_MAX: usize = 4096;
+
+/// A run of chunks in manifest order.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OrdinalRange {
+    /// The first ordinal.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
+}
+
+/// A chunk of which the receiver kept a prefix when the link was cut.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PartialChunk {
+    /// Which chunk.
+    pub ordinal: u64,
+    /// Plain bytes that the receiver has from its start.
+    pub offset: u32,
+}
+
+/// What a device tells its core of itself at the start of a session, and from time to time.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Release of the software, as `0.1.0`.
+    pub release: String,
+    /// Bytes not yet acknowledged.
+    pub backlog_bytes: u64,
+    /// Age of the oldest unsent file, in seconds; durations need no clock that is right.
+    pub oldest_unsent_s: u64,
+    /// Free bytes on the disk of its data folder.
+    pub disk_free_bytes: u64,
+    /// Code and sentence of the last error, or empty.
+    pub last_error: String,
+}
+
+/// The first message of a session, from the side that dialled.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Oldest revision that it speaks.
+    pub revision_min: u32,
+    /// Newest revision that it speaks.
+    pub revision_max: u32,
+    /// The nonce that the last session gave; empty at the first.
+    pub nonce: Vec<u8>,
+    /// How it is.
+    pub status: PeerStatus,
+}
+
+/// The core's answer to [`Hello`].
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// The revision that both will speak.
+    pub revision: u32,
+    /// The nonce to keep and to show at the next session.
+    pub nonce: Vec<u8>,
+    /// The name under which the core knows the device.
+    pub name: String,
+    /// The device's labels, which dataset names may hold as `{label.x}`.
+    pub labels: Vec<(String, String)>,
+    /// A renewed certificate (DER), when the old one is near its end.
+    pub certificate: Vec<u8>,
+}
+
+/// A refusal that a person can act upon.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct Refusal {
+    /// A code with a page in `docs/errors/`, as `HW-1004`.
+    pub code: String,
+    /// A plain sentence that names the thing.
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+/// A dataset that a device may read, and where it stands.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct Following {
+    /// Its name.
+    pub dataset: String,
+    /// Number of its newest version.
+    pub number: u64,
+    /// The newest version.
+    pub version: VersionId,
+}
+
+/// A control message.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Opens a session.
+    Hello(Hello),
+    /// Accepts it.
+    Welcome(Welcome),
+    /// Ends the session, or says why a request can't be.
+    Refused {
+        /// The transfer that is refused; none where it is the session.
+        transfer: Option<u32>,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A device's news of itself during a session.
+    Status(PeerStatus),
+
+    /// Device to core: the state of this device's own datasets, to know what is missing since the last session.
+    Heads {
+        /// Names; empty asks for all that the device writes.
+        datasets: Vec<String>,
+    },
+    /// The newest committed version of each; one that doesn't exist is left out.
+    HeadsAre(Vec<Following>),
+    /// Device to core: tell me now, and whenever it changes, of the datasets and collections with these names.
+    Follow {
+        /// Dataset names, patterns or collection names.
+        names: Vec<String>,
+    },
+    /// A followed dataset has this newest version. Sent for each at once after [`Message::Follow`], and on every commit.
+    News(Vec<Following>),
+    /// All news of a [`Message::Follow`] have been said once; names that match nothing readable are listed.
+    FollowDone {
+        /// Names without a match.
+        unmatched: Vec<String>,
+    },
+    /// Receiver to sender: offer me this version. The transfer number is the asker's choice.
+    Fetch {
+        /// The transfer that the offer will carry.
+        transfer: u32,
+        /// The dataset.
+        dataset: String,
+        /// Its version.
+        version: VersionId,
+    },
+
+    /// Sender to receiver: here is a version's manifest and its commit record.
+    Offer {
+        /// Chosen by the side that began: even from the dialling side, odd from the other.
+        transfer: u32,
+        /// The dataset.
+        dataset: String,
+        /// The manifest's body.
+        manifest: Vec<u8>,
+        /// The encoded [`crate::commit::CommitRecord`].
+        commit: Vec<u8>,
+    },
+    /// Receiver to sender: these pages are not here.
+    NeedPages {
+        /// The transfer.
+        transfer: u32,
+        /// Their ids.
+        ids: Vec<ChunkId>,
+    },
+    /// Receiver to sender: these chunks are not here.
+    NeedChunks {
+        /// The transfer.
+        transfer: u32,
+        /// Runs in manifest order.
+        ranges: Vec<OrdinalRange>,
+        /// Those of them of which a prefix is here.
+        partial: Vec<PartialChunk>,
+    },
+    /// Receiver to sender: so many more payload bytes may be sent.
+    Grant {
+        /// The transfer.
+        transfer: u32,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// Receiver to sender: these are durable.
+    Stored {
+        /// The transfer.
+        transfer: u32,
+        /// Runs in manifest order.
+        ranges: Vec<OrdinalRange>,
+    },
+    /// Sender to receiver: these can't be sent, their files changed or vanished. The transfer will not commit.
+    Unavailable {
+        /// The transfer.
+        transfer: u32,
+        /// Runs in manifest order.
+        ranges: Vec<OrdinalRange>,
+    },
+    /// Receiver to sender: an item was not what its key says (wrong hash, source out of scope); send it plain.
+    Again {
+        /// The transfer.
+        transfer: u32,
+        /// The items.
+        keys: Vec<super::ItemKey>,
+    },
+    /// Sender to receiver: nothing more will come of this transfer.
+    Withdraw {
+        /// The transfer.
+        transfer: u32,
+    },
+    /// Receiver to sender: the version is committed. From a core it carries the commit record with the core's signature and
+    /// the signed receipt; from a device both are empty.
+    Committed {
+        /// The transfer.
+        transfer: u32,
+        /// The encoded commit record, signed by both.
+        commit: Vec<u8>,
+        /// The encoded [`crate::commit::Receipt`].
+        receipt: Vec<u8>,
+    },
+
+    /// A person's command from elsewhere, as the local socket carries it: JSON.
+    Control {
+        /// Chosen by the asker.
+        request: u32,
+        /// The command.
+        body: String,
+    },
+    /// A part of the answer to [`Message::Control`].
+    ControlReply {
+        /// The request.
+        request: u32,
+        /// One JSON document.
+        body: String,
+        /// Whether this part is the last.
+        last: bool,
+    },
+    /// A request for a round trip, to know that the peer lives.
+    Ping(u64),
+    /// Its answer.
+    Pong(u64),
+    /// A clean end: the peer goes away on purpose.
+    Goodbye,
+}
+
+impl Encoded for Message {
+    const WHAT: &'static str = "control message";
+    const BYTES_MAX: usize = CONTROL_FRAME_BYTES_MAX;
+}
