@@ -1,1 +1,4 @@
 //! x
+
+pub mod session;
+pub mod transfer;

@@ -1,0 +1,16 @@
+//! Moving one version over a session: the async shell around [`headwater_protocol::sync`], the same for both daemons and
+//! both directions.
+//!
+//! A daemon gives it two things to work with: a [`Source`] that reads what is sent, and a [`Destination`] that says what is
+//! here already, makes what arrives durable, and commits. Everything between them is here: parallel item streams, hashing
+//! and compression away from the reactor, grants that bound memory on both sides, and the account of every byte.
+
+mod api;
+mod report;
+
+pub use api::{
+    BoxError, Committed, DeltaBase, Destination, DestinationError, HeldPage, IncomingItem, IncomingOffer, ItemBody,
+    LoadedItem, OutgoingVersion, Source, SourceError, TransferError, UnavailableChunk,
+};
+pub use headwater_protocol::sync::Presence;
+pub use report::{Progress, ProgressSink, ReceiveReport, SendReport, WireBytes, no_progress};
