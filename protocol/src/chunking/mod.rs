@@ -1,11 +1,18 @@
 //! Cutting files by content: FastCDC, with the parameters that stand in every manifest.
 
+mod stream;
+
+pub use stream::{StreamChunker, cut_point};
+
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// Largest chunk that any parameters allow, in bytes.
 pub const CHUNK_BYTES_MAX: u32 = 1 << 20;
 /// Smallest `min_bytes` that parameters may name.
 pub const CHUNK_BYTES_MIN: u32 = 4 << 10;
+
+/// Largest `extents_inline_max` that parameters may name: a stem group of files with as many chunks fits into a page.
+pub const EXTENTS_INLINE_MAX: u32 = 128;
 
 /// How large files are cut: FastCDC v2020 with normalisation level 1. All powers of two: the reference implementation has
 /// changed its cut points for other averages before.
@@ -55,7 +62,7 @@ pub struct GroupingParams {
     pub page_records_average: u32,
     /// Average references of an inner page, and chunks of an extent page.
     pub page_children_average: u32,
-    /// A file with more chunks than this lists them in extent pages.
+    /// A file with more chunks than this lists them in extent pages; at most [`EXTENTS_INLINE_MAX`].
     pub extents_inline_max: u32,
 }
 
@@ -83,7 +90,7 @@ impl GroupingParams {
         let bounded = (CHUNK_BYTES_MIN..=CHUNK_BYTES_MAX / 2).contains(&shared)
             && (16..=1024).contains(&records)
             && (16..=1024).contains(&children)
-            && (1..=1024).contains(&extents_inline_max);
+            && (1..=EXTENTS_INLINE_MAX).contains(&extents_inline_max);
         if powers && bounded { Ok(()) } else { Err(ParamsError { min: shared, average: records, max: children }) }
     }
 }

@@ -1,0 +1,1 @@
+//! Trees of extent pages: the chunk list of a long file.
