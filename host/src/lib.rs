@@ -1,1 +1,13 @@
-//! x
+//! What the daemons and the client do with a machine: folders, configuration, errors, logs, the local socket.
+//!
+//! Nothing here knows of networks, catalogs or stores. `scan` and `version` turn a folder into a version,
+//! [`materialise`] turns a version into a folder; [`error`], [`config`], [`control`], [`lock`], [`durable`], [`logging`],
+//! [`systemd`] and [`doctor`] are what every daemon needs.
+
+pub mod control;
+pub mod durable;
+pub mod error;
+pub mod lock;
+pub mod logging;
+pub mod signals;
+pub mod systemd;
