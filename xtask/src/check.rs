@@ -1,0 +1,124 @@
+//! `test`: every check of the repository, in the order in which a failure is cheapest to learn.
+//!
+//! Each step runs even where an earlier one failed, and the last line says how many tests passed and failed. A step that
+//! fails without naming a test (formatting, a lint, a crate that doesn't compile) counts as one failure.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+
+use crate::process::{cargo, line_of, run as run_command};
+use crate::{setup, tidy};
+
+/// What the tests of one step came to.
+#[derive(Clone, Copy, Default)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+struct StepResult {
+    name: &'static str,
+    took: Duration,
+    tally: Tally,
+    error: Option<anyhow::Error>,
+}
+
+/// Runs all steps; fails if one does.
+pub(crate) fn run() -> anyhow::Result<()> {
+    println!("==> setup");
+    setup::ensure(&[setup::C_COMPILER, setup::RUSTFMT, setup::CLIPPY])?;
+    let results = [
+        step("fmt", || plain(cargo().args(["fmt", "--all", "--", "--check"]))),
+        step("tidy", || tidy::run().map(|()| Tally::default())),
+        step("clippy", || plain(cargo().args(CLIPPY_ARGS))),
+        step("tests", tests),
+    ];
+
+    println!("\n==> summary");
+    let mut total = Tally::default();
+    for result in &results {
+        let outcome = result.error.as_ref().map_or_else(|| "ok".to_owned(), |error| format!("FAILED: {error:#}"));
+        println!("{:<8} {:>6.1} s  {outcome}", result.name, result.took.as_secs_f64());
+        total.passed += result.tally.passed;
+        total.failed += result.tally.failed.max(u64::from(result.error.is_some()));
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    if results.iter().any(|result| result.error.is_some()) {
+        bail!("a check failed");
+    }
+    Ok(())
+}
+
+const CLIPPY_ARGS: [&str; 8] =
+    ["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "--deny", "warnings"];
+
+fn step(name: &'static str, body: impl FnOnce() -> anyhow::Result<Tally>) -> StepResult {
+    println!("\n==> {name}");
+    let _ = std::io::stdout().flush();
+    let start = Instant::now();
+    match body() {
+        Ok(tally) => {
+            let error = (tally.failed > 0).then(|| anyhow::anyhow!("{} tests failed", tally.failed));
+            StepResult { name, took: start.elapsed(), tally, error }
+        }
+        Err(error) => {
+            println!("{error:#}");
+            StepResult { name, took: start.elapsed(), tally: Tally::default(), error: Some(error) }
+        }
+    }
+}
+
+fn plain(command: &mut std::process::Command) -> anyhow::Result<Tally> {
+    run_command(command).map(|()| Tally::default())
+}
+
+/// All tests and doc tests, shown as they run and summed from the lines in which each test binary says what it came to.
+fn tests() -> anyhow::Result<Tally> {
+    let mut command = cargo();
+    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    let line = line_of(&command);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("`{line}` can't be started"))?;
+    let mut tally = Tally::default();
+    for output in BufReader::new(child.stdout.take().expect("stdout is piped")).split(b'\n') {
+        let output = output?;
+        let output = String::from_utf8_lossy(&output);
+        println!("{output}");
+        if let Some(more) = tally_of(&output) {
+            tally.passed += more.passed;
+            tally.failed += more.failed;
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() && tally.failed == 0 {
+        bail!("`{line}` failed: {status}");
+    }
+    Ok(tally)
+}
+
+/// The counts in a line as `test result: ok. 12 passed; 0 failed; 1 ignored; ...`.
+fn tally_of(line: &str) -> Option<Tally> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let count =
+        |what: &str| counts.split(';').find_map(|part| part.trim().strip_suffix(what)?.trim().parse::<u64>().ok());
+    Some(Tally { passed: count("passed")?, failed: count("failed")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tally_of;
+
+    #[test]
+    fn sums_are_read_from_result_lines_only() {
+        let tally =
+            tally_of("test result: FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out; in 0.01s");
+        assert_eq!(tally.map(|tally| (tally.passed, tally.failed)), Some((12, 3)));
+        assert!(tally_of("test sync::resumes ... ok").is_none());
+    }
+}

@@ -1,0 +1,16 @@
+//! `cargo xtask`: the repository's own commands, in one place, so that what a person runs is what CI runs.
+//!
+//! It depends on none of the workspace's crates, so that it builds on a machine that has only a Rust toolchain and a C
+//! compiler; what it measures and shows, it does with the real binaries as child processes.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program, whose output is for people")]
+
+mod check;
+mod cli;
+mod process;
+mod setup;
+mod tidy;
+
+fn main() -> anyhow::Result<()> {
+    cli::run()
+}

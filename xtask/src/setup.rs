@@ -1,0 +1,167 @@
+//! `setup`: what the commands need of the machine, and how it gets there.
+//!
+//! Only a C compiler, rustfmt and clippy are required. Everything else makes one command better, so that its absence is
+//! said and is not fatal.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::bail;
+
+use crate::process::{cargo, on_path, root, run as run_command, succeeds};
+
+/// Something that a command needs of the machine.
+pub(crate) struct Need {
+    /// Its name, for people.
+    name: &'static str,
+    /// Which command wants it, and what happens without.
+    purpose: &'static str,
+    required: bool,
+    present: fn() -> bool,
+    source: Source,
+}
+
+enum Source {
+    /// A package of Debian and Ubuntu.
+    Apt(&'static str),
+    /// A component of the Rust toolchain.
+    Rustup(&'static str),
+}
+
+/// Where Debian's package of Fashion-MNIST puts its files.
+pub(crate) const FASHION_MNIST_DIR: &str = "/usr/share/datasets/fashion-mnist";
+
+/// A C compiler, for SQLite and zstd.
+pub(crate) const C_COMPILER: Need = Need {
+    name: "C compiler",
+    purpose: "builds SQLite and zstd",
+    required: true,
+    present: || on_path("cc") || on_path("gcc") || on_path("clang"),
+    source: Source::Apt("build-essential"),
+};
+
+/// The formatter.
+pub(crate) const RUSTFMT: Need = Need {
+    name: "rustfmt",
+    purpose: "`cargo xtask test` checks the format",
+    required: true,
+    present: || succeeds(cargo().args(["fmt", "--version"])),
+    source: Source::Rustup("rustfmt"),
+};
+
+/// The linter.
+pub(crate) const CLIPPY: Need = Need {
+    name: "clippy",
+    purpose: "`cargo xtask test` lints, and checks the rooms' bans",
+    required: true,
+    present: || succeeds(cargo().args(["clippy", "--version"])),
+    source: Source::Rustup("clippy"),
+};
+
+/// The demo's data.
+pub(crate) const FASHION_MNIST: Need = Need {
+    name: "Fashion-MNIST",
+    purpose: "data of `cargo xtask demo`, which otherwise uses 1,797 handwritten digits of this repository",
+    required: false,
+    present: || Path::new(FASHION_MNIST_DIR).is_dir(),
+    source: Source::Apt("dataset-fashion-mnist"),
+};
+
+/// What the small-file figures are compared with.
+pub(crate) const RSYNC: Need = Need {
+    name: "rsync",
+    purpose: "baseline of `cargo xtask bench`, whose comparisons with it are otherwise left out",
+    required: false,
+    present: || on_path("rsync"),
+    source: Source::Apt("rsync"),
+};
+
+const ALL: [Need; 5] = [C_COMPILER, RUSTFMT, CLIPPY, FASHION_MNIST, RSYNC];
+
+/// Checks everything, installs what is missing where that can be done, and says what is left.
+pub(crate) fn run() -> anyhow::Result<()> {
+    ensure(&ALL)?;
+    if !musl_installed() {
+        println!(
+            "note: the target x86_64-unknown-linux-musl is not installed; `cargo xtask dist` links the agent statically \
+             with glibc instead (for musl: `rustup target add x86_64-unknown-linux-musl`, and the package musl-tools)"
+        );
+    }
+    Ok(())
+}
+
+/// Sees to it that all of `needs` are there; fails if a required one can't be.
+pub(crate) fn ensure(needs: &[Need]) -> anyhow::Result<()> {
+    let mut lacking = Vec::new();
+    for need in needs {
+        if (need.present)() {
+            println!("  ok       {}", need.name);
+            continue;
+        }
+        println!("  missing  {} ({})", need.name, need.purpose);
+        if let Err(reason) = need.source.install() {
+            println!("           {reason:#}");
+        }
+        if (need.present)() {
+            println!("  ok       {}", need.name);
+        } else if need.required {
+            lacking.push(format!("{}: {}", need.name, need.source.by_hand()));
+        } else {
+            println!("           by hand: {}", need.source.by_hand());
+        }
+    }
+    if lacking.is_empty() { Ok(()) } else { bail!("still missing:\n  {}", lacking.join("\n  ")) }
+}
+
+/// Whether the toolchain can link static musl programs.
+pub(crate) fn musl_installed() -> bool {
+    let sysroot = Command::new("rustc").args(["--print", "sysroot"]).current_dir(root()).output();
+    sysroot.is_ok_and(|output| {
+        let sysroot = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        Path::new(&sysroot).join("lib/rustlib/x86_64-unknown-linux-musl/lib").is_dir()
+    })
+}
+
+impl Source {
+    fn install(&self) -> anyhow::Result<()> {
+        match self {
+            Self::Apt(package) => {
+                if !on_path("apt-get") {
+                    bail!("only Debian and Ubuntu are installed upon by this command");
+                }
+                // The lists may be old or absent; whether that mattered, the installation tells.
+                let _ = run_command(as_root("apt-get")?.args(["update", "-qq"]));
+                run_command(as_root("apt-get")?.args(["install", "-y", "-qq", "--no-install-recommends", package]))
+            }
+            Self::Rustup(component) => {
+                run_command(Command::new("rustup").args(["component", "add", component]).current_dir(root()))
+            }
+        }
+    }
+
+    fn by_hand(&self) -> String {
+        match self {
+            Self::Apt(package) => format!("the package `{package}` of Debian and Ubuntu, or what your system calls it"),
+            Self::Rustup(component) => format!("`rustup component add {component}`"),
+        }
+    }
+}
+
+/// `program` with the right to install: as it is for root, by sudo otherwise. It asks for a password only on a terminal.
+fn as_root(program: &str) -> anyhow::Result<Command> {
+    let user = Command::new("id").arg("-u").output()?;
+    let mut command = if user.stdout.trim_ascii() == b"0" {
+        Command::new(program)
+    } else if on_path("sudo") {
+        let mut sudo = Command::new("sudo");
+        if !std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+            sudo.arg("-n");
+        }
+        sudo.arg(program);
+        sudo
+    } else {
+        bail!("installing needs root, and there is no sudo");
+    };
+    command.env("DEBIAN_FRONTEND", "noninteractive").stdout(std::process::Stdio::null());
+    Ok(command)
+}
