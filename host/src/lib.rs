@@ -4,6 +4,7 @@
 //! [`materialise`] turns a version into a folder; [`error`], [`config`], [`control`], [`lock`], [`durable`], [`logging`],
 //! [`systemd`] and [`doctor`] are what every daemon needs.
 
+pub mod config;
 pub mod control;
 pub mod durable;
 pub mod error;
