@@ -7,9 +7,11 @@
 
 mod check;
 mod cli;
+mod demo;
 mod process;
 mod setup;
 mod tidy;
+mod world;
 
 fn main() -> anyhow::Result<()> {
     cli::run()
