@@ -77,12 +77,7 @@ impl Manifest {
 
     /// Files, samples, bytes and chunks of the version.
     pub fn totals(&self) -> Totals {
-        self.root.as_ref().map_or_else(Totals::default, |root| Totals {
-            files: root.files,
-            samples: root.samples,
-            bytes: root.bytes,
-            chunks: root.chunks,
-        })
+        self.root.as_ref().map_or_else(Totals::default, |root| Totals::default().and(root))
     }
 }
 
@@ -97,4 +92,16 @@ pub struct Totals {
     pub bytes: u64,
     /// Data chunks in manifest order.
     pub chunks: u64,
+}
+
+impl Totals {
+    /// These and what lies below `child`. What only a hostile tree counts up to stops at the largest number.
+    pub fn and(self, child: &ChildRef) -> Self {
+        Self {
+            files: self.files.saturating_add(child.files),
+            samples: self.samples.saturating_add(child.samples),
+            bytes: self.bytes.saturating_add(child.bytes),
+            chunks: self.chunks.saturating_add(child.chunks),
+        }
+    }
 }

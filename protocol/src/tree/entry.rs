@@ -2,10 +2,12 @@
 
 use bytes::Bytes;
 
+use super::cursor::chunk_of;
+use super::read::{RecordAt, TreeError, mismatch};
 use super::source::SinkError;
 use crate::id::ChunkId;
 use crate::path::RelPath;
-use crate::record::{ChunkRef, FileKind};
+use crate::record::{ChunkRef, Content, FileKind, FileRecord};
 
 /// One path of a version to be built.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +24,38 @@ pub struct BuildEntry {
     pub mtime_ns: i64,
     /// Its bytes.
     pub content: BuildContent,
+}
+
+impl BuildEntry {
+    /// The entry that keeps a record of an earlier version as it is. Its bytes are read again only where a small file's
+    /// neighbours changed.
+    pub fn unchanged(record: &RecordAt) -> Result<Self, TreeError> {
+        let content = match &record.content {
+            Content::Empty => BuildContent::Empty,
+            Content::Shared { extent, hash } => {
+                let previous = Some((chunk_of(&record.leaf, extent)?, extent.offset));
+                BuildContent::Small { hash: *hash, size: extent.length, bytes: None, previous }
+            }
+            Content::Whole(extents) => {
+                BuildContent::Large(extents.iter().map(|extent| chunk_of(&record.leaf, extent)).collect::<Result<_, _>>()?)
+            }
+            Content::Paged { root, chunks, height } => {
+                BuildContent::PagedKept { root: *root, chunks: *chunks, height: *height, size: record.size }
+            }
+        };
+        let path = RelPath::new(record.path.clone()).map_err(|error| mismatch(&record.leaf.id, error.to_string()))?;
+        let FileRecord { kind, mode, mtime_ns, .. } = **record;
+        Ok(Self { path, kind, link_target: record.link_target.clone(), mode, mtime_ns, content })
+    }
+
+    /// The same for a file whose bytes are not here any more: it keeps its chunks whatever its neighbours do.
+    pub fn pinned(record: &RecordAt) -> Result<Self, TreeError> {
+        let mut entry = Self::unchanged(record)?;
+        if let BuildContent::Small { hash, size, previous: Some((chunk, offset)), .. } = entry.content {
+            entry.content = BuildContent::Pinned { chunk, offset, length: size, hash };
+        }
+        Ok(entry)
+    }
 }
 
 /// Where the bytes of a [`BuildEntry`] are.

@@ -23,16 +23,21 @@
 //! version, but make no sample. `a.d/` with files in it stands between `a.c` and `a.e` in path order and so parts them.
 
 mod build;
+mod cursor;
 mod diff;
 mod edit;
 mod entry;
 mod extents;
 mod group;
+mod leaf;
 mod read;
+mod shared;
 mod source;
 mod verify;
+mod walk;
 
 pub use build::{BuildError, Built, TreeBuilder};
+pub use cursor::{Chunks, Leaves, Records, Stretches};
 pub use diff::{Change, Diff, diff};
 pub use edit::{Edit, EditError, edit};
 pub use entry::{BuildContent, BuildEntry, NoSharedSink, SharedSink};

@@ -3,11 +3,13 @@
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
+use super::cursor::{Chunks, Leaves, Past, Records, Stretches};
+use super::leaf;
 use super::source::{PageSource, PageSourceError};
 use crate::id::ChunkId;
 use crate::manifest::{Manifest, Totals};
-use crate::page::{ChildRef, LeafPage, Page};
-use crate::path::RelPath;
+use crate::page::{ChildRef, HEIGHT_MAX, LeafPage, Page};
+use crate::path::{self, RelPath};
 use crate::record::{ChunkRef, FileRecord};
 
 /// Why a version can't be read.
@@ -50,7 +52,7 @@ pub struct Leaf {
     pub id: ChunkId,
     /// Files, samples, bytes and chunks of all leaves before it.
     pub before: Totals,
-    page: Arc<Page>,
+    pub(super) page: Arc<Page>,
 }
 
 impl Deref for Leaf {
@@ -137,88 +139,6 @@ pub enum Within {
     },
 }
 
-impl<'a> Tree<'a> {
-    /// The tree of `manifest`, with pages from `source`.
-    pub fn new(manifest: &'a Manifest, source: &'a dyn PageSource) -> Self {
-        Self::from_root(manifest.root.as_ref(), manifest.height, source)
-    }
-
-    /// The tree below `root`, a page of level `height`.
-    pub fn from_root(root: Option<&'a ChildRef>, height: u8, source: &'a dyn PageSource) -> Self {
-        Self { root, height, source }
-    }
-
-    /// Files, samples, bytes and chunks.
-    pub fn totals(&self) -> Totals {
-        todo!()
-    }
-
-    /// The leaf pages in path order, by reference: none of them is read, only the pages above.
-    pub fn leaves(&self) -> Box<dyn Iterator<Item = Result<LeafRef, TreeError>> + 'a> {
-        todo!()
-    }
-
-    /// Reads a leaf page.
-    pub fn leaf(&self, _at: &LeafRef) -> Result<Leaf, TreeError> {
-        todo!()
-    }
-
-    /// All records in path order, one page at a time.
-    pub fn records(&self) -> Box<dyn Iterator<Item = Result<RecordAt, TreeError>> + 'a> {
-        todo!()
-    }
-
-    /// All records from `path` on, be there one at `path` or not.
-    pub fn records_from(&self, _path: &RelPath) -> Box<dyn Iterator<Item = Result<RecordAt, TreeError>> + 'a> {
-        todo!()
-    }
-
-    /// The record at `path`.
-    pub fn find(&self, _path: &RelPath) -> Result<Option<RecordAt>, TreeError> {
-        todo!()
-    }
-
-    /// Record number `file`.
-    pub fn file_at(&self, _file: u64) -> Result<Option<RecordAt>, TreeError> {
-        todo!()
-    }
-
-    /// Sample number `sample`.
-    pub fn sample_at(&self, _sample: u64) -> Result<Option<SampleAt>, TreeError> {
-        todo!()
-    }
-
-    /// The chunk at `ordinal` in manifest order.
-    pub fn chunk_at(&self, _ordinal: u64) -> Result<Option<ChunkPlace>, TreeError> {
-        todo!()
-    }
-
-    /// All chunks in manifest order.
-    pub fn chunks(&self) -> Box<dyn Iterator<Item = Result<ChunkPlace, TreeError>> + 'a> {
-        self.chunks_from(0)
-    }
-
-    /// All chunks in manifest order from `ordinal` on.
-    pub fn chunks_from(&self, _ordinal: u64) -> Box<dyn Iterator<Item = Result<ChunkPlace, TreeError>> + 'a> {
-        todo!()
-    }
-
-    /// The stretches of chunks that a file consists of, in file order.
-    pub fn stretches(&self, _record: &RecordAt) -> Box<dyn Iterator<Item = Result<Stretch, TreeError>> + 'a> {
-        todo!()
-    }
-
-    /// Visits every page and every chunk name below the root, each page before those below it: `enter` gets a page's id
-    /// and says whether to read it and go on below it, `chunk` gets every chunk of the leaves and extent leaves entered.
-    pub fn walk(
-        &self,
-        _enter: &mut dyn FnMut(&ChunkId) -> bool,
-        _chunk: &mut dyn FnMut(&ChunkRef),
-    ) -> Result<(), TreeError> {
-        todo!()
-    }
-}
-
 /// A stretch of one chunk that holds a part of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stretch {
@@ -232,4 +152,130 @@ pub struct Stretch {
     pub length: u32,
     /// First byte in the file.
     pub file_offset: u64,
+}
+
+impl<'a> Tree<'a> {
+    /// The tree of `manifest`, with pages from `source`.
+    pub fn new(manifest: &'a Manifest, source: &'a dyn PageSource) -> Self {
+        Self::from_root(manifest.root.as_ref(), manifest.height, source)
+    }
+
+    /// The tree below `root`, a page of level `height`.
+    pub fn from_root(root: Option<&'a ChildRef>, height: u8, source: &'a dyn PageSource) -> Self {
+        Self { root, height, source }
+    }
+
+    /// Files, samples, bytes and chunks.
+    pub fn totals(&self) -> Totals {
+        self.root.map_or_else(Totals::default, |root| Totals::default().and(root))
+    }
+
+    /// The leaf pages in path order, by reference: none of them is read, only the pages above.
+    pub fn leaves(&self) -> Leaves<'a> {
+        Leaves::new(self, Past::Nothing)
+    }
+
+    /// The leaf pages from the one on that `path` falls into.
+    pub fn leaves_from(&self, path: &RelPath) -> Leaves<'a> {
+        Leaves::new(self, Past::Path(path.clone()))
+    }
+
+    /// Reads a leaf page.
+    pub fn leaf(&self, at: &LeafRef) -> Result<Leaf, TreeError> {
+        Ok(Leaf { id: at.child.id, before: at.before, page: load(self.source, &at.child, 0)? })
+    }
+
+    /// All records in path order, one page at a time.
+    pub fn records(&self) -> Records<'a> {
+        Records::new(*self, self.leaves(), None)
+    }
+
+    /// All records from `path` on, be there one at `path` or not.
+    pub fn records_from(&self, path: &RelPath) -> Records<'a> {
+        Records::new(*self, self.leaves_from(path), Some(path.clone()))
+    }
+
+    /// The record at `path`.
+    pub fn find(&self, path: &RelPath) -> Result<Option<RecordAt>, TreeError> {
+        let Some(leaf) = self.first_leaf(self.leaves_from(path))? else { return Ok(None) };
+        let found = leaf.records.binary_search_by(|record| path::compare(&record.path, path.as_bytes()));
+        Ok(found.ok().map(|index| RecordAt { leaf, index }))
+    }
+
+    /// Record number `file`.
+    pub fn file_at(&self, file: u64) -> Result<Option<RecordAt>, TreeError> {
+        let Some(leaf) = self.first_leaf(Leaves::new(self, Past::File(file)))? else { return Ok(None) };
+        let index = file.saturating_sub(leaf.before.files) as usize;
+        Ok((index < leaf.records.len()).then_some(RecordAt { leaf, index }))
+    }
+
+    /// Sample number `sample`.
+    pub fn sample_at(&self, sample: u64) -> Result<Option<SampleAt>, TreeError> {
+        let Some(leaf) = self.first_leaf(Leaves::new(self, Past::Sample(sample)))? else { return Ok(None) };
+        let wanted = sample.saturating_sub(leaf.before.samples) as usize;
+        let records = leaf::samples(&leaf.records).nth(wanted);
+        Ok(records.map(|records| SampleAt { leaf, records }))
+    }
+
+    /// The chunk at `ordinal` in manifest order.
+    pub fn chunk_at(&self, ordinal: u64) -> Result<Option<ChunkPlace>, TreeError> {
+        self.chunks_from(ordinal).next().transpose()
+    }
+
+    /// All chunks in manifest order.
+    pub fn chunks(&self) -> Chunks<'a> {
+        self.chunks_from(0)
+    }
+
+    /// All chunks in manifest order from `ordinal` on.
+    pub fn chunks_from(&self, ordinal: u64) -> Chunks<'a> {
+        Chunks::new(*self, Leaves::new(self, Past::Chunk(ordinal)), ordinal)
+    }
+
+    /// The stretches of chunks that a file consists of, in file order.
+    pub fn stretches(&self, record: &RecordAt) -> Stretches<'a> {
+        self.stretches_from(record, 0)
+    }
+
+    /// The stretches of a file from the one on that holds the byte at `file_offset`.
+    pub fn stretches_from(&self, record: &RecordAt, file_offset: u64) -> Stretches<'a> {
+        Stretches::new(self.source, record, file_offset)
+    }
+
+    fn first_leaf(&self, mut leaves: Leaves<'a>) -> Result<Option<Leaf>, TreeError> {
+        leaves.next().transpose()?.map(|at| self.leaf(&at)).transpose()
+    }
+}
+
+pub(super) fn mismatch(id: &ChunkId, reason: impl Into<String>) -> TreeError {
+    TreeError::Mismatch { id: *id, reason: reason.into() }
+}
+
+/// Reads the page that `child` names and checks all that `child` says of it.
+pub(super) fn load(source: &dyn PageSource, child: &ChildRef, level: u8) -> Result<Arc<Page>, TreeError> {
+    let id = &child.id;
+    if level >= HEIGHT_MAX {
+        return Err(mismatch(id, format!("level {level} is higher than trees are")));
+    }
+    let page = source.page(id)?;
+    let (found, first, sums) = match &*page {
+        Page::Leaf(leaf) => (0, leaf.records.first().map(|record| &record.path), leaf::sums(leaf)),
+        Page::Inner { level, children } => {
+            let sums = children.iter().fold(Totals::default(), Totals::and);
+            (*level, children.first().map(|child| &child.first), sums)
+        }
+        Page::ExtentLeaf(_) | Page::ExtentInner { .. } => {
+            return Err(mismatch(id, "it lists a file's chunks, and records were expected"));
+        }
+    };
+    if found != level {
+        return Err(mismatch(id, format!("it is of level {found}, and {level} was expected")));
+    }
+    if first != Some(&child.first) {
+        return Err(mismatch(id, "it begins with another path than the page above says"));
+    }
+    if sums != Totals::default().and(child) {
+        return Err(mismatch(id, "its files, samples, bytes or chunks are not as many as the page above says"));
+    }
+    Ok(page)
 }
