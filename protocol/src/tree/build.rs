@@ -225,8 +225,14 @@ impl<'s> TreeBuilder<'s> {
             }
             BuildContent::Pinned { chunk, offset, length, hash } => {
                 let previous = Some((chunk, offset));
-                member =
-                    Some(Member { record: self.records.len(), hash, size: length, bytes: None, previous, pinned: true });
+                member = Some(Member {
+                    record: self.records.len(),
+                    hash,
+                    size: length,
+                    bytes: None,
+                    previous,
+                    pinned: true,
+                });
                 (u64::from(length), Place::Shared { at: previous, length, hash })
             }
             BuildContent::Large(chunks) => {

@@ -28,9 +28,7 @@ impl Past {
         let through = before.and(child);
         match self {
             Self::Nothing => false,
-            Self::Path(wanted) => {
-                next.is_some_and(|next| path::compare(&next.first, wanted.as_bytes()).is_le())
-            }
+            Self::Path(wanted) => next.is_some_and(|next| path::compare(&next.first, wanted.as_bytes()).is_le()),
             Self::File(wanted) => through.files <= *wanted,
             Self::Sample(wanted) => through.samples <= *wanted,
             Self::Chunk(wanted) => through.chunks <= *wanted,
@@ -241,9 +239,15 @@ pub struct Stretches<'a> {
 
 enum Of<'a> {
     /// Extents of the record: the next one, and the first byte that it covers.
-    Table { next: usize, file_offset: u64 },
+    Table {
+        next: usize,
+        file_offset: u64,
+    },
     /// Extent pages, and the ordinal of the first chunk that they list.
-    Pages { extents: ExtentCursor<'a>, ordinal: u64 },
+    Pages {
+        extents: ExtentCursor<'a>,
+        ordinal: u64,
+    },
     Failed(Option<TreeError>),
 }
 

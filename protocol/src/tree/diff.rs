@@ -100,9 +100,7 @@ impl<'a> Side<'a> {
 
     /// Takes the record that comes next.
     fn take(&mut self) -> RecordAt {
-        let Some(Ahead::Records { leaf, next }) = self.ahead.last_mut() else {
-            unreachable!("only records are taken")
-        };
+        let Some(Ahead::Records { leaf, next }) = self.ahead.last_mut() else { unreachable!("only records are taken") };
         let record = RecordAt { leaf: leaf.clone(), index: *next };
         *next += 1;
         if *next == leaf.records.len() {

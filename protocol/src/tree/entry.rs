@@ -36,9 +36,9 @@ impl BuildEntry {
                 let previous = Some((chunk_of(&record.leaf, extent)?, extent.offset));
                 BuildContent::Small { hash: *hash, size: extent.length, bytes: None, previous }
             }
-            Content::Whole(extents) => {
-                BuildContent::Large(extents.iter().map(|extent| chunk_of(&record.leaf, extent)).collect::<Result<_, _>>()?)
-            }
+            Content::Whole(extents) => BuildContent::Large(
+                extents.iter().map(|extent| chunk_of(&record.leaf, extent)).collect::<Result<_, _>>()?,
+            ),
             Content::Paged { root, chunks, height } => {
                 BuildContent::PagedKept { root: *root, chunks: *chunks, height: *height, size: record.size }
             }

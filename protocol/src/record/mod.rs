@@ -1,5 +1,8 @@
 //! What a version says of one file: its path, its kind, and where its bytes are.
 
+mod content;
+
+pub use content::Content;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::id::ChunkId;
@@ -35,31 +38,6 @@ pub struct ChunkRef {
     pub id: ChunkId,
     /// Plain bytes in it.
     pub length: u32,
-}
-
-/// Where the bytes of a file are.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Content {
-    /// There are none: an empty file, a folder, a link.
-    Empty,
-    /// A stretch of a chunk that the file shares with its neighbours, and the BLAKE3 of that stretch.
-    Shared {
-        /// Where.
-        extent: Extent,
-        /// BLAKE3 of the file's bytes.
-        hash: ChunkId,
-    },
-    /// Whole chunks of the page's table, in file order.
-    Whole(Vec<Extent>),
-    /// Whole chunks listed in a tree of extent pages, because the list is long.
-    Paged {
-        /// The topmost extent page.
-        root: ChunkId,
-        /// Chunks that the tree lists.
-        chunks: u64,
-        /// Levels of extent pages; 1 is a single leaf.
-        height: u8,
-    },
 }
 
 /// One file of a version. A page keeps these in path order.
