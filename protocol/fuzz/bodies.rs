@@ -1,0 +1,326 @@
+//! What must hold for any bytes at all, one function a structure: no panic, no boundless memory, and what is accepted
+//! encodes to the same value again.
+//!
+//! This file is compiled twice: into the fuzz targets, and into a test that runs it over the committed corpus and over
+//! mutations of valid encodings, so that a body can't rot between two fuzzing runs.
+
+use headwater_protocol::chunking::{ChunkerParams, GroupingParams, StreamChunker};
+use headwater_protocol::codec::{self, Decode, Encode, Encoded, Stored};
+use headwater_protocol::commit::{CommitRecord, CoreSeal, Durability, Receipt};
+use headwater_protocol::compress::{self, PLAIN_BYTES_MAX};
+use headwater_protocol::id::{ChunkId, PublicKey, VersionId};
+use headwater_protocol::manifest::Manifest;
+use headwater_protocol::name::{DatasetName, NamePattern, NameTemplate, parse_label};
+use headwater_protocol::page::{ChildRef, ExtentChildRef, LeafPage, Page};
+use headwater_protocol::path::RelPath;
+use headwater_protocol::record::{ChunkRef, Content, Extent, FileKind, FileRecord};
+use headwater_protocol::trust::{Certificate, Signature, Token};
+use headwater_protocol::wire::{
+    DeltaSource, Encoding, Following, Hello, ItemHeader, ItemKey, Message, OrdinalRange, PartialChunk, PeerStatus,
+    Refusal, Welcome,
+};
+
+/// A body, and valid encodings from which mutation starts.
+pub(crate) struct Body {
+    /// Its name, which is the name of its fuzz target and of its corpus folder.
+    pub(crate) name: &'static str,
+    /// What must hold for any bytes.
+    pub(crate) run: fn(&[u8]),
+    /// Valid encodings.
+    pub(crate) seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// All bodies.
+pub(crate) const BODIES: &[Body] = &[
+    Body { name: "certificate", run: certificate, seeds: || vec![b"\x30\x03\x02\x01\x00".to_vec()] },
+    Body { name: "chunker", run: chunker, seeds: || vec![vec![7; 9000]] },
+    Body { name: "commit", run: commit, seeds: commit_seeds },
+    Body { name: "compressed", run: compressed, seeds: compressed_seeds },
+    Body { name: "delta", run: delta, seeds: delta_seeds },
+    Body { name: "item", run: item, seeds: item_seeds },
+    Body { name: "manifest", run: manifest, seeds: manifest_seeds },
+    Body { name: "message", run: message, seeds: message_seeds },
+    Body { name: "names", run: names, seeds: || vec![b"cam/{device}/{label.site}".to_vec(), b"cam/*".to_vec()] },
+    Body { name: "page", run: page, seeds: page_seeds },
+    Body { name: "path", run: path, seeds: || vec![b"train/0001.png".to_vec(), b"../../etc/passwd".to_vec()] },
+    Body { name: "receipt", run: receipt, seeds: receipt_seeds },
+    Body { name: "token", run: token, seeds: || vec![b"hw1-abcdefgh".to_vec()] },
+];
+
+/// A control message.
+pub(crate) fn message(bytes: &[u8]) {
+    again::<Message>(bytes);
+}
+
+/// The header of an item.
+pub(crate) fn item(bytes: &[u8]) {
+    again::<ItemHeader>(bytes);
+}
+
+/// A manifest body.
+pub(crate) fn manifest(bytes: &[u8]) {
+    stored_again::<Manifest>(bytes);
+    if let Ok(manifest) = Manifest::decode(bytes) {
+        assert!(manifest.chunker.check().is_ok() && manifest.grouping.check().is_ok());
+    }
+}
+
+/// A page of a tree, and of an extent list.
+pub(crate) fn page(bytes: &[u8]) {
+    stored_again::<Page>(bytes);
+    let Ok(page) = Page::decode(bytes) else { return };
+    if let Page::Leaf(leaf) = page {
+        for record in &leaf.records {
+            let path = RelPath::new(record.path.clone()).expect("a decoded page holds safe paths only");
+            assert!(!path.as_bytes().starts_with(b"/"));
+        }
+        assert!(
+            leaf.records.is_sorted_by(|left, right| headwater_protocol::path::compare(&left.path, &right.path).is_lt())
+        );
+    }
+}
+
+/// A commit record.
+pub(crate) fn commit(bytes: &[u8]) {
+    stored_again::<CommitRecord>(bytes);
+}
+
+/// A receipt.
+pub(crate) fn receipt(bytes: &[u8]) {
+    stored_again::<Receipt>(bytes);
+}
+
+/// A certificate, as an authority's and as a device's.
+pub(crate) fn certificate(bytes: &[u8]) {
+    let _ = Certificate::parse(bytes);
+    let _ = Certificate::parse_authority(bytes);
+}
+
+/// A zstd frame that claims a length: the first two bytes, times 32.
+pub(crate) fn compressed(bytes: &[u8]) {
+    let Some((claim, frame)) = bytes.split_first_chunk::<2>() else { return };
+    let claim = (usize::from(u16::from_le_bytes(*claim)) * 32).min(PLAIN_BYTES_MAX);
+    if let Ok(plain) = compress::decompress(frame, claim) {
+        assert_eq!(plain.len(), claim);
+    }
+    assert!(compress::decompress_part(frame, claim).len() <= claim);
+}
+
+/// A delta frame over a prefix: two bytes are the prefix's length, two the claimed length.
+pub(crate) fn delta(bytes: &[u8]) {
+    let Some((&[low, high, claim_low, claim_high], rest)) = bytes.split_first_chunk::<4>() else { return };
+    let (prefix, frame) = rest.split_at(usize::from(u16::from_le_bytes([low, high])).min(rest.len()));
+    let claim = usize::from(u16::from_le_bytes([claim_low, claim_high]));
+    if let Ok(plain) = compress::decode_delta(prefix, frame, claim) {
+        assert_eq!(plain.len(), claim);
+    }
+}
+
+/// The chunker: what it cuts joins to the same bytes, within its bounds.
+pub(crate) fn chunker(bytes: &[u8]) {
+    let params = ChunkerParams { min_bytes: 4 << 10, average_bytes: 8 << 10, max_bytes: 16 << 10 };
+    let mut chunker = StreamChunker::new(params).expect("the parameters are valid");
+    let mut reader = bytes;
+    let mut joined = Vec::new();
+    while let Some((chunk, data)) = chunker.next_chunk(&mut reader).expect("reading memory can't fail") {
+        assert_eq!(chunk.id, ChunkId::of(data));
+        assert!(data.len() <= params.max_bytes as usize);
+        joined.extend_from_slice(data);
+    }
+    assert_eq!(joined, bytes);
+}
+
+/// A path inside a dataset, and its sort key.
+pub(crate) fn path(bytes: &[u8]) {
+    if let Ok(path) = RelPath::new(bytes) {
+        let key = path.sort_key();
+        assert_eq!(RelPath::from_sort_key(&key).expect("a key of a path is one").as_bytes(), bytes);
+        assert!(bytes.starts_with(path.stem()));
+    }
+    let _ = RelPath::from_sort_key(bytes);
+}
+
+/// Names, patterns, templates and labels.
+pub(crate) fn names(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let name = DatasetName::new(text);
+    let _ = NameTemplate::new(text);
+    let _ = parse_label(text);
+    if let (Ok(pattern), Ok(name)) = (NamePattern::new(text), &name) {
+        let matches = pattern.matches(name);
+        assert!(matches || !pattern.is_plain(), "a plain name matches itself");
+    }
+}
+
+/// A token as a person types it.
+pub(crate) fn token(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(token) = Token::parse(text) {
+        let again = Token::parse(&token.to_text()).expect("a token's text is a token");
+        assert_eq!(again.secret(), token.secret());
+    }
+}
+
+fn again<T: Encoded + Encode + Decode + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
+    if let Ok(value) = codec::decode::<T>(bytes) {
+        let second = codec::decode::<T>(&codec::encode(&value)).expect("what was accepted encodes to what is accepted");
+        assert_eq!(second, value);
+    }
+}
+
+fn stored_again<T: Stored + Encode + Decode + PartialEq + std::fmt::Debug>(bytes: &[u8]) {
+    if let Ok(value) = codec::decode_stored::<T>(bytes) {
+        let second =
+            codec::decode_stored::<T>(&codec::encode_stored(&value)).expect("what was accepted is accepted again");
+        assert_eq!(second, value);
+    }
+}
+
+fn chunk(number: u8) -> ChunkRef {
+    ChunkRef { id: ChunkId([number; 32]), length: 1000 }
+}
+
+fn page_seeds() -> Vec<Vec<u8>> {
+    let record = |path: &str, content, size| FileRecord {
+        path: path.into(),
+        kind: FileKind::File,
+        link_target: Vec::new(),
+        mode: 0o644,
+        mtime_ns: 1_700_000_000_000_000_000,
+        size,
+        content,
+    };
+    let extent = |chunk, offset, length| Extent { chunk, offset, length };
+    let leaf = LeafPage {
+        chunks: vec![chunk(1), chunk(2)],
+        records: vec![
+            record("a/0001.json", Content::Shared { extent: extent(0, 10, 20), hash: ChunkId([3; 32]) }, 20),
+            record("a/0001.png", Content::Whole(vec![extent(1, 0, 1000)]), 1000),
+            record("a/0002.png", Content::Paged { root: ChunkId([4; 32]), chunks: 90, height: 1 }, 90_000),
+        ],
+    };
+    let child = |first: &str| ChildRef {
+        id: ChunkId([5; 32]),
+        first: first.into(),
+        files: 3,
+        samples: 2,
+        bytes: 91_020,
+        chunks: 92,
+    };
+    let extents = ExtentChildRef { id: ChunkId([6; 32]), bytes: 5000, chunks: 5 };
+    [
+        Page::Leaf(leaf),
+        Page::Inner { level: 1, children: vec![child("a"), child("b")] },
+        Page::ExtentLeaf(vec![chunk(7), chunk(8)]),
+        Page::ExtentInner { level: 1, children: vec![extents; 2] },
+    ]
+    .iter()
+    .map(Page::encode)
+    .collect()
+}
+
+fn manifest_seeds() -> Vec<Vec<u8>> {
+    let root = ChildRef { id: ChunkId([5; 32]), first: b"a".to_vec(), files: 3, samples: 2, bytes: 91_020, chunks: 92 };
+    let manifest = Manifest {
+        chunker: ChunkerParams::default(),
+        grouping: GroupingParams::default(),
+        parent: Some(VersionId([9; 32])),
+        origin: "cam-1".into(),
+        metadata: vec![("camera".into(), "north".into())],
+        height: 0,
+        root: Some(root),
+    };
+    let empty = Manifest { parent: None, metadata: Vec::new(), root: None, ..manifest.clone() };
+    vec![manifest.encode(), empty.encode()]
+}
+
+fn commit_seeds() -> Vec<Vec<u8>> {
+    let seal = CoreSeal { core: PublicKey([2; 32]), certificate: vec![0x30; 40], signature: Signature([3; 64]) };
+    let record = CommitRecord {
+        dataset: "cam/one".into(),
+        number: 7,
+        version: VersionId([9; 32]),
+        author: PublicKey([1; 32]),
+        author_certificate: vec![0x30; 40],
+        author_signature: Signature([4; 64]),
+        core: None,
+    };
+    vec![codec::encode_stored(&record), codec::encode_stored(&CommitRecord { core: Some(seal), ..record })]
+}
+
+fn receipt_seeds() -> Vec<Vec<u8>> {
+    vec![codec::encode_stored(&Receipt {
+        dataset: "cam/one".into(),
+        number: 7,
+        version: VersionId([9; 32]),
+        durability: Durability::LocalDisk,
+        core: PublicKey([1; 32]),
+        signature: Signature([4; 64]),
+    })]
+}
+
+fn message_seeds() -> Vec<Vec<u8>> {
+    let ranges = vec![OrdinalRange { first: 3, count: 4 }, OrdinalRange { first: 90, count: 1 }];
+    let refusal = Refusal { code: "HW-1004".into(), message: "no such dataset".into(), hint: "look again".into() };
+    let following = Following { dataset: "cam/one".into(), number: 7, version: VersionId([9; 32]) };
+    let (label, transfer) = (("site".to_owned(), "x".to_owned()), 2);
+    [
+        Message::Hello(Hello { revision_min: 1, revision_max: 1, nonce: vec![1; 16], status: PeerStatus::default() }),
+        Message::Welcome(Welcome {
+            revision: 1,
+            nonce: vec![2; 16],
+            name: "cam-1".into(),
+            labels: vec![label],
+            certificate: vec![],
+        }),
+        Message::Refused { transfer: Some(2), refusal },
+        Message::News(vec![following.clone()]),
+        Message::HeadsAre(vec![following]),
+        Message::Follow { names: vec!["cam/*".into()] },
+        Message::Offer { transfer, dataset: "cam/one".into(), manifest: vec![1; 40], commit: vec![2; 40] },
+        Message::NeedPages { transfer, ids: vec![ChunkId([1; 32]); 3] },
+        Message::NeedChunks {
+            transfer,
+            ranges: ranges.clone(),
+            partial: vec![PartialChunk { ordinal: 3, offset: 500 }],
+        },
+        Message::Grant { transfer, bytes: 1 << 20 },
+        Message::Stored { transfer, ranges },
+        Message::Again { transfer, keys: vec![ItemKey::Page(ChunkId([1; 32])), ItemKey::Chunk(5)] },
+        Message::Committed { transfer, commit: vec![1; 40], receipt: vec![2; 40] },
+        Message::Ping(5),
+        Message::Goodbye,
+    ]
+    .iter()
+    .map(codec::encode)
+    .collect()
+}
+
+fn item_seeds() -> Vec<Vec<u8>> {
+    let header = |key, encoding| ItemHeader { transfer: 2, key, plain_bytes: 5000, payload_bytes: 300, encoding };
+    let source = DeltaSource { id: ChunkId([1; 32]), offset: 5, length: 600 };
+    [
+        header(ItemKey::Chunk(5), Encoding::Plain { from_offset: 10 }),
+        header(ItemKey::Page(ChunkId([2; 32])), Encoding::Zstd),
+        header(ItemKey::Page(ChunkId([2; 32])), Encoding::Delta { sources: vec![source; 3] }),
+    ]
+    .iter()
+    .map(codec::encode)
+    .collect()
+}
+
+fn compressed_seeds() -> Vec<Vec<u8>> {
+    let plain = b"the same words, ".repeat(64);
+    let mut seed = ((plain.len() / 32) as u16).to_le_bytes().to_vec();
+    seed.extend(compress::compress(&plain, 3).expect("repetition compresses"));
+    vec![seed]
+}
+
+fn delta_seeds() -> Vec<Vec<u8>> {
+    let prefix: Vec<u8> = (0..5000u32).flat_map(|number| ChunkId::of(&number.to_le_bytes()).0[..1].to_vec()).collect();
+    let mut plain = prefix.clone();
+    plain[2500] ^= 1;
+    let frame = compress::encode_delta(&prefix, &plain).expect("almost a copy of the prefix is small");
+    let length = (prefix.len() as u16).to_le_bytes();
+    vec![[&length[..], &length, &prefix, &frame].concat()]
+}
