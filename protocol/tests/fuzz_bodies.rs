@@ -1,6 +1,7 @@
 //! The fuzz bodies as ordinary tests: over the committed corpus, over valid encodings, and over mutations of both.
 
 #![allow(clippy::disallowed_methods, reason = "a test reads its corpus from files")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
@@ -91,7 +92,9 @@ proptest! {
         let body = &BODIES[which.index(BODIES.len())];
         let seeds = (body.seeds)();
         let mut bytes = seeds[seed.index(seeds.len())].clone();
-        mutations.iter().for_each(|mutation| apply(&mut bytes, mutation));
+        for mutation in &mutations {
+            apply(&mut bytes, mutation);
+        }
         (body.run)(&bytes);
     }
 
