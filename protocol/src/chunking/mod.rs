@@ -94,3 +94,6 @@ impl GroupingParams {
         if powers && bounded { Ok(()) } else { Err(ParamsError { min: shared, average: records, max: children }) }
     }
 }
+
+#[cfg(test)]
+mod tests;

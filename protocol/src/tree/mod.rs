@@ -45,3 +45,6 @@ pub use group::{STEM_GROUP_RECORDS_MAX, stem_groups};
 pub use read::{ChunkPlace, Leaf, LeafRef, RecordAt, SampleAt, Stretch, Tree, TreeError, Within};
 pub use source::{MemoryPages, PageSink, PageSource, PageSourceError, SinkError};
 pub use verify::verify_shape;
+
+#[cfg(test)]
+mod tests;
