@@ -103,6 +103,16 @@ pub enum CertificateError {
         /// The authority's key.
         authority: PublicKey,
     },
+    /// The authority with the pinned fingerprint is not among those that the peer shows.
+    #[error("the peer does not belong to the authority with the fingerprint {}", short(wanted))]
+    Fingerprint {
+        /// The pinned one.
+        wanted: Fingerprint,
+    },
+}
+
+fn short(fingerprint: &Fingerprint) -> String {
+    data_encoding::HEXLOWER.encode(&fingerprint.0[..6])
 }
 
 impl Certificate {

@@ -1,0 +1,203 @@
+//! Counting what really goes over the wire, headers of IP and UDP included, and holding sends under a cap.
+//!
+//! The cap is kept at the socket, below retransmissions, acknowledgements and probes, so nothing can get past it. It is a
+//! virtual clock: each datagram pushes the moment of the next one back by its length over the rate, and at most
+//! [`CREDIT`] of silence is made up for. (Turner's leaky bucket as a meter; ATM's GCRA.)
+
+use std::fmt;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, UdpPoller};
+use tokio::time::{Instant, Sleep};
+
+/// How much of a silence a capped sender may make up for.
+const CREDIT: Duration = Duration::from_millis(5);
+/// Bytes of the headers of IPv4 and UDP.
+const HEADER_BYTES_V4: u64 = 28;
+/// Bytes of the headers of IPv6 and UDP.
+const HEADER_BYTES_V6: u64 = 48;
+/// A payload from which on one datagram fills a receive buffer, so that the kernel can't join several.
+const PAYLOAD_BYTES_LARGE: u16 = 1 << 15;
+
+/// What has gone over a socket, headers of IP and UDP included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WireCounts {
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Datagrams sent.
+    pub sent_datagrams: u64,
+    /// Datagrams received.
+    pub received_datagrams: u64,
+}
+
+/// Counts the bytes of all sockets that it is given to, and caps what they send together.
+#[derive(Default)]
+pub struct WireMeter {
+    sent_bytes: AtomicU64,
+    received_bytes: AtomicU64,
+    sent_datagrams: AtomicU64,
+    received_datagrams: AtomicU64,
+    /// Bytes per second; 0 for no cap.
+    cap_bytes_per_s: AtomicU64,
+    next_send: Mutex<Option<Instant>>,
+}
+
+impl WireMeter {
+    /// A meter at zero, without a cap.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// What has gone over the wire so far.
+    pub fn counts(&self) -> WireCounts {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        WireCounts {
+            sent_bytes: load(&self.sent_bytes),
+            received_bytes: load(&self.received_bytes),
+            sent_datagrams: load(&self.sent_datagrams),
+            received_datagrams: load(&self.received_datagrams),
+        }
+    }
+
+    /// Caps what is sent from now on, in bytes per second; none lifts the cap.
+    pub fn set_cap(&self, bytes_per_s: Option<u64>) {
+        self.cap_bytes_per_s.store(bytes_per_s.map_or(0, |cap| cap.max(1)), Ordering::Relaxed);
+    }
+
+    /// The cap, in bytes per second.
+    pub fn cap(&self) -> Option<u64> {
+        Some(self.cap_bytes_per_s.load(Ordering::Relaxed)).filter(|&cap| cap != 0)
+    }
+
+    /// When the next send is due, if that is not now.
+    fn wait_until(&self) -> Option<Instant> {
+        self.cap()?;
+        let next = (*self.next_send.lock().unwrap_or_else(PoisonError::into_inner))?;
+        (next > Instant::now() + CREDIT).then(|| next - CREDIT)
+    }
+
+    fn sent(&self, bytes: u64, datagrams: u64) {
+        self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.sent_datagrams.fetch_add(datagrams, Ordering::Relaxed);
+        let Some(cap) = self.cap() else { return };
+        let now = Instant::now();
+        let mut next = self.next_send.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = next.map_or(now, |next| next.max(now));
+        *next = Some(from + Duration::from_secs_f64(bytes as f64 / cap as f64));
+    }
+
+    fn received(&self, bytes: u64, datagrams: u64) {
+        self.received_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.received_datagrams.fetch_add(datagrams, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for WireMeter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WireMeter").field("counts", &self.counts()).field("cap", &self.cap()).finish_non_exhaustive()
+    }
+}
+
+/// A socket that counts, and that waits where the meter is capped.
+#[derive(Debug)]
+pub(super) struct MeteredSocket {
+    inner: Arc<dyn AsyncUdpSocket>,
+    meter: Option<Arc<WireMeter>>,
+    payload_max: u16,
+}
+
+impl MeteredSocket {
+    pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>, meter: Option<Arc<WireMeter>>, payload_max: u16) -> Self {
+        Self { inner, meter, payload_max }
+    }
+}
+
+impl AsyncUdpSocket for MeteredSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        let inner = self.inner.clone().create_io_poller();
+        Box::pin(MeteredPoller { inner, meter: self.meter.clone(), sleep: None })
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let Some(meter) = &self.meter else { return self.inner.try_send(transmit) };
+        if meter.wait_until().is_some() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.inner.try_send(transmit)?;
+        let payload = transmit.contents.len() as u64;
+        let datagrams = transmit.segment_size.map_or(1, |segment| payload.div_ceil(segment.max(1) as u64));
+        meter.sent(payload + datagrams * header_bytes(transmit.destination.ip()), datagrams);
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(self.inner.poll_recv(cx, bufs, meta))?;
+        if let Some(meter) = &self.meter {
+            for meta in &meta[..count] {
+                let datagrams = (meta.len as u64).div_ceil(meta.stride.max(1) as u64).max(1);
+                meter.received(meta.len as u64 + datagrams * header_bytes(meta.addr.ip()), datagrams);
+            }
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        // A capped sender gives the kernel one datagram at a time, so that none bursts above the cap.
+        if self.meter.as_ref().is_some_and(|meter| meter.cap().is_some()) { 1 } else { self.inner.max_transmit_segments() }
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        // quinn reserves this many payloads per message. The kernel joins at most 64 KiB, which one large payload holds.
+        if self.payload_max >= PAYLOAD_BYTES_LARGE { 1 } else { self.inner.max_receive_segments() }
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.inner.may_fragment()
+    }
+}
+
+struct MeteredPoller {
+    inner: Pin<Box<dyn UdpPoller>>,
+    meter: Option<Arc<WireMeter>>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl UdpPoller for MeteredPoller {
+    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(until) = self.meter.as_ref().and_then(|meter| meter.wait_until()) {
+            let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+            sleep.as_mut().reset(until);
+            ready!(sleep.as_mut().poll(cx));
+        }
+        self.sleep = None;
+        self.inner.as_mut().poll_writable(cx)
+    }
+}
+
+impl fmt::Debug for MeteredPoller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MeteredPoller").finish_non_exhaustive()
+    }
+}
+
+fn header_bytes(peer: IpAddr) -> u64 {
+    if peer.to_canonical().is_ipv4() { HEADER_BYTES_V4 } else { HEADER_BYTES_V6 }
+}
