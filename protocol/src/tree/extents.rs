@@ -166,7 +166,13 @@ pub(super) fn children(page: &Page) -> &[ExtentChildRef] {
 /// Reads an extent page and checks it against the reference to it.
 pub(super) fn load(source: &dyn PageSource, child: &ExtentChildRef, level: u8) -> Result<Arc<Page>, TreeError> {
     let page = source.page(&child.id)?;
-    let (found, sums) = match &*page {
+    check_extent_page(&page, child, level)?;
+    Ok(page)
+}
+
+/// Checks a page of a file's chunks, of level `level`, against the reference to it.
+pub fn check_extent_page(page: &Page, child: &ExtentChildRef, level: u8) -> Result<(), TreeError> {
+    let (found, sums) = match page {
         Page::ExtentLeaf(list) => {
             (0, Some((list.iter().map(|chunk| u64::from(chunk.length)).sum(), list.len() as u64)))
         }
@@ -186,5 +192,5 @@ pub(super) fn load(source: &dyn PageSource, child: &ExtentChildRef, level: u8) -
     if sums != Some((child.bytes, child.chunks)) {
         return Err(mismatch(&child.id, "the bytes or chunks that it lists are not those claimed above"));
     }
-    Ok(page)
+    Ok(())
 }

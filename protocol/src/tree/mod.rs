@@ -41,8 +41,9 @@ pub use cursor::{Chunks, Leaves, Records, Stretches};
 pub use diff::{Change, Diff, diff};
 pub use edit::{Edit, EditError, edit};
 pub use entry::{BuildContent, BuildEntry, NoSharedSink, SharedSink};
+pub use extents::check_extent_page;
 pub use group::{STEM_GROUP_RECORDS_MAX, stem_groups};
-pub use read::{ChunkPlace, Leaf, LeafRef, RecordAt, SampleAt, Stretch, Tree, TreeError, Within};
+pub use read::{ChunkPlace, Leaf, LeafRef, RecordAt, SampleAt, Stretch, Tree, TreeError, Within, check_page};
 pub use source::{MemoryPages, PageSink, PageSource, PageSourceError, SinkError};
 pub use verify::verify_shape;
 

@@ -253,12 +253,18 @@ pub(super) fn mismatch(id: &ChunkId, reason: impl Into<String>) -> TreeError {
 
 /// Reads the page that `child` names and checks all that `child` says of it.
 pub(super) fn load(source: &dyn PageSource, child: &ChildRef, level: u8) -> Result<Arc<Page>, TreeError> {
-    let id = &child.id;
     if level >= HEIGHT_MAX {
-        return Err(mismatch(id, format!("level {level} is higher than trees are")));
+        return Err(mismatch(&child.id, format!("level {level} is higher than trees are")));
     }
-    let page = source.page(id)?;
-    let (found, first, sums) = match &*page {
+    let page = source.page(&child.id)?;
+    check_page(&page, child, level)?;
+    Ok(page)
+}
+
+/// Checks a page of records, of level `level`, against all that the reference to it says.
+pub fn check_page(page: &Page, child: &ChildRef, level: u8) -> Result<(), TreeError> {
+    let id = &child.id;
+    let (found, first, sums) = match page {
         Page::Leaf(leaf) => (0, leaf.records.first().map(|record| &record.path), leaf::sums(leaf)),
         Page::Inner { level, children } => {
             let sums = children.iter().fold(Totals::default(), Totals::and);
@@ -277,5 +283,5 @@ pub(super) fn load(source: &dyn PageSource, child: &ChildRef, level: u8) -> Resu
     if sums != Totals::default().and(child) {
         return Err(mismatch(id, "its files, samples, bytes or chunks are not as many as the page above says"));
     }
-    Ok(page)
+    Ok(())
 }
