@@ -49,9 +49,8 @@ fn follows_from(message: &str, found: &[(usize, Problem)]) -> bool {
 /// serde's message about an unknown key as a sentence that names the nearest known one; other messages as they are.
 fn plain(message: &str) -> String {
     let message = message.trim();
-    let Some((unknown, expected)) = message
-        .strip_prefix("unknown field `")
-        .and_then(|rest| rest.split_once("`, expected "))
+    let Some((unknown, expected)) =
+        message.strip_prefix("unknown field `").and_then(|rest| rest.split_once("`, expected "))
     else {
         return message.replace('\n', " ");
     };
@@ -90,7 +89,8 @@ fn remove_where(table: &mut DeTable<'_>, fits: &dyn Fn(&Range<usize>) -> bool) -
         if let Some(below) = remove_below(value, fits) {
             return Some(if below.is_empty() { name } else { format!("{name}.{below}") });
         }
-        let fitting = table.get_key_value(name.as_str()).is_some_and(|(key, value)| fits(&key.span()) || fits(&value.span()));
+        let fitting =
+            table.get_key_value(name.as_str()).is_some_and(|(key, value)| fits(&key.span()) || fits(&value.span()));
         if fitting {
             table.remove(name.as_str());
             return Some(name);

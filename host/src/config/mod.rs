@@ -4,9 +4,9 @@
 //! mistakes are found in one go: an unknown key is named with its line and the nearest known key.
 
 mod examine;
-mod units;
 #[cfg(test)]
 mod tests;
+mod units;
 
 use std::fmt;
 use std::io;
@@ -82,9 +82,9 @@ impl From<ConfigError> for CodedError {
     fn from(error: ConfigError) -> Self {
         let message = error.to_string();
         match error {
-            ConfigError::Read { source, .. } => {
-                Self::new(&codes::CONFIG_INVALID, message).with_hint("check `--config` and the file's rights").with_source(source)
-            }
+            ConfigError::Read { source, .. } => Self::new(&codes::CONFIG_INVALID, message)
+                .with_hint("check `--config` and the file's rights")
+                .with_source(source),
             ConfigError::Mistakes(_) => Self::new(&codes::CONFIG_INVALID, message),
         }
     }

@@ -62,7 +62,9 @@ fn complaints(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
     match load(text, environment) {
         Err(ConfigError::Mistakes(problems)) => problems
             .iter()
-            .map(|problem| problem.to_string().split_once("agent.toml, ").map_or(problem.to_string(), |(_, rest)| rest.to_owned()))
+            .map(|problem| {
+                problem.to_string().split_once("agent.toml, ").map_or(problem.to_string(), |(_, rest)| rest.to_owned())
+            })
             .collect(),
         other => panic!("{other:?}"),
     }
@@ -71,7 +73,8 @@ fn complaints(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
 #[test]
 fn later_sources_win() {
     let text = "listen = '1.1.1.1:1'\nrescan = '5m'\nlabels = { site = 'x' }\n[link]\nwindow = '4MiB'\n";
-    let sample = load(text, &[("HW_LINK__RATE", "2Mbit/s"), ("HW_KEEP", "7"), ("HW_DATA", "/x"), ("OTHER", "1")]).unwrap();
+    let sample =
+        load(text, &[("HW_LINK__RATE", "2Mbit/s"), ("HW_KEEP", "7"), ("HW_DATA", "/x"), ("OTHER", "1")]).unwrap();
     assert_eq!(sample.listen, "1.1.1.1:1");
     assert_eq!(sample.rescan.0.as_secs(), 300);
     assert_eq!((sample.link.rate, sample.link.window), (Some(HumanRate(250_000)), HumanBytes(4 << 20)));
@@ -82,7 +85,8 @@ fn later_sources_win() {
 
 #[test]
 fn all_mistakes_are_named_at_once() {
-    let text = "lisen = 'x'\nrescan = 'soon'\n\n[link]\nrat = 1\nwindow = -5\n\n[[publish]]\nfolder = 'a'\ndatset = 'b'\n";
+    let text =
+        "lisen = 'x'\nrescan = 'soon'\n\n[link]\nrat = 1\nwindow = -5\n\n[[publish]]\nfolder = 'a'\ndatset = 'b'\n";
     assert_eq!(
         complaints(text, &[("HW_KEPE", "1")]),
         [

@@ -48,8 +48,7 @@ const BYTE_UNITS: [(&str, u64); 15] = [
     ("mi", 1 << 20),
 ];
 
-const BIT_UNITS: [(&str, u64); 4] =
-    [("bit", 1), ("kbit", 1000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)];
+const BIT_UNITS: [(&str, u64); 4] = [("bit", 1), ("kbit", 1000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)];
 
 impl FromStr for HumanDuration {
     type Err = ParseUnitError;
@@ -99,9 +98,11 @@ impl FromStr for HumanBytes {
     type Err = ParseUnitError;
 
     fn from_str(text: &str) -> Result<Self, ParseUnitError> {
-        scaled(text, &BYTE_UNITS)
-            .map(Self)
-            .ok_or_else(|| ParseUnitError { text: text.to_owned(), what: "size", example: "`64MiB`, `10GB` or `4096`" })
+        scaled(text, &BYTE_UNITS).map(Self).ok_or_else(|| ParseUnitError {
+            text: text.to_owned(),
+            what: "size",
+            example: "`64MiB`, `10GB` or `4096`",
+        })
     }
 }
 
@@ -205,7 +206,8 @@ macro_rules! human_serde {
     };
 }
 
-human_serde!(HumanDuration, "a span of time such as \"30s\" or \"5m\"", |number| (number == 0).then(HumanDuration::default));
+human_serde!(HumanDuration, "a span of time such as \"30s\" or \"5m\"", |number| (number == 0)
+    .then(HumanDuration::default));
 human_serde!(HumanBytes, "a size such as \"64MiB\"", |number| Some(HumanBytes(number)));
 human_serde!(HumanRate, "a rate such as \"2Mbit/s\"", |number| (number == 0).then(HumanRate::default));
 

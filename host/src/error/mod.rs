@@ -55,12 +55,7 @@ pub struct CodedError {
 impl CodedError {
     /// An error of this code, with the code's own hint.
     pub fn new(code: &'static ErrorCode, message: impl Into<String>) -> Self {
-        Self {
-            code: Cow::Borrowed(code.code),
-            message: message.into(),
-            hint: code.hint.to_owned(),
-            source: None,
-        }
+        Self { code: Cow::Borrowed(code.code), message: message.into(), hint: code.hint.to_owned(), source: None }
     }
 
     /// With a hint that knows better than the code's own.

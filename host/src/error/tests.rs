@@ -38,11 +38,9 @@ fn survives_the_wire() {
 
 #[test]
 fn shows_code_cause_and_hint() {
-    let error = CodedError::new(&codes::READ_FAILED, "can't read `x`").with_source(std::io::Error::other("disk on fire"));
-    assert_eq!(
-        error.to_string(),
-        "error[HW-4008]: can't read `x`: disk on fire\nhint: check the disk (`dmesg`)"
-    );
+    let error =
+        CodedError::new(&codes::READ_FAILED, "can't read `x`").with_source(std::io::Error::other("disk on fire"));
+    assert_eq!(error.to_string(), "error[HW-4008]: can't read `x`: disk on fire\nhint: check the disk (`dmesg`)");
 }
 
 #[test]

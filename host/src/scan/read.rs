@@ -1,0 +1,344 @@
+//! Reading files on all cores: small ones by the batch into shared buffers, large ones cut into chunks as they are read.
+//!
+//! A file is believed only if its `stat` after reading is the one that the walk saw before it.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Scope;
+
+use bytes::Bytes;
+use headwater_protocol::chunking::{ChunkerParams, StreamChunker};
+use headwater_protocol::id::ChunkId;
+use headwater_protocol::path::RelPath;
+use headwater_protocol::record::ChunkRef;
+use headwater_protocol::tree::SinkError;
+use rustix::io::Errno;
+
+use super::options::Cancel;
+use super::stamp::Stamp;
+use crate::beneath;
+use crate::version::ChunkSink;
+
+/// Bytes of a batch's buffer.
+const BATCH_BYTES: usize = 512 << 10;
+/// Most files of a batch.
+const BATCH_FILES_MAX: usize = 256;
+/// Buffers that wait for reuse.
+const BUFFERS_KEPT_MAX: usize = 16;
+
+/// A file to be read, as the walk saw it.
+#[derive(Clone, Debug)]
+pub struct ReadRequest {
+    /// The asker's number for it.
+    pub ticket: u64,
+    /// Where it is.
+    pub path: RelPath,
+    /// What it was like.
+    pub stamp: Stamp,
+}
+
+/// What a file holds.
+#[derive(Clone, Debug)]
+pub enum FileContent {
+    /// A file below the chunker's `min_bytes`.
+    Small {
+        /// BLAKE3 of its bytes.
+        hash: ChunkId,
+        /// Its bytes, in a buffer that others share.
+        bytes: Bytes,
+    },
+    /// The chunks of a larger file.
+    Large(Vec<ChunkRef>),
+}
+
+/// What became of a [`ReadRequest`].
+#[derive(Debug)]
+pub enum ReadOutcome {
+    /// It was read.
+    Read(FileContent),
+    /// It is not what the walk saw any more.
+    Changed,
+    /// It can't be read.
+    Unreadable(io::Error),
+    /// Its chunks could not be taken.
+    Sink(SinkError),
+    /// The work was stopped.
+    Cancelled,
+}
+
+enum Job {
+    Small(Vec<ReadRequest>),
+    Large(ReadRequest),
+}
+
+/// What all reading threads share.
+#[derive(Clone, Copy)]
+pub struct ReadContext<'e> {
+    /// The folder.
+    pub root: BorrowedFd<'e>,
+    /// How large files are cut; smaller files than its `min_bytes` are small.
+    pub chunker: ChunkerParams,
+    /// Takes the chunks of large files.
+    pub chunks: &'e dyn ChunkSink,
+    /// Stops the work.
+    pub cancel: &'e Cancel,
+}
+
+/// Threads that read files; they start with the first request and end when the pool is dropped.
+pub struct ReadPool<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    context: ReadContext<'env>,
+    threads: usize,
+    jobs: Option<SyncSender<Job>>,
+    results: (Sender<(u64, ReadOutcome)>, Receiver<(u64, ReadOutcome)>),
+    batch: Vec<ReadRequest>,
+    batch_bytes: usize,
+    waiting: usize,
+    backlog: VecDeque<Job>,
+}
+
+impl<'scope, 'env> ReadPool<'scope, 'env> {
+    /// A pool of up to `threads` threads.
+    pub fn new(scope: &'scope Scope<'scope, 'env>, context: ReadContext<'env>, threads: usize) -> Self {
+        Self {
+            scope,
+            context,
+            threads: threads.max(1),
+            jobs: None,
+            results: channel(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            waiting: 0,
+            backlog: VecDeque::new(),
+        }
+    }
+
+    /// Has a file read. Its outcome comes from [`next`](Self::next), in no order.
+    pub fn request(&mut self, request: ReadRequest) {
+        self.waiting += 1;
+        if request.stamp.size >= u64::from(self.context.chunker.min_bytes) {
+            return self.send(Job::Large(request));
+        }
+        let size = request.stamp.size as usize;
+        if self.batch_bytes + size > BATCH_BYTES || self.batch.len() == BATCH_FILES_MAX {
+            self.flush();
+        }
+        self.batch_bytes += size;
+        self.batch.push(request);
+    }
+
+    /// An outcome; waits for one if files are being read, else there is none.
+    pub fn next(&mut self) -> Option<(u64, ReadOutcome)> {
+        if self.waiting == 0 {
+            return None;
+        }
+        if let Some(outcome) = self.try_next() {
+            return Some(outcome);
+        }
+        self.flush();
+        let outcome = self.results.1.recv().ok()?;
+        self.waiting -= 1;
+        assert!(outcome.0 != PANICKED, "a reading thread panicked");
+        Some(outcome)
+    }
+
+    /// An outcome that is there already.
+    pub fn try_next(&mut self) -> Option<(u64, ReadOutcome)> {
+        self.drain_backlog();
+        let outcome = self.results.1.try_recv().ok()?;
+        self.waiting -= 1;
+        assert!(outcome.0 != PANICKED, "a reading thread panicked");
+        Some(outcome)
+    }
+
+    fn flush(&mut self) {
+        if !self.batch.is_empty() {
+            self.batch_bytes = 0;
+            let batch = std::mem::take(&mut self.batch);
+            self.send(Job::Small(batch));
+        }
+        self.drain_backlog();
+    }
+
+    fn send(&mut self, job: Job) {
+        self.backlog.push_back(job);
+        self.drain_backlog();
+    }
+
+    fn drain_backlog(&mut self) {
+        use std::sync::mpsc::TrySendError;
+        while let Some(job) = self.backlog.pop_front() {
+            let jobs = match &self.jobs {
+                Some(jobs) => jobs,
+                None => self.jobs.insert(start(self.scope, self.context, self.threads, &self.results.0)),
+            };
+            match jobs.try_send(job) {
+                Ok(()) => {}
+                Err(TrySendError::Full(job)) => return self.backlog.push_front(job),
+                Err(TrySendError::Disconnected(_)) => unreachable!("reading threads end after their channel"),
+            }
+        }
+    }
+}
+
+fn start<'scope, 'env>(
+    scope: &'scope Scope<'scope, 'env>,
+    context: ReadContext<'env>,
+    threads: usize,
+    results: &Sender<(u64, ReadOutcome)>,
+) -> SyncSender<Job> {
+    let (sender, receiver) = sync_channel(threads * 2);
+    let receiver = Arc::new(Mutex::new(receiver));
+    let buffers = BufferPool::default();
+    for _ in 0..threads {
+        let (receiver, results, buffers) = (receiver.clone(), results.clone(), buffers.clone());
+        scope.spawn(move || {
+            let _guard = PanicGuard(results.clone());
+            let mut chunker = StreamChunker::new(context.chunker).expect("the parameters were checked");
+            loop {
+                let job = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                match job {
+                    Ok(Job::Small(batch)) => read_batch(context, &buffers, batch, &results),
+                    Ok(Job::Large(request)) => {
+                        let outcome = read_large(context, &mut chunker, &request);
+                        let _ = results.send((request.ticket, outcome));
+                    }
+                    Err(_) => return,
+                }
+            }
+        });
+    }
+    sender
+}
+
+/// Ticket of the outcome that a panicking thread sends, so that nobody waits for it for ever.
+const PANICKED: u64 = u64::MAX;
+
+struct PanicGuard(Sender<(u64, ReadOutcome)>);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self.0.send((PANICKED, ReadOutcome::Cancelled));
+        }
+    }
+}
+
+fn read_batch(
+    context: ReadContext<'_>,
+    buffers: &BufferPool,
+    batch: Vec<ReadRequest>,
+    results: &Sender<(u64, ReadOutcome)>,
+) {
+    let mut buffer = buffers.take();
+    let mut end = 0;
+    let mut outcomes = Vec::with_capacity(batch.len());
+    for request in batch {
+        let size = request.stamp.size as usize;
+        let outcome = read_small(context, &request, &mut buffer.bytes[end..end + size]);
+        let outcome = outcome.map(|hash| {
+            let range = end..end + size;
+            end += size;
+            (hash, range)
+        });
+        outcomes.push((request.ticket, outcome));
+    }
+    let shared = Bytes::from_owner(buffer);
+    for (ticket, outcome) in outcomes {
+        let outcome = match outcome {
+            Ok((hash, range)) => ReadOutcome::Read(FileContent::Small { hash, bytes: shared.slice(range) }),
+            Err(outcome) => outcome,
+        };
+        let _ = results.send((ticket, outcome));
+    }
+}
+
+fn read_small(context: ReadContext<'_>, request: &ReadRequest, into: &mut [u8]) -> Result<ChunkId, ReadOutcome> {
+    if context.cancel.is_cancelled() {
+        return Err(ReadOutcome::Cancelled);
+    }
+    let mut file = open(context, request)?;
+    match file.read_exact(into) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(ReadOutcome::Changed),
+        Err(error) => return Err(ReadOutcome::Unreadable(error)),
+    }
+    unchanged(&file, request)?;
+    Ok(ChunkId::of(into))
+}
+
+fn read_large(context: ReadContext<'_>, chunker: &mut StreamChunker, request: &ReadRequest) -> ReadOutcome {
+    let read = |chunker: &mut StreamChunker| {
+        let mut file = open(context, request)?;
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
+        let mut chunks = Vec::new();
+        let mut bytes = 0;
+        while let Some((chunk, plain)) = chunker.next_chunk(&mut file).map_err(ReadOutcome::Unreadable)? {
+            context.chunks.put_chunk(chunk, plain).map_err(ReadOutcome::Sink)?;
+            chunks.push(chunk);
+            bytes += u64::from(chunk.length);
+            if context.cancel.is_cancelled() {
+                return Err(ReadOutcome::Cancelled);
+            }
+            if bytes > request.stamp.size {
+                return Err(ReadOutcome::Changed);
+            }
+        }
+        unchanged(&file, request)?;
+        if bytes == request.stamp.size { Ok(chunks) } else { Err(ReadOutcome::Changed) }
+    };
+    let outcome = read(chunker);
+    chunker.reset();
+    match outcome {
+        Ok(chunks) => ReadOutcome::Read(FileContent::Large(chunks)),
+        Err(outcome) => outcome,
+    }
+}
+
+fn open(context: ReadContext<'_>, request: &ReadRequest) -> Result<File, ReadOutcome> {
+    match beneath::open_file(context.root.as_fd(), request.path.as_bytes()) {
+        Ok(file) => Ok(file),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::NXIO) => Err(ReadOutcome::Changed),
+        Err(error) => Err(ReadOutcome::Unreadable(error.into())),
+    }
+}
+
+fn unchanged(file: &File, request: &ReadRequest) -> Result<(), ReadOutcome> {
+    let stat = rustix::fs::fstat(file).map_err(|error| ReadOutcome::Unreadable(error.into()))?;
+    if Stamp::of(&stat) == request.stamp { Ok(()) } else { Err(ReadOutcome::Changed) }
+}
+
+/// Buffers for batches. A fresh page of memory costs more to touch than its file to read.
+#[derive(Clone, Default)]
+struct BufferPool(Arc<Mutex<Vec<Vec<u8>>>>);
+
+struct PooledBuffer {
+    bytes: Vec<u8>,
+    pool: BufferPool,
+}
+
+impl BufferPool {
+    fn take(&self) -> PooledBuffer {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        PooledBuffer { bytes: kept.unwrap_or_else(|| vec![0; BATCH_BYTES]), pool: self.clone() }
+    }
+}
+
+impl AsRef<[u8]> for PooledBuffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for PooledBuffer {
+    fn drop(&mut self) {
+        let mut kept = self.pool.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < BUFFERS_KEPT_MAX {
+            kept.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}

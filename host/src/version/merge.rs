@@ -1,0 +1,644 @@
+//! The three-way merge in path order: the folder as it is, the earlier version's records, and their stamps. It gives the
+//! edits that make the next version of the earlier one.
+//!
+//! Files that must be read are read ahead of their turn, by the pool's threads; edits leave in path order all the same.
+//! What waits is bounded in number and in bytes.
+
+use std::cell::RefCell;
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::Scope;
+use std::time::{Duration, Instant, SystemTime};
+
+use headwater_protocol::path::{self, RelPath};
+use headwater_protocol::record::{Content, FileKind, FileRecord};
+use headwater_protocol::tree::{BuildContent, BuildEntry, Edit, Leaf, LeafRef, RecordAt, Tree, TreeError};
+
+use super::build::{BuildOptions, BuildVersionError};
+use super::report::{BuildReport, DeferredReason, Progress};
+use super::stamps::StampBook;
+use super::{Freed, PublishMode};
+use crate::scan::read::{FileContent, ReadOutcome, ReadPool, ReadRequest};
+use crate::scan::walk::{Walk, WalkEntry, WalkError, WalkItem};
+use crate::scan::{Cancelled, Stamp};
+
+/// Paths that the walk is ahead, at most: batches times their size.
+const WALK_BATCH_ITEMS: usize = 256;
+const WALK_BATCHES_AHEAD_MAX: usize = 8;
+/// Most paths whose turn has not come.
+const SLOTS_MAX: usize = 4096;
+/// Most bytes of small files among them.
+const SMALL_BYTES_AHEAD_MAX: u64 = 8 << 20;
+/// Most large files among them.
+const LARGE_FILES_AHEAD_MAX: usize = 32;
+/// A file that changed this shortly before the scan could change again within the clock's granularity.
+const RACY_WINDOW: Duration = Duration::from_millis(50);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+pub(super) struct MergeContext<'env, 'book> {
+    pub(super) options: &'env BuildOptions,
+    pub(super) old: Option<Tree<'env>>,
+    pub(super) book: &'env RefCell<StampBook<'book>>,
+    pub(super) freed: &'env dyn Freed,
+    pub(super) progress: &'env mut dyn FnMut(Progress),
+    pub(super) small_below: u32,
+}
+
+/// The merge; an iterator of edits in path order. [`finish`](Self::finish) tells whether it came to its end.
+pub(super) struct Merge<'scope, 'env, 'book> {
+    context: MergeContext<'env, 'book>,
+    walk: WalkAhead,
+    old: OldRecords<'env>,
+    pool: ReadPool<'scope, 'env>,
+    slots: VecDeque<Slot>,
+    /// Ticket of the first slot.
+    first_ticket: u64,
+    small_bytes_ahead: u64,
+    large_files_ahead: usize,
+    bytes_requested: u64,
+    /// What is at or below this path can't be looked at now.
+    kept: Option<RelPath>,
+    /// The last file or link met: nothing can be below it.
+    last_leafy: Option<RelPath>,
+    now_ns: i64,
+    report: BuildReport,
+    progress: Progress,
+    progress_told: Instant,
+    exhausted: bool,
+    error: Option<BuildVersionError>,
+}
+
+/// A path whose turn has not come.
+enum Slot {
+    /// Its file is being read.
+    Reading { entry: WalkEntry, old: Option<OldRecord>, outcome: Option<ReadOutcome> },
+    /// The edit is known. The stamp goes with it; none if the path leaves.
+    Edit { edit: Edit, stamp: Stamp, old: Option<OldRecord> },
+    /// Nothing changes but the stamp.
+    Restamp { stamp: Stamp, old: OldRecord },
+    /// An old leaf's records are all decided.
+    LeafEnd(Rc<RefCell<OldLeaf>>),
+}
+
+/// A leaf of the earlier version with its stamps as they become known.
+struct OldLeaf {
+    leaf: Leaf,
+    stamps: Vec<Stamp>,
+    restamped: bool,
+    edited: bool,
+}
+
+#[derive(Clone)]
+struct OldRecord {
+    leaf: Rc<RefCell<OldLeaf>>,
+    at: RecordAt,
+}
+
+impl OldRecord {
+    fn stamp(&self) -> Stamp {
+        self.leaf.borrow().stamps[self.at.index]
+    }
+}
+
+impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
+    pub(super) fn start(
+        scope: &'scope Scope<'scope, 'env>,
+        folder: &Path,
+        pool: ReadPool<'scope, 'env>,
+        context: MergeContext<'env, 'book>,
+    ) -> Result<Self, BuildVersionError> {
+        let walk = WalkAhead::start(scope, Walk::new(folder, &context.options.scan)?);
+        let old = OldRecords::new(context.old);
+        Ok(Self {
+            context,
+            walk,
+            old,
+            pool,
+            slots: VecDeque::new(),
+            first_ticket: 0,
+            small_bytes_ahead: 0,
+            large_files_ahead: 0,
+            bytes_requested: 0,
+            kept: None,
+            last_leafy: None,
+            now_ns: now_ns(),
+            report: BuildReport::default(),
+            progress: Progress::default(),
+            progress_told: Instant::now(),
+            exhausted: false,
+            error: None,
+        })
+    }
+
+    /// What was found, or what stopped the merge.
+    pub(super) fn finish(self) -> Result<BuildReport, BuildVersionError> {
+        (self.context.progress)(self.progress);
+        match self.error {
+            Some(error) => Err(error),
+            None => Ok(self.report),
+        }
+    }
+
+    fn step(&mut self) -> Result<Option<Edit>, BuildVersionError> {
+        loop {
+            while let Some((ticket, outcome)) = self.pool.try_next() {
+                self.arrived(ticket, outcome);
+            }
+            let resolved = match self.slots.front() {
+                Some(Slot::Reading { outcome, .. }) => outcome.is_some(),
+                Some(_) => true,
+                None => false,
+            };
+            if resolved {
+                let slot = self.slots.pop_front().expect("there is a first one");
+                self.first_ticket += 1;
+                if let Some(edit) = self.resolve(slot)? {
+                    return Ok(Some(edit));
+                }
+            } else if !self.exhausted && !self.is_full() {
+                self.advance()?;
+            } else if self.slots.is_empty() {
+                return Ok(None);
+            } else if let Some((ticket, outcome)) = self.pool.next() {
+                self.arrived(ticket, outcome);
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.slots.len() >= SLOTS_MAX
+            || self.small_bytes_ahead >= SMALL_BYTES_AHEAD_MAX
+            || self.large_files_ahead >= LARGE_FILES_AHEAD_MAX
+    }
+
+    fn arrived(&mut self, ticket: u64, arrived: ReadOutcome) {
+        let at = (ticket - self.first_ticket) as usize;
+        let Some(Slot::Reading { outcome, entry, .. }) = self.slots.get_mut(at) else {
+            unreachable!("an outcome for a path that is not being read");
+        };
+        if let ReadOutcome::Read(_) = &arrived {
+            self.report.files_read += 1;
+            self.report.bytes_read += entry.stamp.size;
+            self.progress.files_read += 1;
+            self.progress.bytes_read += entry.stamp.size;
+        }
+        *outcome = Some(arrived);
+        self.tell();
+    }
+
+    fn tell(&mut self) {
+        if self.progress_told.elapsed() >= PROGRESS_INTERVAL {
+            self.progress_told = Instant::now();
+            (self.context.progress)(self.progress);
+        }
+    }
+
+    /// Takes the next path of either side.
+    fn advance(&mut self) -> Result<(), BuildVersionError> {
+        let walked = loop {
+            match self.walk.peek()? {
+                Some(WalkItem::Entry(entry)) => break Some(&entry.path),
+                Some(WalkItem::Note(_)) => {
+                    let Some(WalkItem::Note(note)) = self.walk.next()? else { unreachable!("it was peeked") };
+                    self.report.skip(note);
+                }
+                Some(WalkItem::Keep(path)) => {
+                    // Records before it are decided first, by what lies between.
+                    if self.old.is_before(path, self.context.book)? {
+                        break Some(path);
+                    }
+                    let Some(WalkItem::Keep(path)) = self.walk.next()? else { unreachable!("it was peeked") };
+                    self.kept = Some(path);
+                }
+                None => break None,
+            }
+        };
+        let order = match (self.old.peek(self.context.book)?, walked) {
+            (None, None) => {
+                self.exhausted = true;
+                self.end_leaf();
+                return Ok(());
+            }
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(old), Some(walked)) => path::compare(&old.path, walked.as_bytes()),
+        };
+        let old = if order.is_le() { Some(self.take_old()?) } else { None };
+        let entry = if order.is_ge() { self.take_entry()? } else { None };
+        match (old, entry) {
+            (Some(old), None) => self.gone(old)?,
+            (old, Some(entry)) => self.present(entry, old),
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    fn take_old(&mut self) -> Result<OldRecord, BuildVersionError> {
+        if self.old.at_leaf_start() {
+            self.end_leaf();
+        }
+        Ok(self.old.take())
+    }
+
+    fn take_entry(&mut self) -> Result<Option<WalkEntry>, BuildVersionError> {
+        self.progress.paths += 1;
+        self.context.options.scan.cancel.check()?;
+        match self.walk.next()? {
+            Some(WalkItem::Entry(entry)) => Ok(Some(entry)),
+            _ => Ok(None),
+        }
+    }
+
+    fn end_leaf(&mut self) {
+        if let Some(leaf) = self.old.last_leaf.take() {
+            self.slots.push_back(Slot::LeafEnd(leaf));
+        }
+    }
+
+    /// A record whose path is not in the folder.
+    fn gone(&mut self, old: OldRecord) -> Result<(), BuildVersionError> {
+        let record = old.at.record();
+        let is_kept = self
+            .kept
+            .as_ref()
+            .is_some_and(|kept| kept.as_bytes() == record.path || is_below(&record.path, kept.as_bytes()));
+        if is_kept {
+            self.report.unchanged += 1;
+            return Ok(());
+        }
+        let below_a_file = self.last_leafy.as_ref().is_some_and(|last| is_below(&record.path, last.as_bytes()));
+        let has_contents = match self.walk.peek()? {
+            Some(WalkItem::Entry(entry)) => is_below(entry.path.as_bytes(), &record.path),
+            _ => false,
+        };
+        let is_replaced = below_a_file || has_contents;
+        let stays = !is_replaced
+            && match self.context.options.mode {
+                PublishMode::Append => true,
+                PublishMode::Mirror => record.kind == FileKind::File && self.context.freed.is_freed(&path_of(record)),
+            };
+        if stays {
+            self.report.remote += 1;
+            if !old.stamp().is_none() {
+                self.slots.push_back(Slot::Restamp { stamp: Stamp::NONE, old });
+            }
+        } else {
+            self.report.removed += 1;
+            let edit = Edit::Remove(path_of(record));
+            self.slots.push_back(Slot::Edit { edit, stamp: Stamp::NONE, old: Some(old) });
+        }
+        Ok(())
+    }
+
+    /// A path that is in the folder, and maybe in the earlier version.
+    fn present(&mut self, entry: WalkEntry, old: Option<OldRecord>) {
+        if entry.kind != FileKind::Folder {
+            self.last_leafy = Some(entry.path.clone());
+        }
+        let same_kind = old.as_ref().filter(|old| old.at.kind == entry.kind);
+        if entry.kind != FileKind::File {
+            let is_same = same_kind.is_some_and(|old| {
+                let record = old.at.record();
+                record.mode == entry.stamp.mode
+                    && record.mtime_ns == entry.stamp.mtime_ns
+                    && record.link_target == entry.link_target
+            });
+            if is_same {
+                self.report.unchanged += 1;
+            } else {
+                self.put(entry, BuildContent::Empty, old);
+            }
+            return;
+        }
+        if same_kind.is_some_and(|old| old.stamp() == entry.stamp) {
+            self.report.unchanged += 1;
+            return;
+        }
+        let settle_ns = self.context.options.scan.settle.as_nanos() as i64;
+        let age_ns = self.now_ns.saturating_sub(entry.stamp.ctime_ns);
+        if age_ns.saturating_abs() < settle_ns {
+            let left = Duration::from_nanos(settle_ns.saturating_sub(age_ns) as u64);
+            self.report.settled_in = Some(self.report.settled_in.map_or(left, |longest| longest.max(left)));
+            return self.report.defer(entry.path.to_string(), DeferredReason::Settling);
+        }
+        if entry.stamp.size == 0 {
+            return self.decided(entry, BuildContent::Empty, old, |record| record.content == Content::Empty);
+        }
+        if self.context.options.read_bytes_max.is_some_and(|limit| self.bytes_requested >= limit) {
+            self.report.postponed += 1;
+            return;
+        }
+        self.bytes_requested += entry.stamp.size;
+        if entry.stamp.size < u64::from(self.context.small_below) {
+            self.small_bytes_ahead += entry.stamp.size;
+        } else {
+            self.large_files_ahead += 1;
+        }
+        let ticket = self.first_ticket + self.slots.len() as u64;
+        self.pool.request(ReadRequest { ticket, path: entry.path.clone(), stamp: entry.stamp });
+        self.slots.push_back(Slot::Reading { entry, old, outcome: None });
+    }
+
+    /// A file whose content is known without reading it.
+    fn decided(
+        &mut self,
+        entry: WalkEntry,
+        content: BuildContent,
+        old: Option<OldRecord>,
+        is_same: impl Fn(&FileRecord) -> bool,
+    ) {
+        match old {
+            Some(old) if has_metadata(&old, &entry) && is_same(old.at.record()) => {
+                self.report.unchanged += 1;
+                let stamp = self.stored(&entry);
+                self.slots.push_back(Slot::Restamp { stamp, old });
+            }
+            old => self.put(entry, content, old),
+        }
+    }
+
+    fn put(&mut self, entry: WalkEntry, content: BuildContent, old: Option<OldRecord>) {
+        let stamp = self.stored(&entry);
+        let edit = self.edit_of(entry, content, old.is_some());
+        self.slots.push_back(Slot::Edit { edit, stamp, old });
+    }
+
+    fn edit_of(&mut self, entry: WalkEntry, content: BuildContent, known: bool) -> Edit {
+        if known {
+            self.report.changed += 1;
+        } else {
+            self.report.added += 1;
+        }
+        Edit::Put(BuildEntry {
+            path: entry.path,
+            kind: entry.kind,
+            link_target: entry.link_target,
+            mode: entry.stamp.mode,
+            mtime_ns: entry.stamp.mtime_ns,
+            content,
+        })
+    }
+
+    /// The stamp to remember: none where the file could change again without showing it.
+    fn stored(&self, entry: &WalkEntry) -> Stamp {
+        let age_ns = self.now_ns.saturating_sub(entry.stamp.ctime_ns);
+        if age_ns.saturating_abs() < RACY_WINDOW.as_nanos() as i64 { Stamp::NONE } else { entry.stamp }
+    }
+
+    fn resolve(&mut self, slot: Slot) -> Result<Option<Edit>, BuildVersionError> {
+        match slot {
+            Slot::Restamp { stamp, old } => {
+                self.restamp(&old, stamp);
+                Ok(None)
+            }
+            Slot::Edit { edit, stamp, old } => {
+                self.note_edit(&edit, stamp, old.as_ref());
+                Ok(Some(edit))
+            }
+            Slot::LeafEnd(leaf) => {
+                let leaf = leaf.borrow();
+                if leaf.restamped && !leaf.edited {
+                    self.context.book.borrow_mut().keep_leaf(&leaf.leaf.id, &leaf.leaf, &leaf.stamps)?;
+                }
+                Ok(None)
+            }
+            Slot::Reading { entry, old, outcome } => {
+                if entry.stamp.size < u64::from(self.context.small_below) {
+                    self.small_bytes_ahead -= entry.stamp.size;
+                } else {
+                    self.large_files_ahead -= 1;
+                }
+                let outcome = outcome.expect("only resolved slots leave");
+                self.read(entry, old, outcome)
+            }
+        }
+    }
+
+    fn read(
+        &mut self,
+        entry: WalkEntry,
+        old: Option<OldRecord>,
+        outcome: ReadOutcome,
+    ) -> Result<Option<Edit>, BuildVersionError> {
+        let content = match outcome {
+            ReadOutcome::Read(content) => content,
+            ReadOutcome::Changed => {
+                self.report.defer(entry.path.to_string(), DeferredReason::ChangedWhileRead);
+                return Ok(None);
+            }
+            ReadOutcome::Unreadable(error) => {
+                self.report.defer(entry.path.to_string(), DeferredReason::Unreadable(error.to_string()));
+                return Ok(None);
+            }
+            ReadOutcome::Sink(error) => return Err(BuildVersionError::Chunk(error)),
+            ReadOutcome::Cancelled => return Err(Cancelled.into()),
+        };
+        let stamp = self.stored(&entry);
+        let is_same = match &old {
+            Some(old) => self.has_content(old, &content)?,
+            None => false,
+        };
+        if let Some(old) = old.as_ref().filter(|old| is_same && has_metadata(old, &entry)) {
+            self.report.unchanged += 1;
+            self.restamp(old, stamp);
+            return Ok(None);
+        }
+        let content = match content {
+            FileContent::Small { hash, bytes } => BuildContent::Small {
+                hash,
+                size: bytes.len() as u32,
+                previous: old.as_ref().filter(|_| is_same).and_then(previous_place),
+                bytes: Some(bytes),
+            },
+            FileContent::Large(chunks) => BuildContent::Large(chunks),
+        };
+        let edit = self.edit_of(entry, content, old.is_some());
+        self.note_edit(&edit, stamp, old.as_ref());
+        Ok(Some(edit))
+    }
+
+    fn has_content(&self, old: &OldRecord, content: &FileContent) -> Result<bool, TreeError> {
+        match (content, &old.at.content) {
+            (FileContent::Small { hash, .. }, Content::Shared { hash: known, .. }) => Ok(hash == known),
+            (FileContent::Large(chunks), Content::Whole(extents)) => {
+                let known = extents.iter().map(|extent| &old.at.leaf.chunks[extent.chunk as usize]);
+                Ok(known.eq(chunks))
+            }
+            (FileContent::Large(chunks), Content::Paged { chunks: count, .. }) => {
+                let Some(tree) = self.context.old.filter(|_| *count == chunks.len() as u64) else { return Ok(false) };
+                for (known, chunk) in tree.stretches(&old.at).zip(chunks) {
+                    if known?.chunk != *chunk {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    fn note_edit(&mut self, edit: &Edit, stamp: Stamp, old: Option<&OldRecord>) {
+        if let Some(old) = old {
+            let mut leaf = old.leaf.borrow_mut();
+            leaf.edited = true;
+            leaf.stamps[old.at.index] = stamp;
+        }
+        if let Edit::Put(entry) = edit {
+            self.context.book.borrow_mut().set(entry.path.clone(), stamp);
+        }
+    }
+
+    fn restamp(&mut self, old: &OldRecord, stamp: Stamp) {
+        let mut leaf = old.leaf.borrow_mut();
+        leaf.restamped = true;
+        leaf.stamps[old.at.index] = stamp;
+        self.context.book.borrow_mut().set(path_of(old.at.record()), stamp);
+    }
+}
+
+impl Iterator for Merge<'_, '_, '_> {
+    type Item = Edit;
+
+    fn next(&mut self) -> Option<Edit> {
+        if self.error.is_some() {
+            return None;
+        }
+        match self.step() {
+            Ok(edit) => edit,
+            Err(error) => {
+                self.error = Some(error);
+                None
+            }
+        }
+    }
+}
+
+fn has_metadata(old: &OldRecord, entry: &WalkEntry) -> bool {
+    let record = old.at.record();
+    record.kind == entry.kind && record.mode == entry.stamp.mode && record.mtime_ns == entry.stamp.mtime_ns
+}
+
+fn previous_place(old: &OldRecord) -> Option<(headwater_protocol::record::ChunkRef, u32)> {
+    match &old.at.content {
+        Content::Shared { extent, .. } => Some((old.at.leaf.chunks[extent.chunk as usize], extent.offset)),
+        _ => None,
+    }
+}
+
+/// Whether `path` lies below `folder`.
+fn is_below(path: &[u8], folder: &[u8]) -> bool {
+    path.len() > folder.len() && path[folder.len()] == b'/' && path.starts_with(folder)
+}
+
+fn path_of(record: &FileRecord) -> RelPath {
+    RelPath::new(record.path.clone()).expect("a page's paths were checked when it was decoded")
+}
+
+fn now_ns() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+/// The walk, running ahead in its own thread.
+struct WalkAhead {
+    batches: Receiver<Result<Vec<WalkItem>, WalkError>>,
+    batch: std::vec::IntoIter<WalkItem>,
+    next: Option<WalkItem>,
+}
+
+impl WalkAhead {
+    fn start<'scope, 'env>(scope: &'scope Scope<'scope, 'env>, mut walk: Walk<'env>) -> Self {
+        let (sender, batches) = sync_channel(WALK_BATCHES_AHEAD_MAX);
+        scope.spawn(move || {
+            let mut batch = Vec::with_capacity(WALK_BATCH_ITEMS);
+            loop {
+                let item = walk.advance();
+                let is_end = !matches!(item, Ok(Some(_)));
+                match item {
+                    Ok(Some(item)) => batch.push(item),
+                    Ok(None) => {}
+                    Err(error) => {
+                        let _ = sender.send(Err(error.into()));
+                        return;
+                    }
+                }
+                if is_end || batch.len() == WALK_BATCH_ITEMS {
+                    let full = std::mem::replace(&mut batch, Vec::with_capacity(WALK_BATCH_ITEMS));
+                    if sender.send(Ok(full)).is_err() || is_end {
+                        return;
+                    }
+                }
+            }
+        });
+        Self { batches, batch: Vec::new().into_iter(), next: None }
+    }
+
+    fn peek(&mut self) -> Result<Option<&WalkItem>, WalkError> {
+        while self.next.is_none() {
+            self.next = self.batch.next();
+            if self.next.is_none() {
+                match self.batches.recv() {
+                    Ok(batch) => self.batch = batch?.into_iter(),
+                    Err(_) => return Ok(None),
+                }
+            }
+        }
+        Ok(self.next.as_ref())
+    }
+
+    fn next(&mut self) -> Result<Option<WalkItem>, WalkError> {
+        self.peek()?;
+        Ok(self.next.take())
+    }
+}
+
+/// The earlier version's records, one leaf at a time.
+struct OldRecords<'t> {
+    tree: Option<Tree<'t>>,
+    leaves: Option<Box<dyn Iterator<Item = Result<LeafRef, TreeError>> + 't>>,
+    current: Option<OldRecord>,
+    /// The leaf whose records were being taken.
+    last_leaf: Option<Rc<RefCell<OldLeaf>>>,
+}
+
+impl<'t> OldRecords<'t> {
+    fn new(tree: Option<Tree<'t>>) -> Self {
+        Self { tree, leaves: tree.map(|tree| Box::new(tree.leaves()) as _), current: None, last_leaf: None }
+    }
+
+    fn peek(&mut self, book: &RefCell<StampBook<'_>>) -> Result<Option<&FileRecord>, BuildVersionError> {
+        if self.current.is_none()
+            && let (Some(tree), Some(leaves)) = (&self.tree, &mut self.leaves)
+            && let Some(next) = leaves.next()
+        {
+            let leaf = tree.leaf(&next?)?;
+            let stamps = book.borrow_mut().of_leaf(&leaf.id, &leaf)?;
+            let state = OldLeaf { leaf: leaf.clone(), stamps, restamped: false, edited: false };
+            self.current = Some(OldRecord { leaf: Rc::new(RefCell::new(state)), at: RecordAt { leaf, index: 0 } });
+        }
+        Ok(self.current.as_ref().map(|current| current.at.record()))
+    }
+
+    fn is_before(&mut self, path: &RelPath, book: &RefCell<StampBook<'_>>) -> Result<bool, BuildVersionError> {
+        Ok(self.peek(book)?.is_some_and(|record| path::compare(&record.path, path.as_bytes()).is_lt()))
+    }
+
+    fn at_leaf_start(&self) -> bool {
+        self.current.as_ref().is_some_and(|current| current.at.index == 0)
+    }
+
+    /// The peeked record.
+    fn take(&mut self) -> OldRecord {
+        let current = self.current.take().expect("a record was peeked");
+        self.last_leaf = Some(current.leaf.clone());
+        if current.at.index + 1 < current.at.leaf.records.len() {
+            let mut next = current.clone();
+            next.at.index += 1;
+            self.current = Some(next);
+        }
+        current
+    }
+}
