@@ -148,10 +148,10 @@ pub fn decode_stored<T: Stored + Decode>(bytes: &[u8]) -> Result<T, DecodeError>
     let Some((header, body)) = bytes.split_at_checked(STORED_HEADER_BYTES) else {
         return Err(DecodeError::Magic { what });
     };
-    if header[..4] != T::MAGIC {
+    let found = u16::from_le_bytes([header[4], header[5]]);
+    if header[..4] != T::MAGIC || found == 0 || header[6..] != [0, 0] {
         return Err(DecodeError::Magic { what });
     }
-    let found = u16::from_le_bytes([header[4], header[5]]);
     if found > T::VERSION {
         return Err(DecodeError::Newer { what, found, known: T::VERSION });
     }

@@ -207,9 +207,10 @@ impl<'a> Chunks<'a> {
                 return Ok(Some(ChunkPlace { ordinal: self.ordinal - 1, chunk, leaf: leaf.clone(), within }));
             }
             self.record += 1;
-            match leaf.records.get(self.record) {
-                Some(record) => self.extents = ExtentCursor::new(self.tree.source, record, From::Chunk(0))?,
-                None => (self.leaf, self.extents) = (None, None),
+            if let Some(record) = leaf.records.get(self.record) {
+                self.extents = ExtentCursor::new(self.tree.source, record, From::Chunk(0))?;
+            } else {
+                (self.leaf, self.extents) = (None, None);
             }
         }
     }

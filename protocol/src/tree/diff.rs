@@ -175,7 +175,8 @@ fn same(old: &RecordAt, new: &RecordAt) -> Result<bool, TreeError> {
 fn same_bytes(old: &RecordAt, new: &RecordAt) -> Result<bool, TreeError> {
     Ok(match (&old.content, &new.content) {
         (Content::Empty, Content::Empty) => true,
-        (Content::Shared { hash: old, .. }, Content::Shared { hash: new, .. }) => old == new,
+        (Content::Shared { hash: old, .. }, Content::Shared { hash: new, .. })
+        | (Content::Paged { root: old, .. }, Content::Paged { root: new, .. }) => old == new,
         (Content::Whole(olds), Content::Whole(news)) if olds.len() == news.len() => {
             for (old_extent, new_extent) in olds.iter().zip(news) {
                 if chunk_of(&old.leaf, old_extent)? != chunk_of(&new.leaf, new_extent)? {
@@ -184,7 +185,6 @@ fn same_bytes(old: &RecordAt, new: &RecordAt) -> Result<bool, TreeError> {
             }
             true
         }
-        (Content::Paged { root: old, .. }, Content::Paged { root: new, .. }) => old == new,
         _ => false,
     })
 }

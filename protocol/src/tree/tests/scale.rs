@@ -11,7 +11,7 @@ fn small(number: u32) -> Vec<u8> {
 }
 
 fn name(number: u32) -> RelPath {
-    path(&format!("{:02}/{:05}.{}", number / 5_000, number / 2, if number % 2 == 0 { "json" } else { "png" }))
+    path(&format!("{:02}/{:05}.{}", number / 5_000, number / 2, if number.is_multiple_of(2) { "json" } else { "png" }))
 }
 
 struct Generated {
