@@ -9,6 +9,7 @@ use crate::chunking::{ChunkerParams, GroupingParams};
 use crate::codec::{self, DecodeError, Encoded, Stored};
 use crate::id::VersionId;
 use crate::page::{ChildRef, HEIGHT_MAX};
+use crate::path::RelPath;
 
 /// Longest encoding of a manifest, in bytes.
 pub const MANIFEST_BYTES_MAX: usize = 64 * 1024;
@@ -26,7 +27,7 @@ pub struct Manifest {
     pub parent: Option<VersionId>,
     /// The name of the device or core that built it.
     pub origin: String,
-    /// What the publisher says of it, sorted by key.
+    /// What the publisher says of it, sorted by key, each key once.
     pub metadata: Vec<(String, String)>,
     /// Level of the root page; 0 is a single leaf.
     pub height: u8,
@@ -60,6 +61,12 @@ impl Manifest {
         }
         if manifest.metadata.len() > METADATA_ENTRIES_MAX {
             return inconsistent("it has too many metadata entries");
+        }
+        if manifest.metadata.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
+            return inconsistent("its metadata is not sorted by key, or names a key twice");
+        }
+        if let Some(Err(error)) = manifest.root.as_ref().map(|root| RelPath::new(root.first.clone())) {
+            return inconsistent(&error.to_string());
         }
         if let Err(error) = manifest.chunker.check() {
             return inconsistent(&error.to_string());

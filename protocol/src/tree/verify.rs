@@ -128,7 +128,8 @@ impl Verifier<'_> {
         let top = ExtentChildRef { id: root, bytes: record.size, chunks };
         let mut open = vec![(top, extents::top_level(&top, height)?)];
         while let Some((child, level)) = open.pop() {
-            if known.contains(&key(&child, level)) {
+            // Noted as known at once: a list that repeats itself is no more work than what it repeats.
+            if !known.insert(key(&child, level)) {
                 continue;
             }
             let page = extents::load(self.source, &child, level)?;

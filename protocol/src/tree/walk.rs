@@ -14,6 +14,7 @@ enum Below {
 impl Tree<'_> {
     /// Visits every page and every chunk name below the root, each page before those below it: `enter` gets a page's id
     /// and says whether to read it and go on below it, `chunk` gets every chunk of the leaves and extent leaves entered.
+    /// A page may be named many times: an `enter` that lets none in twice bounds the work by the pages that there are.
     pub fn walk(
         &self,
         enter: &mut dyn FnMut(&ChunkId) -> bool,
