@@ -1,7 +1,7 @@
 //! What gc asks of the catalog: where to begin marking, and to let go of what was not marked.
 //!
 //! gc runs beside uploads and commits. Two counters keep it safe. The **epoch** grows when a gc begins, and every chunk that
-//! is stored, pinned or committed from then on carries the new one: the sweep leaves it alone. The **root sequence** grows
+//! is stored or pinned from then on carries the new one: the sweep leaves it alone. The **root sequence** grows
 //! with each commit and lease: a sweep names the sequence up to which it has marked, and is refused if there is more.
 
 use headwater_protocol::id::{ChunkId, VersionId};
@@ -75,11 +75,10 @@ pub trait CollectorTable {
     fn each_pinned(&self, visit: &mut dyn FnMut(ChunkId)) -> Result<(), CatalogError>;
     /// Datasets that lost versions since they were last trimmed.
     fn datasets_to_trim(&self) -> Result<Vec<DatasetId>, CatalogError>;
-    /// Takes those members from `dataset` that `keep` doesn't want and that are older than `epoch`; how many.
+    /// Takes those members from `dataset` that `keep` doesn't want; how many.
     fn trim_members(
         &self,
         dataset: DatasetId,
-        epoch: u64,
         sequence: u64,
         keep: &dyn Fn(&ChunkId) -> bool,
     ) -> Result<u64, SweepError>;

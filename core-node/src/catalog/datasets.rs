@@ -5,6 +5,9 @@ use headwater_protocol::manifest::Totals;
 
 use super::{CatalogError, Principal, UnixMs};
 
+/// Most chunks that [`CommitVersionError::Missing`] names.
+pub const MISSING_NAMED_MAX: usize = 4096;
+
 /// A dataset's number in the catalog. It stays when the dataset is handed over, and is never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DatasetId(pub u64);

@@ -17,6 +17,7 @@ mod collections;
 mod datasets;
 mod devices;
 mod events;
+mod sqlite;
 
 use std::fmt;
 
@@ -36,6 +37,7 @@ pub use datasets::{
 };
 pub use devices::{DeviceRecord, DeviceState, DeviceTable, RedeemError, TokenRecord};
 pub use events::{Event, EventLog, EventRecord, EventSeverity};
+pub use sqlite::{LAYOUT_KNOWN, SqliteCatalog};
 
 /// Everything that a core knows, as one object.
 pub trait Catalog:
@@ -149,6 +151,5 @@ impl fmt::Debug for Principal {
 
 /// Opens the SQLite catalog at `path`, creating it if it doesn't exist.
 pub fn open(path: &std::path::Path) -> Result<std::sync::Arc<dyn Catalog>, CatalogError> {
-    let _ = path;
-    todo!()
+    Ok(std::sync::Arc::new(SqliteCatalog::open(path)?))
 }
