@@ -47,7 +47,9 @@ pub enum NameError {
     #[error("the name `{0}…` is longer than {DATASET_NAME_BYTES_MAX} bytes")]
     TooLong(String),
     /// A character that names may not hold.
-    #[error("the name `{name}` holds {found:?}; names are made of letters, digits, `.`, `_`, `-`, and `/` between parts")]
+    #[error(
+        "the name `{name}` holds {found:?}; names are made of letters, digits, `.`, `_`, `-`, and `/` between parts"
+    )]
     Character {
         /// The name.
         name: String,
@@ -278,8 +280,9 @@ pub fn parse_label(text: &str) -> Result<(String, String), LabelError> {
 pub fn check_label(key: &str, value: &str) -> Result<(), LabelError> {
     let key_fits = (1..=LABEL_KEY_BYTES_MAX).contains(&key.len())
         && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-'));
-    let value_fits =
-        (1..=LABEL_VALUE_BYTES_MAX).contains(&value.len()) && !value.chars().any(char::is_control) && value == value.trim();
+    let value_fits = (1..=LABEL_VALUE_BYTES_MAX).contains(&value.len())
+        && !value.chars().any(char::is_control)
+        && value == value.trim();
     if key_fits && value_fits { Ok(()) } else { Err(LabelError(shown(&format!("{key}={value}")))) }
 }
 

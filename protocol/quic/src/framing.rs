@@ -59,9 +59,9 @@ impl FrameError {
     /// The end of the connection that is behind this error, if that is the cause.
     pub fn connection_error(&self) -> Option<&ConnectionError> {
         match self {
-            Self::Read(ReadError::ConnectionLost(error)) | Self::Write(WriteError::ConnectionLost(error)) | Self::Open(error) => {
-                Some(error)
-            }
+            Self::Read(ReadError::ConnectionLost(error))
+            | Self::Write(WriteError::ConnectionLost(error))
+            | Self::Open(error) => Some(error),
             _ => None,
         }
     }

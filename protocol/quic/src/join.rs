@@ -143,12 +143,7 @@ fn summary(tried: &[Unreachable]) -> String {
 
 /// Joins the core that the token names, with a key that the caller has already saved, so that a lost answer can be asked
 /// for again. The addresses are tried in their order.
-pub async fn join(
-    token: &Token,
-    name: &str,
-    key: &IdentityKey,
-    options: &ClientOptions,
-) -> Result<Joined, JoinError> {
+pub async fn join(token: &Token, name: &str, key: &IdentityKey, options: &ClientOptions) -> Result<Joined, JoinError> {
     let (address, connection) = reach(token, options).await?;
     let outcome = tokio::time::timeout(JOIN_TIMEOUT, exchange(&connection, token, name, key)).await;
     connection.close(close::DONE, b"");
@@ -242,7 +237,10 @@ pub enum ServeJoinError {
 }
 
 /// Serves one who wants to join. What it was answered is returned for the log.
-pub async fn serve_join(connection: Connection, desk: &dyn JoinDesk) -> Result<Result<JoinReply, Refusal>, ServeJoinError> {
+pub async fn serve_join(
+    connection: Connection,
+    desk: &dyn JoinDesk,
+) -> Result<Result<JoinReply, Refusal>, ServeJoinError> {
     let remote = connection.remote_address();
     let broke = |source| ServeJoinError::Exchange { remote, source };
     let asked = tokio::time::timeout(JOIN_TIMEOUT, receive_request(&connection)).await;

@@ -9,7 +9,9 @@ fn dataset_names() {
     for good in ["a", "plant-3/line_1/cam.left", "a/b/c", "A-Z.0", &"x".repeat(200)] {
         assert!(DatasetName::new(good).is_ok(), "{good}");
     }
-    for bad in ["", "/a", "a/", "a//b", ".a", "a/.b", "..", "a/../b", "a b", "a*", "a{b}", "ä", "a\0", "a@1", &"x".repeat(201)] {
+    for bad in
+        ["", "/a", "a/", "a//b", ".a", "a/.b", "..", "a/../b", "a b", "a*", "a{b}", "ä", "a\0", "a@1", &"x".repeat(201)]
+    {
         assert!(DatasetName::new(bad).is_err(), "{bad:?} was accepted");
     }
 }
@@ -44,7 +46,9 @@ fn templates_put_labels_in() {
 #[test]
 fn a_label_cannot_hide_a_part() {
     let labels = [("site".to_owned(), "..".to_owned())];
-    let made = NameTemplate::new("a/{label.site}/b").expect("a template").expand(&NameContext { device: "d", labels: &labels });
+    let made = NameTemplate::new("a/{label.site}/b")
+        .expect("a template")
+        .expand(&NameContext { device: "d", labels: &labels });
     assert!(matches!(made, Err(TemplateError::Name(NameError::Component(_)))), "{made:?}");
 }
 
@@ -91,7 +95,8 @@ fn patterns_know_the_device() {
         ("{label.site}/*", "paris/x", false),
         ("{label.none}/*", "x/x", false),
     ] {
-        let matched = NamePattern::new(pattern).expect(pattern).matches_for(&DatasetName::new(name).expect(name), &context);
+        let matched =
+            NamePattern::new(pattern).expect(pattern).matches_for(&DatasetName::new(name).expect(name), &context);
         assert_eq!(matched, wanted, "{pattern} against {name}");
     }
 }

@@ -4,7 +4,9 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RevisionMismatch {
     /// The peer is ahead.
-    #[error("the peer speaks protocol revisions from {theirs} on, and this release speaks up to {ours}: update this side")]
+    #[error(
+        "the peer speaks protocol revisions from {theirs} on, and this release speaks up to {ours}: update this side"
+    )]
     TheyAreNewer {
         /// The newest here.
         ours: u32,
@@ -12,7 +14,9 @@ pub enum RevisionMismatch {
         theirs: u32,
     },
     /// The peer is behind.
-    #[error("the peer speaks protocol revisions up to {theirs}, and this release needs at least {ours}: update the peer")]
+    #[error(
+        "the peer speaks protocol revisions up to {theirs}, and this release needs at least {ours}: update the peer"
+    )]
     TheyAreOlder {
         /// The oldest here.
         ours: u32,

@@ -185,6 +185,9 @@ impl FromStr for Token {
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Token").field("addresses", &self.addresses).field("authority", &self.authority).finish_non_exhaustive()
+        f.debug_struct("Token")
+            .field("addresses", &self.addresses)
+            .field("authority", &self.authority)
+            .finish_non_exhaustive()
     }
 }

@@ -156,11 +156,8 @@ impl Dialler {
         options: &ClientOptions,
         payload_max: u16,
     ) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
-        let any: SocketAddr = if peer.is_ipv4() {
-            (Ipv4Addr::UNSPECIFIED, 0).into()
-        } else {
-            (Ipv6Addr::UNSPECIFIED, 0).into()
-        };
+        let any: SocketAddr =
+            if peer.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let socket = socket::bind(options.bind.unwrap_or(any), options.transport.socket_buffer_bytes)?;
         socket::wrap(socket, options.meter.as_ref(), payload_max)
     }

@@ -72,8 +72,7 @@ pub fn listen(
     let mut config = EndpointConfig::default();
     config.max_udp_payload_size(payload_max).expect("the option is clamped to what QUIC allows");
     let default = Some((*configs.network).clone());
-    let endpoint =
-        Endpoint::new_with_abstract_socket(config, default, socket, Arc::new(TokioRuntime)).map_err(bind)?;
+    let endpoint = Endpoint::new_with_abstract_socket(config, default, socket, Arc::new(TokioRuntime)).map_err(bind)?;
     Ok(Listener {
         endpoint,
         authority: authority.parsed().clone(),

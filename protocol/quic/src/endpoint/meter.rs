@@ -161,7 +161,11 @@ impl AsyncUdpSocket for MeteredSocket {
 
     fn max_transmit_segments(&self) -> usize {
         // A capped sender gives the kernel one datagram at a time, so that none bursts above the cap.
-        if self.meter.as_ref().is_some_and(|meter| meter.cap().is_some()) { 1 } else { self.inner.max_transmit_segments() }
+        if self.meter.as_ref().is_some_and(|meter| meter.cap().is_some()) {
+            1
+        } else {
+            self.inner.max_transmit_segments()
+        }
     }
 
     fn max_receive_segments(&self) -> usize {

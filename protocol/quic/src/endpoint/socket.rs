@@ -25,7 +25,11 @@ pub(super) fn bind(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSo
 }
 
 /// The socket as quinn wants it, counted where there is a meter.
-pub(super) fn wrap(socket: UdpSocket, meter: Option<&Arc<WireMeter>>, payload_max: u16) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+pub(super) fn wrap(
+    socket: UdpSocket,
+    meter: Option<&Arc<WireMeter>>,
+    payload_max: u16,
+) -> io::Result<Arc<dyn AsyncUdpSocket>> {
     let socket = TokioRuntime.wrap_udp_socket(socket)?;
     Ok(Arc::new(MeteredSocket::new(socket, meter.cloned(), payload_max)))
 }

@@ -16,8 +16,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError as TlsCertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible,
-    ServerConfig, SignatureScheme,
+    CertificateError as TlsCertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error,
+    PeerIncompatible, ServerConfig, SignatureScheme,
 };
 
 use crate::identity::Identity;
@@ -50,8 +50,11 @@ pub(super) fn server_config(identity: &Identity) -> Result<QuicServerConfig, Err
 pub(super) fn session_config(identity: &Identity) -> Result<(QuicClientConfig, Verdict), Error> {
     let provider = provider();
     let verdict = Verdict::default();
-    let verifier =
-        PinnedAuthority { provider: provider.clone(), authority: identity.authority().clone(), verdict: verdict.clone() };
+    let verifier = PinnedAuthority {
+        provider: provider.clone(),
+        authority: identity.authority().clone(),
+        verdict: verdict.clone(),
+    };
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(TLS13)?
         .dangerous()
@@ -221,7 +224,12 @@ macro_rules! server_verifier {
                 certificate: &CertificateDer<'_>,
                 signature: &DigitallySignedStruct,
             ) -> Result<HandshakeSignatureValid, Error> {
-                verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+                verify_tls13_signature(
+                    message,
+                    certificate,
+                    signature,
+                    &self.provider.signature_verification_algorithms,
+                )
             }
 
             fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

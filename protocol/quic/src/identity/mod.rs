@@ -272,6 +272,9 @@ impl Signer for Identity {
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("name", &self.parsed.name).field("key", &self.parsed.public_key).finish_non_exhaustive()
+        f.debug_struct("Identity")
+            .field("name", &self.parsed.name)
+            .field("key", &self.parsed.public_key)
+            .finish_non_exhaustive()
     }
 }
