@@ -2,13 +2,17 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::codec::Encoded;
+use crate::codec::{self, DecodeError, Encoded};
 use crate::id::{ChunkId, VersionId};
+use crate::manifest::MANIFEST_BYTES_MAX;
 
 /// Longest control frame, in bytes.
 pub const CONTROL_FRAME_BYTES_MAX: usize = 512 * 1024;
 /// Most entries of a list in one message; a longer list travels in several.
 pub const MESSAGE_LIST_MAX: usize = 4096;
+
+/// Longest text in a message but the body of a command, in bytes.
+pub const MESSAGE_TEXT_BYTES_MAX: usize = 4096;
 
 /// A run of chunks in manifest order.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -195,6 +199,11 @@ pub enum Message {
         /// The items.
         keys: Vec<super::ItemKey>,
     },
+    /// Receiver to sender: all that could be had is stored, but what was unavailable is lacking; the transfer has ended.
+    Incomplete {
+        /// The transfer.
+        transfer: u32,
+    },
     /// Sender to receiver: nothing more will come of this transfer.
     Withdraw {
         /// The transfer.
@@ -238,4 +247,111 @@ pub enum Message {
 impl Encoded for Message {
     const WHAT: &'static str = "control message";
     const BYTES_MAX: usize = CONTROL_FRAME_BYTES_MAX;
+}
+
+impl Message {
+    /// The message in a frame's body, if it is valid and its lists are in bounds.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let message: Self = codec::decode(bytes)?;
+        message.check()?;
+        Ok(message)
+    }
+
+    /// The message as a frame's body.
+    pub fn encode(&self) -> Vec<u8> {
+        codec::encode(self)
+    }
+
+    /// The transfer that it belongs to, if any.
+    pub const fn transfer(&self) -> Option<u32> {
+        match self {
+            Self::Fetch { transfer, .. }
+            | Self::Offer { transfer, .. }
+            | Self::NeedPages { transfer, .. }
+            | Self::NeedChunks { transfer, .. }
+            | Self::Grant { transfer, .. }
+            | Self::Stored { transfer, .. }
+            | Self::Unavailable { transfer, .. }
+            | Self::Again { transfer, .. }
+            | Self::Incomplete { transfer }
+            | Self::Withdraw { transfer }
+            | Self::Committed { transfer, .. }
+            | Self::Refused { transfer: Some(transfer), .. } => Some(*transfer),
+            _ => None,
+        }
+    }
+
+    /// Checks that lists and texts are in bounds, and that runs of chunks are not empty and do not overflow. What
+    /// [`codec::decode`] alone gives must pass here before it is acted upon.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        self.check_bounds().map_err(|reason| DecodeError::Inconsistent { what: Self::WHAT, reason })
+    }
+
+    fn check_bounds(&self) -> Result<(), String> {
+        match self {
+            Self::Hello(Hello { nonce, status, .. }) => {
+                check_list("nonce bytes", nonce, MESSAGE_LIST_MAX)?;
+                check_status(status)
+            }
+            Self::Welcome(welcome) => {
+                check_list("nonce bytes", &welcome.nonce, MESSAGE_LIST_MAX)?;
+                check_list("labels", &welcome.labels, MESSAGE_LIST_MAX)?;
+                check_text("a name", &welcome.name)
+            }
+            Self::Refused { refusal, .. } => [&refusal.code, &refusal.message, &refusal.hint]
+                .into_iter()
+                .try_for_each(|text| check_text("a refusal", text)),
+            Self::Status(status) => check_status(status),
+            Self::Heads { datasets: names } | Self::Follow { names } | Self::FollowDone { unmatched: names } => {
+                check_list("names", names, MESSAGE_LIST_MAX)?;
+                names.iter().try_for_each(|name| check_text("a name", name))
+            }
+            Self::HeadsAre(list) | Self::News(list) => {
+                check_list("datasets", list, MESSAGE_LIST_MAX)?;
+                list.iter().try_for_each(|following| check_text("a name", &following.dataset))
+            }
+            Self::Fetch { dataset, .. } => check_text("a name", dataset),
+            Self::Offer { dataset, manifest, .. } => {
+                check_list("manifest bytes", manifest, MANIFEST_BYTES_MAX)?;
+                check_text("a name", dataset)
+            }
+            Self::NeedPages { ids, .. } => check_list("pages", ids, MESSAGE_LIST_MAX),
+            Self::NeedChunks { ranges, partial, .. } => {
+                check_list("prefixes", partial, MESSAGE_LIST_MAX)?;
+                check_ranges(ranges)
+            }
+            Self::Stored { ranges, .. } | Self::Unavailable { ranges, .. } => check_ranges(ranges),
+            Self::Again { keys, .. } => check_list("items", keys, MESSAGE_LIST_MAX),
+            Self::Grant { .. }
+            | Self::Incomplete { .. }
+            | Self::Withdraw { .. }
+            | Self::Committed { .. }
+            | Self::Control { .. }
+            | Self::ControlReply { .. }
+            | Self::Ping(_)
+            | Self::Pong(_)
+            | Self::Goodbye => Ok(()),
+        }
+    }
+}
+
+fn check_list<T>(what: &str, list: &[T], length_max: usize) -> Result<(), String> {
+    if list.len() <= length_max { Ok(()) } else { Err(format!("{} {what}, over {length_max}", list.len())) }
+}
+
+fn check_text(what: &str, text: &str) -> Result<(), String> {
+    if text.len() <= MESSAGE_TEXT_BYTES_MAX { Ok(()) } else { Err(format!("{what} of {} bytes", text.len())) }
+}
+
+fn check_status(status: &PeerStatus) -> Result<(), String> {
+    check_text("a release", &status.release)?;
+    check_text("an error", &status.last_error)
+}
+
+fn check_ranges(ranges: &[OrdinalRange]) -> Result<(), String> {
+    check_list("runs of chunks", ranges, MESSAGE_LIST_MAX)?;
+    match ranges.iter().find(|range| range.count == 0 || range.first.checked_add(range.count).is_none()) {
+        Some(range) => Err(format!("a run of {} chunks from {}", range.count, range.first)),
+        None => Ok(()),
+    }
 }
