@@ -1,1 +1,18 @@
-//! x
+//! The core: stores chunks, commits signed dataset versions, and sends them to those who may read them.
+//!
+//! [`catalog`] and [`store`] are interfaces with two implementations each; [`ingest`] takes what devices publish, [`serve`]
+//! gives what they subscribe to, [`rights`] says who may do what, [`control`] answers people's commands, [`admin`] serves
+//! metrics over HTTP, [`daemon`] holds them together, and [`cli`] is the command line.
+
+pub mod admin;
+pub mod catalog;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod core;
+pub mod daemon;
+pub mod ingest;
+pub mod pages;
+pub mod rights;
+pub mod serve;
+pub mod store;

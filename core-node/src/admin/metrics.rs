@@ -1,0 +1,221 @@
+//! The numbers that Prometheus reads: counters that the daemon adds to, and gauges that are set just before a scrape.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// Which way bytes went, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WireLabels {
+    /// `in` or `out`.
+    pub direction: &'static str,
+    /// `pages`, `chunks` or `overhead`.
+    pub reason: &'static str,
+}
+
+/// A coded error.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ErrorLabels {
+    /// Its code, as `HW-1004`.
+    pub code: String,
+}
+
+/// What a measure was taken of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KindLabels {
+    /// Which kind.
+    pub kind: &'static str,
+}
+
+/// Buckets of the group commit histogram: from one item to about 4000.
+const GROUP_BUCKETS: u16 = 13;
+
+/// All numbers of a core.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    /// Bytes of items on the wire.
+    pub wire_bytes: Family<WireLabels, Counter>,
+    /// Bytes that were not sent, because the receiver had them (`dedup`), as deltas (`delta`) or compressed (`compression`).
+    pub saved_bytes: Family<KindLabels, Counter>,
+    /// Plain bytes received.
+    pub plain_bytes_in: Counter,
+    /// Plain bytes sent.
+    pub plain_bytes_out: Counter,
+    /// Sessions that began.
+    pub sessions_total: Counter,
+    /// Versions committed.
+    pub commits_total: Counter,
+    /// Errors that peers and people were told of, by code.
+    pub errors: Family<ErrorLabels, Counter>,
+    /// Items in one group commit.
+    pub group_items: Histogram,
+    /// Seconds of one group commit.
+    pub group_seconds: Histogram,
+    /// Bytes that gc freed.
+    pub gc_freed_bytes: Counter,
+    /// Runs of gc.
+    pub gc_runs: Counter,
+    /// Chunks that verification found damaged.
+    pub damaged_chunks: Counter,
+    /// Connected sessions.
+    pub sessions: Gauge,
+    /// Devices that may connect.
+    pub devices: Gauge,
+    /// Datasets.
+    pub datasets: Gauge,
+    /// Versions.
+    pub versions: Gauge,
+    /// Chunks stored.
+    pub chunks: Gauge,
+    /// Bytes of packs, and plain bytes in them.
+    pub store_bytes: Family<KindLabels, Gauge<i64>>,
+    /// Free bytes on the store's disk.
+    pub disk_free_bytes: Gauge,
+    /// Bytes on the socket, headers of IP and UDP included.
+    pub socket_bytes: Family<KindLabels, Gauge<i64>>,
+    /// Seconds since the core started.
+    pub up_seconds: Gauge<f64, AtomicU64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Numbers that all stand at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("headwater_core");
+        macro_rules! register {
+            ($metric:expr, $name:literal, $help:literal) => {{
+                let metric = $metric;
+                registry.register($name, $help, metric.clone());
+                metric
+            }};
+            ($metric:expr, $name:literal, $help:literal, $unit:ident) => {{
+                let metric = $metric;
+                registry.register_with_unit($name, $help, Unit::$unit, metric.clone());
+                metric
+            }};
+        }
+        let wire_bytes = register!(Family::default(), "wire", "Bytes of items on the wire", Bytes);
+        let saved_bytes = register!(Family::default(), "saved", "Bytes that did not have to be sent", Bytes);
+        let plain_bytes_in = register!(Counter::default(), "plain_in", "Plain bytes received", Bytes);
+        let plain_bytes_out = register!(Counter::default(), "plain_out", "Plain bytes sent", Bytes);
+        let sessions_total = register!(Counter::default(), "sessions_begun", "Sessions that began");
+        let commits_total = register!(Counter::default(), "commits", "Versions committed");
+        let errors = register!(Family::default(), "errors", "Errors that peers and people were told of");
+        let group_items = register!(
+            Histogram::new(exponential_buckets(1.0, 2.0, GROUP_BUCKETS)),
+            "group_commit_items",
+            "Items made durable by one sync"
+        );
+        let group_seconds = register!(
+            Histogram::new(exponential_buckets(0.000_25, 2.0, GROUP_BUCKETS)),
+            "group_commit",
+            "Time of one group commit",
+            Seconds
+        );
+        let gc_freed_bytes = register!(Counter::default(), "gc_freed", "Bytes that gc freed", Bytes);
+        let gc_runs = register!(Counter::default(), "gc_runs", "Runs of gc");
+        let damaged_chunks = register!(Counter::default(), "damaged_chunks", "Chunks that verification found damaged");
+        let sessions = register!(Gauge::default(), "sessions", "Connected sessions");
+        let devices = register!(Gauge::default(), "devices", "Devices that may connect");
+        let datasets = register!(Gauge::default(), "datasets", "Datasets");
+        let versions = register!(Gauge::default(), "versions", "Versions");
+        let chunks = register!(Gauge::default(), "chunks", "Chunks stored");
+        let store_bytes = register!(Family::default(), "store", "Bytes stored, and plain bytes in them", Bytes);
+        let disk_free_bytes = register!(Gauge::default(), "disk_free", "Free bytes on the store's disk", Bytes);
+        let socket_bytes =
+            register!(Family::default(), "socket", "Bytes on the socket since the start, with all headers", Bytes);
+        let up_seconds = register!(Gauge::default(), "up", "Time since the core started", Seconds);
+        Self {
+            registry: Arc::new(registry),
+            wire_bytes,
+            saved_bytes,
+            plain_bytes_in,
+            plain_bytes_out,
+            sessions_total,
+            commits_total,
+            errors,
+            group_items,
+            group_seconds,
+            gc_freed_bytes,
+            gc_runs,
+            damaged_chunks,
+            sessions,
+            devices,
+            datasets,
+            versions,
+            chunks,
+            store_bytes,
+            disk_free_bytes,
+            socket_bytes,
+            up_seconds,
+        }
+    }
+
+    /// Adds `bytes` to those that went `direction` for `reason`.
+    pub fn wire(&self, direction: &'static str, reason: &'static str, bytes: u64) {
+        self.wire_bytes.get_or_create(&WireLabels { direction, reason }).inc_by(bytes);
+    }
+
+    /// Bytes that went `direction` so far, by reason.
+    pub fn wire_by_reason(&self, direction: &'static str) -> std::collections::BTreeMap<String, u64> {
+        ["pages", "chunks", "overhead"]
+            .into_iter()
+            .map(|reason| {
+                (reason.to_owned(), self.wire_bytes.get_or_create(&WireLabels { direction, reason }).get())
+            })
+            .collect()
+    }
+
+    /// Sets what went over the socket, headers of IP and UDP included.
+    pub fn socket(&self, counts: headwater_quic::endpoint::WireCounts) {
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.socket_bytes.get_or_create(&KindLabels { kind: "in" }).set(gauge(counts.received_bytes));
+        self.socket_bytes.get_or_create(&KindLabels { kind: "out" }).set(gauge(counts.sent_bytes));
+    }
+
+    /// Adds `bytes` to those that were saved by `kind`.
+    pub fn saved(&self, kind: &'static str, bytes: u64) {
+        self.saved_bytes.get_or_create(&KindLabels { kind }).inc_by(bytes);
+    }
+
+    /// Counts an error with this code.
+    pub fn error(&self, code: &str) {
+        self.errors.get_or_create(&ErrorLabels { code: code.to_owned() }).inc();
+    }
+
+    /// All numbers in Prometheus' text format.
+    pub fn render(&self) -> String {
+        let mut page = String::new();
+        text::encode(&mut page, &self.registry).expect("writing into a string can't fail");
+        page
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_rendered() {
+        let metrics = Metrics::new();
+        metrics.wire("in", "chunks", 7);
+        metrics.error("HW-1234");
+        metrics.group_items.observe(3.0);
+        let page = metrics.render();
+        assert!(page.contains("headwater_core_wire_bytes_total{direction=\"in\",reason=\"chunks\"} 7"), "{page}");
+        assert!(page.contains("headwater_core_errors_total{code=\"HW-1234\"} 1"), "{page}");
+        assert!(page.ends_with("# EOF\n"), "{page}");
+    }
+}

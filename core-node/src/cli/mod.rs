@@ -1,0 +1,77 @@
+//! The command line: arguments are read into plain values ([`args`]), then into one request to the daemon, or into a
+//! start of the daemon itself.
+//!
+//! stdout is data; progress and errors go to stderr.
+
+mod args;
+mod local;
+mod plan;
+mod remote;
+mod render;
+mod span;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use headwater_host::error::{CodedError, codes};
+
+use args::Cli;
+use plan::{Plan, Target};
+
+/// Runs the program with the arguments of this process.
+pub fn main() -> ExitCode {
+    match Plan::of(Cli::parse()).and_then(carry_out) {
+        Ok(code) => code,
+        Err(error) => {
+            // stderr may be closed; there is nobody else to tell.
+            let _ = writeln!(std::io::stderr(), "{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn carry_out(plan: Plan) -> Result<ExitCode, CodedError> {
+    match plan {
+        Plan::Init(init) => local::init(&init),
+        Plan::Run(run) => local::run(run),
+        Plan::ConfigCheck(file) => local::config_check(&file),
+        Plan::Login { token, name, identity } => block_on(remote::login(&token, &name, &identity)),
+        Plan::Ask { target, request, json } => {
+            let bar = local::ProgressBar::new();
+            let mut renderer = render::Renderer::new(std::io::stdout().lock(), json);
+            let mut failed = None;
+            let take = |value: serde_json::Value| {
+                if failed.is_none()
+                    && let Err(error) = local::take(&bar, &mut renderer, value)
+                {
+                    failed = Some(error);
+                }
+            };
+            let answered = match target {
+                Target::Local(data) => block_on(local::ask(&data, &request, take)),
+                Target::Remote { core, identity } => block_on(remote::ask(&core, &identity, &request, take)),
+            };
+            bar.finish();
+            let bad = renderer.finish().map_err(|error| output(error));
+            answered?;
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            Ok(ExitCode::from(u8::from(bad? > 0)))
+        }
+    }
+}
+
+/// Runs a command's future on a runtime of its own; the daemon has another, with all cores.
+fn block_on<T>(future: impl Future<Output = Result<T, CodedError>>) -> Result<T, CodedError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CodedError::new(&codes::INTERNAL, "no runtime can be started").with_source(error))?
+        .block_on(future)
+}
+
+fn output(error: std::io::Error) -> CodedError {
+    CodedError::io(&codes::WRITE_FAILED, "the answer can't be written", error)
+}

@@ -1,0 +1,177 @@
+//! From plain arguments to ready objects: what is to be done, whom to ask, and the request.
+
+use std::path::{Path, PathBuf};
+
+use headwater_host::error::{CodedError, codes};
+
+use super::args::{
+    Cli, CollectionCommand, Command, ConfigCommand, DatasetCommand, DeviceCommand, TokenCommand, TokenCreateArgs,
+};
+use crate::control::{Request, TokenCreate};
+
+/// What the command line asks for.
+pub(super) enum Plan {
+    Init(InitPlan),
+    Run(RunPlan),
+    ConfigCheck(PathBuf),
+    Login { token: String, name: String, identity: PathBuf },
+    Ask { target: Target, request: Request, json: bool },
+}
+
+/// A core to be made.
+pub(super) struct InitPlan {
+    pub(super) data: PathBuf,
+    pub(super) config: PathBuf,
+    pub(super) name: String,
+    pub(super) listen: Option<String>,
+    pub(super) admin_listen: Option<String>,
+    pub(super) json: bool,
+}
+
+/// A daemon to be run.
+pub(super) struct RunPlan {
+    pub(super) data: PathBuf,
+    pub(super) config: PathBuf,
+    pub(super) listen: Option<String>,
+    pub(super) admin_listen: Option<String>,
+}
+
+/// Which daemon is asked.
+pub(super) enum Target {
+    /// The one that has this data folder.
+    Local(PathBuf),
+    /// One elsewhere, with an identity of ours.
+    Remote { core: String, identity: PathBuf },
+}
+
+impl Plan {
+    /// What `cli` asks for.
+    pub(super) fn of(cli: Cli) -> Result<Self, CodedError> {
+        let Cli { data, config, core, identity, json, command } = cli;
+        let config = config.unwrap_or_else(|| data.join("core.toml"));
+        let request = match command {
+            Command::Init { name, listen, admin_listen } => {
+                return Ok(Self::Init(InitPlan { data, config, name, listen, admin_listen, json }));
+            }
+            Command::Run(run) => {
+                return Ok(Self::Run(RunPlan {
+                    data,
+                    config,
+                    listen: run.listen,
+                    admin_listen: run.admin_listen,
+                }));
+            }
+            Command::Config(ConfigCommand::Check) => return Ok(Self::ConfigCheck(config)),
+            Command::Login { token, name } => {
+                let identity = identity.ok_or_else(|| usage("`login` needs --identity FILE, where the identity goes"))?;
+                return Ok(Self::Login { token, name, identity });
+            }
+            Command::Token(command) => token(command),
+            Command::Device(command) => device(command),
+            Command::Dataset(command) => dataset(command)?,
+            Command::Collection(command) => collection(command)?,
+            Command::Import { folder, dataset } => Request::Import { folder: absolute(&folder)?, dataset },
+            Command::Verify => Request::Verify,
+            Command::Gc { last_copy } => Request::Gc { last_copy },
+            Command::Status => Request::Status,
+            Command::Doctor => Request::Doctor,
+        };
+        let target = match (core, identity) {
+            (Some(core), Some(identity)) => Target::Remote { core, identity },
+            _ => Target::Local(data),
+        };
+        Ok(Self::Ask { target, request, json })
+    }
+}
+
+fn token(command: TokenCommand) -> Request {
+    match command {
+        TokenCommand::Create(TokenCreateArgs { uses, lifetime, labels, write, read, names, role, addresses }) => {
+            Request::TokenCreate(TokenCreate {
+                uses,
+                lifetime_s: lifetime,
+                labels: labels.into_iter().collect(),
+                write,
+                read,
+                names,
+                role,
+                addresses,
+            })
+        }
+        TokenCommand::List => Request::TokenList,
+        TokenCommand::Revoke { id } => Request::TokenRevoke { id },
+    }
+}
+
+fn device(command: DeviceCommand) -> Request {
+    match command {
+        DeviceCommand::List => Request::DeviceList,
+        DeviceCommand::Show { name } => Request::DeviceShow { name },
+        DeviceCommand::Label { name, labels } => {
+            let (remove, set): (Vec<_>, Vec<_>) = labels.into_iter().partition(|(_, value)| value.is_empty());
+            Request::DeviceLabel {
+                name,
+                set: set.into_iter().collect(),
+                remove: remove.into_iter().map(|(key, _)| key).collect(),
+            }
+        }
+        DeviceCommand::Revoke { name } => Request::DeviceRevoke { name },
+    }
+}
+
+fn dataset(command: DatasetCommand) -> Result<Request, CodedError> {
+    Ok(match command {
+        DatasetCommand::List { matching } => Request::DatasetList { pattern: matching },
+        DatasetCommand::Show { version } => Request::DatasetShow { version },
+        DatasetCommand::Log { dataset, limit } => Request::DatasetLog { dataset, limit },
+        DatasetCommand::Files { version, under, limit } => Request::DatasetFiles { version, under, limit },
+        DatasetCommand::Diff { from, to } => Request::DatasetDiff { from, to },
+        DatasetCommand::Export { version, folder } => Request::DatasetExport { version, to: absolute(&folder)? },
+        DatasetCommand::Tag { version, tag, delete: false } => Request::DatasetTag { version, tag },
+        DatasetCommand::Tag { version, tag, delete: true } => {
+            let dataset = version.split_once('@').map_or(version.as_str(), |(name, _)| name).to_owned();
+            Request::DatasetUntag { dataset, tag }
+        }
+        DatasetCommand::Delete { dataset, last_copy } => Request::DatasetDelete { dataset, last_copy },
+        DatasetCommand::HandOver { dataset, to, to_core: _ } => Request::DatasetHandOver { dataset, to },
+        DatasetCommand::Retention { dataset, keep_last, keep_days, reset } => {
+            if keep_last.is_none() && keep_days.is_none() && !reset {
+                return Err(usage("say --keep-last N, --keep-days DAYS or --reset"));
+            }
+            Request::DatasetRetention { dataset, keep_last, keep_days, reset }
+        }
+    })
+}
+
+fn collection(command: CollectionCommand) -> Result<Request, CodedError> {
+    Ok(match command {
+        CollectionCommand::Create { name, matching, labels, every } => Request::CollectionCreate {
+            name,
+            matching,
+            labels: labels.into_iter().collect(),
+            every_s: every,
+        },
+        CollectionCommand::List => Request::CollectionList,
+        CollectionCommand::Show { name } => {
+            let (name, number) = match name.split_once('@') {
+                None | Some((_, "latest")) => (name.split('@').next().unwrap_or_default().to_owned(), None),
+                Some((name, number)) => {
+                    let number = number.parse().map_err(|_| usage(&format!("`{number}` is no number of a collection")))?;
+                    (name.to_owned(), Some(number))
+                }
+            };
+            Request::CollectionShow { name, number }
+        }
+    })
+}
+
+/// The daemon has another working folder than the person who asks.
+fn absolute(folder: &Path) -> Result<PathBuf, CodedError> {
+    std::path::absolute(folder).map_err(|error| {
+        CodedError::new(&codes::PATH_UNSUITABLE, format!("`{}` can't be used", folder.display())).with_source(error)
+    })
+}
+
+fn usage(sentence: &str) -> CodedError {
+    CodedError::new(&codes::USAGE, sentence)
+}

@@ -1,0 +1,207 @@
+//! What `core.toml` may say, with its defaults; unknown keys are refused where it is read (`headwater_host::config`).
+//!
+//! A daemon that finds no file runs on the defaults, so `core-node init` writes one whose every line is a comment.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use headwater_host::config::{HumanBytes, HumanDuration, Problem, Validate};
+use headwater_quic::Congestion;
+use serde::{Deserialize, Serialize};
+
+use crate::rights::Rights;
+
+/// Port on which devices reach a core when the configuration names none.
+pub const LISTEN_PORT_DEFAULT: u16 = 4733;
+/// Port of metrics and the status page when the configuration names none.
+pub const ADMIN_PORT_DEFAULT: u16 = 4734;
+
+/// Least memory for transfers with which one can make progress.
+pub const TRANSFERS_BYTES_MIN: u64 = 8 << 20;
+
+/// The configuration of a core.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The core's own name: the origin of what it imports.
+    pub name: String,
+    /// Where devices connect, over UDP.
+    pub listen: SocketAddr,
+    /// Where metrics and the status page are served, over HTTP; none turns them off with `admin = false`.
+    pub admin_listen: SocketAddr,
+    /// Whether metrics and the status page are served at all.
+    pub admin: bool,
+    /// Addresses that tokens tell devices to dial, as `host:port`. Empty: the machine's own.
+    pub addresses: Vec<String>,
+    /// What is logged, in the syntax of `tracing`: `info`, `debug`, `core_node=debug`.
+    pub log: String,
+    /// Logs as JSON, one object a line.
+    pub log_json: bool,
+    /// How connections behave.
+    pub network: NetworkConfig,
+    /// How much memory is used.
+    pub memory: MemoryConfig,
+    /// How long what devices have proved to have uploaded is kept without a version that names it.
+    pub proofs: ProofConfig,
+    /// Which versions are kept where a dataset has no rule of its own.
+    pub retention: RetentionConfig,
+    /// When dead packs are freed by themselves.
+    pub gc: GcConfig,
+    /// What a device may read and write when neither its token nor a rule says so.
+    pub defaults: DefaultRights,
+    /// Further rights, by label.
+    pub rules: Vec<Rule>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: "core".to_owned(),
+            listen: SocketAddr::from(([0, 0, 0, 0], LISTEN_PORT_DEFAULT)),
+            admin_listen: SocketAddr::from(([127, 0, 0, 1], ADMIN_PORT_DEFAULT)),
+            admin: true,
+            addresses: Vec::new(),
+            log: "info".to_owned(),
+            log_json: false,
+            network: NetworkConfig::default(),
+            memory: MemoryConfig::default(),
+            proofs: ProofConfig::default(),
+            retention: RetentionConfig::default(),
+            gc: GcConfig::default(),
+            defaults: DefaultRights::default(),
+            rules: Vec::new(),
+        }
+    }
+}
+
+/// How connections behave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// Congestion control: `cubic`, `newreno` or `bbr`.
+    pub congestion: String,
+    /// Longest silence before a connection counts as lost.
+    pub idle_timeout: HumanDuration,
+    /// How long a new connection may take to say hello.
+    pub hello_timeout: HumanDuration,
+    /// Most sessions at once.
+    pub sessions_max: u32,
+    /// Largest UDP payload to discover, in bytes.
+    pub mtu_max: u16,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            congestion: "cubic".to_owned(),
+            idle_timeout: HumanDuration(Duration::from_secs(60)),
+            hello_timeout: HumanDuration(Duration::from_secs(20)),
+            sessions_max: 20_000,
+            mtu_max: headwater_quic::endpoint::MTU_DEFAULT,
+        }
+    }
+}
+
+/// How much memory is used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MemoryConfig {
+    /// What all sessions together may have in flight towards the store.
+    pub transfers: HumanBytes,
+    /// Decoded pages that are kept.
+    pub pages: HumanBytes,
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self { transfers: HumanBytes(96 << 20), pages: HumanBytes(16 << 20) }
+    }
+}
+
+/// How long uploads without a version are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProofConfig {
+    /// How long an upload that no version names yet stays protected from `gc`.
+    pub lifetime: HumanDuration,
+    /// Unfinished chunks that are kept for one device.
+    pub prefixes: HumanBytes,
+}
+
+impl Default for ProofConfig {
+    fn default() -> Self {
+        Self { lifetime: HumanDuration(Duration::from_secs(14 * 86_400)), prefixes: HumanBytes(32 << 20) }
+    }
+}
+
+/// Which versions are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionConfig {
+    /// Newest versions that are kept of each dataset; 0 keeps all.
+    pub keep_last: u32,
+    /// Days for which every version is kept, besides; 0 sets no such span.
+    pub keep_days: u32,
+}
+
+/// When dead packs are freed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GcConfig {
+    /// Time between two runs; `0s` leaves it to `core-node gc`.
+    pub every: HumanDuration,
+}
+
+impl Default for GcConfig {
+    fn default() -> Self {
+        Self { every: HumanDuration(Duration::from_secs(86_400)) }
+    }
+}
+
+/// What a device may do when neither its token nor a rule says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DefaultRights {
+    /// Dataset names it may publish under. A name that another writer has is refused in any case.
+    pub write: Vec<String>,
+    /// Datasets it may read besides its own.
+    pub read: Vec<String>,
+}
+
+impl Default for DefaultRights {
+    fn default() -> Self {
+        Self { write: vec!["**".to_owned()], read: Vec::new() }
+    }
+}
+
+/// Rights for the devices whose labels match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rule {
+    /// Labels that a device must have, all of them.
+    pub labels: BTreeMap<String, String>,
+    /// Dataset names it may publish under; may hold `{device}` and `{label.x}`.
+    pub write: Vec<String>,
+    /// Datasets it may read; may hold `{device}` and `{label.x}`.
+    pub read: Vec<String>,
+}
+
+impl Validate for Config {
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if let Err(error) = self.network.congestion.parse::<Congestion>() {
+            problems.push(Problem::of_key("network.congestion", error.to_string()));
+        }
+        if let Err(error) = Rights::new(self) {
+            problems.push(Problem::of_key("", error.to_string()));
+        }
+        if let Err(error) = headwater_protocol::name::check_device_name(&self.name) {
+            problems.push(Problem::of_key("name", error.to_string()));
+        }
+        if self.memory.transfers.0 < TRANSFERS_BYTES_MIN {
+            problems.push(Problem::of_key("memory.transfers", format!("at least {TRANSFERS_BYTES_MIN} bytes are needed")));
+        }
+        problems
+    }
+}

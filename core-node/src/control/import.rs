@@ -1,0 +1,188 @@
+//! Import: a folder on the core's own machine becomes a version, with the core as its writer.
+//!
+//! The folder is scanned as an agent would scan it; chunks and pages go straight into the store, under a proof of the core's
+//! own, and the commit is the same as a device's but for its author.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use headwater_host::error::{CodedError, codes};
+use headwater_host::scan::ScanOptions;
+use headwater_host::version::{BuildContext, BuildOptions, ChunkSink, Earlier, build};
+use headwater_protocol::commit::CommitRecord;
+use headwater_protocol::id::ChunkId;
+use headwater_protocol::manifest::Manifest;
+use headwater_protocol::name::DatasetName;
+use headwater_protocol::page::Page;
+use headwater_protocol::path::RelPath;
+use headwater_protocol::record::ChunkRef;
+use headwater_protocol::tree::{PageSink, SinkError};
+use serde_json::json;
+
+use super::Progress;
+use super::handler::{Emitter, catalog_failed};
+use super::stamps::StampFile;
+use crate::catalog::{Principal, Scope};
+use crate::core::Core;
+use crate::ingest::{create, enter, second_writer};
+use crate::store::{NewChunk, StoreBatch};
+
+/// Bytes that are gathered before they are stored: one sync for so many.
+const BATCH_BYTES: usize = 8 << 20;
+
+pub(super) fn import(core: &Arc<Core>, folder: &Path, name: &str, out: &Emitter) -> Result<(), CodedError> {
+    let dataset_name =
+        DatasetName::new(name).map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
+    check_folder(core, folder)?;
+    let existing = core.catalog.dataset(name).map_err(catalog_failed)?;
+    if let Some(dataset) = existing.as_ref().filter(|dataset| dataset.writer != Principal::Core) {
+        return Err(second_writer(core, dataset).into());
+    }
+    let head = existing.as_ref().and_then(|dataset| dataset.head.map(|head| (dataset.id, head)));
+    let earlier = match head {
+        Some((id, head)) => core.catalog.version(id, head.number).map_err(catalog_failed)?,
+        None => None,
+    };
+    let earlier_manifest = earlier.as_ref().map(super::datasets::manifest_of).transpose()?;
+    let sink = StoreSink { core, pending: Mutex::default() };
+    let mut stamps = StampFile::load(&core.folder, name, folder);
+    // Who imports a folder says that it is finished; a file that changes while it is read is still noticed.
+    let scan = ScanOptions { settle: Duration::ZERO, ..ScanOptions::default() };
+    let options = BuildOptions { scan, origin: core.config.name.clone(), ..BuildOptions::default() };
+    let mut pages = &sink;
+    let (built, report) = build(
+        folder,
+        &options,
+        BuildContext {
+            earlier: earlier_manifest
+                .as_ref()
+                .zip(head)
+                .map(|(manifest, (_, head))| Earlier { id: head.version, manifest, pages: &core.pages }),
+            stamps: &mut stamps,
+            freed: &|_: &RelPath| false,
+            pages: &mut pages,
+            chunks: &sink,
+            progress: &mut |progress| {
+                out.progress(Progress {
+                    what: format!("importing {}", folder.display()),
+                    files: progress.paths,
+                    bytes: progress.bytes_read,
+                    bytes_total: 0,
+                });
+            },
+        },
+    )?;
+    sink.flush().map_err(|error| CodedError::new(&codes::WRITE_FAILED, "the folder's chunks can't be stored").with_source(error))?;
+    let mut fields = json!({
+        "dataset": name,
+        "added": report.added,
+        "changed": report.changed,
+        "removed": report.removed,
+        "unchanged": report.unchanged,
+        "files_read": report.files_read,
+        "bytes_read": report.bytes_read,
+        "deferred": report.deferred,
+        "skipped": report.skipped,
+    });
+    let notes = match report.deferred_count + report.skipped_count {
+        0 => String::new(),
+        count => format!("; {count} files were left out (see --json)"),
+    };
+    let Some(built) = built else {
+        stamps.save();
+        let number = head.map_or(0, |(_, head)| head.number);
+        fields["number"] = json!(number);
+        return out.done(format!("`{name}@{number}` is as the folder is: nothing changed{notes}"), fields);
+    };
+    let number = head.map_or(1, |(_, head)| head.number + 1);
+    commit(core, &dataset_name, number, built.body, &built.manifest)?;
+    stamps.save();
+    let totals = built.manifest.totals();
+    fields["number"] = json!(number);
+    fields["version"] = json!(built.id.to_string());
+    fields["files"] = json!(totals.files);
+    fields["bytes"] = json!(totals.bytes);
+    tracing::info!(dataset = name, number, files = totals.files, bytes = totals.bytes, "imported");
+    out.done(format!("`{name}@{number}` has {} files of {} bytes{notes}", totals.files, totals.bytes), fields)
+}
+
+fn commit(
+    core: &Core,
+    name: &DatasetName,
+    number: u64,
+    body: Vec<u8>,
+    manifest: &Manifest,
+) -> Result<(), CodedError> {
+    let identity = &core.keys.identity;
+    let record = CommitRecord::sign_as_author(
+        name,
+        number,
+        Manifest::id_of(&body),
+        identity,
+        identity.certificate().to_vec(),
+    )
+    .countersign(identity, identity.certificate().to_vec());
+    let dataset = create(core, name.as_str(), Principal::Core)?;
+    enter(core, &dataset, &record, &Bytes::from(body), manifest, &Scope::everything())?;
+    Ok(())
+}
+
+fn check_folder(core: &Core, folder: &Path) -> Result<(), CodedError> {
+    if !folder.is_dir() {
+        return Err(CodedError::new(&codes::FOLDER_MISSING, format!("`{}` is no folder", folder.display()))
+            .with_hint("give the path of a folder on the core's own machine"));
+    }
+    let real = |path: &Path| -> PathBuf { path.canonicalize().unwrap_or_else(|_| path.to_owned()) };
+    if real(folder).starts_with(real(&core.folder)) || real(&core.folder).starts_with(real(folder)) {
+        return Err(CodedError::new(
+            &codes::PATH_UNSUITABLE,
+            format!("`{}` and the core's data folder lie in each other", folder.display()),
+        ));
+    }
+    Ok(())
+}
+
+/// Gathers chunks and pages, and stores them in batches.
+struct StoreSink<'a> {
+    core: &'a Core,
+    pending: Mutex<(Vec<NewChunk>, usize)>,
+}
+
+impl StoreSink<'_> {
+    fn put(&self, id: ChunkId, plain: Bytes) -> Result<(), SinkError> {
+        let full = {
+            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            pending.1 += plain.len();
+            pending.0.push(NewChunk { id, plain, frame: None });
+            if pending.1 < BATCH_BYTES {
+                return Ok(());
+            }
+            std::mem::take(&mut *pending).0
+        };
+        self.store(full)
+    }
+
+    fn flush(&self) -> Result<(), SinkError> {
+        let rest = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner)).0;
+        if rest.is_empty() { Ok(()) } else { self.store(rest) }
+    }
+
+    fn store(&self, chunks: Vec<NewChunk>) -> Result<(), SinkError> {
+        let batch = StoreBatch { uploader: Principal::Core, pin_until: self.core.pin_until(), chunks };
+        self.core.store.store_blocking(batch).map(|_| ()).map_err(SinkError::new)
+    }
+}
+
+impl ChunkSink for StoreSink<'_> {
+    fn put_chunk(&self, chunk: ChunkRef, bytes: &[u8]) -> Result<(), SinkError> {
+        self.put(chunk.id, Bytes::copy_from_slice(bytes))
+    }
+}
+
+impl PageSink for &StoreSink<'_> {
+    fn put_page(&mut self, id: ChunkId, bytes: Vec<u8>, _page: &Page) -> Result<(), SinkError> {
+        self.put(id, bytes.into())
+    }
+}

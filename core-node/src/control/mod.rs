@@ -1,0 +1,24 @@
+//! The control interface: one request enum, one handler, whoever asks and however the question came.
+
+mod answer;
+mod collections;
+mod datasets;
+mod export;
+mod handler;
+mod import;
+mod people;
+mod request;
+mod stamps;
+mod upkeep;
+
+pub use answer::{
+    Answer, ChangeRow, CollectionRow, DamageRow, DatasetRow, DeviceRow, Done, ErrorRow, FileRow, Finding, MemberRow,
+    NewToken, Progress, SessionRow, StatusRow, TokenRow, VersionRow, WorkerRow,
+};
+pub use request::{Request, TokenCreate};
+pub use handler::{Asker, Emitter, LocalHandler, answer};
+
+pub(crate) use collections::{add_edition, members_of};
+pub(crate) use handler::catalog_failed;
+pub(crate) use people::revoked;
+pub(crate) use upkeep::{refresh_gauges, status_row};

@@ -1,0 +1,184 @@
+//! What a person can ask a running core: one enum, whoever asks and however the question came.
+//!
+//! The local socket and `Message::Control` carry the same JSON, so a new command is one variant here, one arm in the
+//! handler, and its arguments in `cli`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// A request to the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// How the core is.
+    Status,
+    /// What could be wrong with the machine or the configuration.
+    Doctor,
+    /// A token with which devices join.
+    TokenCreate(TokenCreate),
+    /// All tokens that can still be used.
+    TokenList,
+    /// No device joins with this token any more.
+    TokenRevoke {
+        /// Its id, as `token list` shows it.
+        id: String,
+    },
+    /// All devices.
+    DeviceList,
+    /// One device.
+    DeviceShow {
+        /// Its name.
+        name: String,
+    },
+    /// Changes a device's labels.
+    DeviceLabel {
+        /// Its name.
+        name: String,
+        /// Labels to set.
+        set: BTreeMap<String, String>,
+        /// Labels to take away.
+        remove: Vec<String>,
+    },
+    /// Ends a device's access, at once.
+    DeviceRevoke {
+        /// Its name.
+        name: String,
+    },
+    /// Datasets, by pattern.
+    DatasetList {
+        /// Which; none lists all.
+        pattern: Option<String>,
+    },
+    /// One version of a dataset, and what is kept of it.
+    DatasetShow {
+        /// The version.
+        version: String,
+    },
+    /// All versions of a dataset, newest first.
+    DatasetLog {
+        /// Its name.
+        dataset: String,
+        /// Most versions to list.
+        limit: u64,
+    },
+    /// The files of a version.
+    DatasetFiles {
+        /// The version.
+        version: String,
+        /// Only what lies under this path.
+        under: String,
+        /// Most files to list; 0 lists all.
+        limit: u64,
+    },
+    /// What changed between two versions.
+    DatasetDiff {
+        /// The older.
+        from: String,
+        /// The newer.
+        to: String,
+    },
+    /// Writes a version's files into a folder of the core's machine.
+    DatasetExport {
+        /// The version.
+        version: String,
+        /// The folder; absolute.
+        to: PathBuf,
+    },
+    /// Gives a version a name that keeps it.
+    DatasetTag {
+        /// The version.
+        version: String,
+        /// The tag.
+        tag: String,
+    },
+    /// Takes a tag away.
+    DatasetUntag {
+        /// The dataset.
+        dataset: String,
+        /// The tag.
+        tag: String,
+    },
+    /// Deletes a dataset with all its versions.
+    DatasetDelete {
+        /// Its name.
+        dataset: String,
+        /// Also where devices have freed their own copies.
+        last_copy: bool,
+    },
+    /// Makes another device, or the core, a dataset's writer.
+    DatasetHandOver {
+        /// Its name.
+        dataset: String,
+        /// Name of the device; none is the core itself.
+        to: Option<String>,
+    },
+    /// Which versions of a dataset are kept.
+    DatasetRetention {
+        /// Its name.
+        dataset: String,
+        /// Newest versions that are kept; 0 keeps all. None leaves it.
+        keep_last: Option<u32>,
+        /// Days for which all versions are kept. None leaves it.
+        keep_days: Option<u32>,
+        /// Drop the dataset's own rule; the configuration's holds again.
+        reset: bool,
+    },
+    /// A collection of datasets, read as one.
+    CollectionCreate {
+        /// Its name.
+        name: String,
+        /// Dataset names that belong to it.
+        matching: String,
+        /// Labels that their writers must have.
+        labels: BTreeMap<String, String>,
+        /// Seconds between two numbers of it; none makes just one.
+        every_s: Option<u64>,
+    },
+    /// All collections.
+    CollectionList,
+    /// One collection and its members.
+    CollectionShow {
+        /// Its name.
+        name: String,
+        /// Its number; none is the newest.
+        number: Option<u64>,
+    },
+    /// Makes a version of a folder that is at the core already.
+    Import {
+        /// The folder; absolute.
+        folder: PathBuf,
+        /// The dataset.
+        dataset: String,
+    },
+    /// Re-reads and re-hashes what is stored.
+    Verify,
+    /// Frees what nothing names any more.
+    Gc {
+        /// Also what devices have freed their own copies of.
+        last_copy: bool,
+    },
+}
+
+/// What `token create` asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TokenCreate {
+    /// How many devices may join with it.
+    pub uses: u32,
+    /// For how long, in seconds.
+    pub lifetime_s: u64,
+    /// Labels that each of them gets.
+    pub labels: BTreeMap<String, String>,
+    /// Names they may publish under; empty leaves it to the configuration.
+    pub write: Vec<String>,
+    /// Datasets they may read besides their own; empty leaves it to the configuration.
+    pub read: Vec<String>,
+    /// Names that devices may take, as a pattern; empty allows any.
+    pub names: String,
+    /// What they are to the core: `device`, `reader`, `writer`, `coordinator` or `admin`.
+    pub role: String,
+    /// Addresses that they dial; empty uses the configuration's.
+    pub addresses: Vec<String>,
+}

@@ -1,0 +1,106 @@
+//! The stamps of an imported folder's files, so that a second import reads only what changed.
+//!
+//! One file per dataset in `DIR/stamps/`. It may be lost or damaged: then the files are read again.
+//!
+//! ```text
+//! magic "HWst" version u16 zero u16 | folder[32] | { leaf[32] length u32 stamps[length] }* | blake3 of all before[32]
+//! ```
+
+use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use headwater_host::durable::{self, PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE};
+use headwater_host::scan::Stamp;
+use headwater_host::version::{StatCache, StatCacheError};
+use headwater_protocol::id::{ChunkId, ID_BYTES};
+
+const HEADER: [u8; 8] = *b"HWst\x01\0\0\0";
+const FOLDER: &str = "stamps";
+
+/// The stamps of one dataset's files, as they were at the last import and as this one finds them.
+pub(super) struct StampFile {
+    path: PathBuf,
+    folder: [u8; ID_BYTES],
+    known: HashMap<ChunkId, Vec<u8>>,
+    found: HashMap<ChunkId, Vec<u8>>,
+}
+
+impl StampFile {
+    /// What the last import of `folder` into `dataset` left in the data folder `data`.
+    pub(super) fn load(data: &Path, dataset: &str, folder: &Path) -> Self {
+        let path = data.join(FOLDER).join(ChunkId::of(dataset.as_bytes()).to_string());
+        let folder = *blake3::hash(folder.as_os_str().as_bytes()).as_bytes();
+        let known = std::fs::read(&path).ok().and_then(|bytes| decode(&bytes, &folder)).unwrap_or_default();
+        Self { path, folder, known, found: HashMap::new() }
+    }
+
+    /// Keeps what this import found. If that fails, the next one reads more.
+    pub(super) fn save(&self) {
+        let mut bytes = HEADER.to_vec();
+        bytes.extend_from_slice(&self.folder);
+        for (leaf, stamps) in &self.found {
+            bytes.extend_from_slice(leaf.as_bytes());
+            bytes.extend_from_slice(&(stamps.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(stamps);
+        }
+        let sum = blake3::hash(&bytes);
+        bytes.extend_from_slice(sum.as_bytes());
+        let saved = durable::create_folder(durable::parent_of(&self.path), PRIVATE_FOLDER_MODE)
+            .and_then(|()| durable::write_atomic(&self.path, &bytes, PRIVATE_FILE_MODE));
+        if let Err(error) = saved {
+            tracing::warn!(%error, path = %self.path.display(), "the stamps of an import could not be kept");
+        }
+    }
+}
+
+fn decode(bytes: &[u8], folder: &[u8; ID_BYTES]) -> Option<HashMap<ChunkId, Vec<u8>>> {
+    let (body, sum) = bytes.split_last_chunk::<ID_BYTES>()?;
+    if blake3::hash(body).as_bytes() != sum {
+        return None;
+    }
+    let mut rest = body.strip_prefix(&HEADER)?.strip_prefix(folder)?;
+    let mut stamps = HashMap::new();
+    while !rest.is_empty() {
+        let (leaf, after) = rest.split_first_chunk::<ID_BYTES>()?;
+        let (length, after) = after.split_first_chunk::<4>()?;
+        let (of_leaf, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+        stamps.insert(ChunkId(*leaf), of_leaf.to_vec());
+        rest = after;
+    }
+    Some(stamps)
+}
+
+impl StatCache for StampFile {
+    fn stamps(&mut self, leaf: &ChunkId) -> Result<Option<Vec<Stamp>>, StatCacheError> {
+        let kept = self.found.get(leaf).or_else(|| self.known.get(leaf));
+        Ok(kept.and_then(|bytes| Stamp::decode_all(bytes)))
+    }
+
+    fn put(&mut self, leaf: &ChunkId, stamps: &[Stamp]) -> Result<(), StatCacheError> {
+        self.found.insert(*leaf, Stamp::encode_all(stamps));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn come_back_for_the_same_folder_only() {
+        let data = tempfile::tempdir().expect("a folder");
+        let leaf = ChunkId::of(b"leaf");
+        let mut first = StampFile::load(data.path(), "a", Path::new("/x"));
+        first.put(&leaf, &[Stamp::NONE, Stamp::NONE]).expect("memory");
+        first.save();
+        let mut again = StampFile::load(data.path(), "a", Path::new("/x"));
+        assert_eq!(again.stamps(&leaf).expect("memory").map(|stamps| stamps.len()), Some(2));
+        let mut other = StampFile::load(data.path(), "a", Path::new("/y"));
+        assert!(other.stamps(&leaf).expect("memory").is_none());
+        let mut bytes = std::fs::read(&first.path).expect("saved");
+        bytes[20] ^= 1;
+        std::fs::write(&first.path, bytes).expect("written");
+        assert!(StampFile::load(data.path(), "a", Path::new("/x")).known.is_empty(), "damage is noticed");
+    }
+}

@@ -1,0 +1,144 @@
+//! Whether one who has our authority's certificate may have a session now: the device list, the key, the nonce ledger and
+//! the protocol's revision decide, at every session.
+
+use headwater_host::error::{CodedError, codes};
+use headwater_protocol::trust::{NONCE_BYTES, NonceLedger, NonceVerdict, Principal as Peer, RevisionMismatch, negotiate};
+use headwater_protocol::wire::{Hello, PROTOCOL_REVISION, Refusal, Welcome};
+
+use super::joining::{certificate_end, unix_s};
+use crate::catalog::{DeviceRecord, DeviceState};
+use crate::control::revoked;
+use crate::core::Core;
+use crate::ingest::{catalog_refusal, error_chain};
+
+/// Oldest revision that this core still serves: one release back.
+const REVISION_MIN: u32 = if PROTOCOL_REVISION > 1 { PROTOCOL_REVISION - 1 } else { 1 };
+/// Tries to write a nonce down while another session of the same device does so too.
+const NONCE_TRIES_MAX: usize = 4;
+
+/// One who may have a session.
+pub struct Admitted {
+    /// Who it is.
+    pub peer: Peer,
+    /// What it is told.
+    pub welcome: Welcome,
+}
+
+/// Judges a hello. What is admitted is durable when this returns. Blocks.
+pub fn admit(core: &Core, shown: &headwater_quic::Peer, hello: &Hello) -> Result<Admitted, Refusal> {
+    let revision = negotiate((REVISION_MIN, PROTOCOL_REVISION), (hello.revision_min, hello.revision_max))
+        .map_err(|mismatch| revision_refusal(&mismatch))?;
+    let device = find(core, shown)?;
+    let nonce = next_nonce(core, device.clone(), &hello.nonce)?;
+    core.catalog
+        .note_seen(&device.key, core.now(), Some(&hello.status))
+        .map_err(|error| catalog_refusal(&error))?;
+    let certificate = renewal(core, shown, &device);
+    Ok(Admitted {
+        peer: core.rights.peer(&device),
+        welcome: Welcome {
+            revision,
+            nonce: nonce.to_vec(),
+            name: device.name,
+            labels: device.labels,
+            certificate,
+        },
+    })
+}
+
+fn find(core: &Core, shown: &headwater_quic::Peer) -> Result<DeviceRecord, Refusal> {
+    let device = core.catalog.device(&shown.key).map_err(|error| catalog_refusal(&error))?.ok_or_else(|| {
+        CodedError::new(&codes::UNKNOWN_DEVICE, format!("this core knows no device with the key of `{}`", shown.name))
+            .refusal()
+    })?;
+    match device.state {
+        DeviceState::Active => Ok(device),
+        DeviceState::Revoked(_) => Err(revoked(&device.name).refusal()),
+    }
+}
+
+/// Judges the nonce that was shown, and writes down the next one before it is given away.
+fn next_nonce(core: &Core, mut device: DeviceRecord, shown: &[u8]) -> Result<[u8; NONCE_BYTES], Refusal> {
+    let catalog = |error| catalog_refusal(&error);
+    for _ in 0..NONCE_TRIES_MAX {
+        let ledger = ledger(&device.nonces);
+        if ledger.judge(shown) == NonceVerdict::Clone {
+            return Err(cloned(core, &device));
+        }
+        let mut given = [0; NONCE_BYTES];
+        getrandom::fill(&mut given)
+            .map_err(|_| CodedError::new(&codes::INTERNAL, "the core's system gave no random bytes").refusal())?;
+        let after = ledger.after(shown, given);
+        let nonces: Vec<Vec<u8>> = after.before.into_iter().chain([after.newest]).collect();
+        if core.catalog.swap_nonces(&device.key, &device.nonces, &nonces).map_err(catalog)? {
+            return Ok(given);
+        }
+        device = core.catalog.device(&device.key).map_err(catalog)?.ok_or_else(|| revoked(&device.name).refusal())?;
+    }
+    Err(CodedError::new(&codes::TOO_BUSY, "several sessions of this device began at once").refusal())
+}
+
+/// Two hold one identity: the one who shows the old nonce is refused, and the one who is connected is told too.
+fn cloned(core: &Core, device: &DeviceRecord) -> Refusal {
+    let message = format!("two devices use the identity of `{}`: its data folder was copied or restored", device.name);
+    tracing::warn!(device = device.name, "an identity is used twice");
+    let refusal = CodedError::new(&codes::IDENTITY_CLONED, message).refusal();
+    core.sessions.end(&device.key, &refusal);
+    refusal
+}
+
+/// As the catalog keeps a ledger: the nonce before, then the newest.
+fn ledger(nonces: &[Vec<u8>]) -> NonceLedger {
+    match nonces {
+        [] => NonceLedger::default(),
+        [newest] => NonceLedger { newest: newest.clone(), before: None },
+        [.., before, newest] => NonceLedger { newest: newest.clone(), before: Some(before.clone()) },
+    }
+}
+
+/// A new certificate, when the shown one is near its end; empty otherwise.
+fn renewal(core: &Core, shown: &headwater_quic::Peer, device: &DeviceRecord) -> Vec<u8> {
+    if !shown.parsed.wants_renewal(unix_s(core.now())) {
+        return Vec::new();
+    }
+    let issued = match core.keys.authority.issue_device(&device.key, &device.name) {
+        Ok(certificate) => certificate,
+        Err(error) => {
+            // It is tried again at the next session; the old certificate serves until then, and after.
+            tracing::warn!(device = device.name, error = error_chain(&error), "a certificate could not be renewed");
+            return Vec::new();
+        }
+    };
+    if let Err(error) = core.catalog.set_certificate_expiry(&device.key, certificate_end(&issued)) {
+        tracing::warn!(device = device.name, error = error_chain(&error), "a renewal could not be noted");
+    }
+    issued
+}
+
+fn revision_refusal(mismatch: &RevisionMismatch) -> Refusal {
+    let (code, hint) = match mismatch {
+        RevisionMismatch::TheyAreNewer { .. } => {
+            (&codes::PROTOCOL_TOO_NEW, "upgrade the core first; it serves agents one release older and newer")
+        }
+        RevisionMismatch::TheyAreOlder { .. } => {
+            (&codes::PROTOCOL_TOO_OLD, "upgrade this agent; the core serves agents one release older and newer")
+        }
+        RevisionMismatch::NoRange { .. } => (&codes::BAD_FRAME, "the agent is not a Headwater program, or is broken"),
+    };
+    CodedError::new(code, mismatch.to_string()).with_hint(hint).refusal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ledgers_come_back_as_they_were_kept() {
+        let first = ledger(&[]);
+        assert_eq!(first.judge(b""), NonceVerdict::Known);
+        let after = first.after(b"", [1; NONCE_BYTES]);
+        let kept: Vec<Vec<u8>> = after.before.clone().into_iter().chain([after.newest.clone()]).collect();
+        assert_eq!(ledger(&kept), after);
+        assert_eq!(ledger(&kept).judge(&[2; NONCE_BYTES]), NonceVerdict::Clone);
+    }
+}

@@ -1,0 +1,177 @@
+//! Who is connected: for `status`, for closing the connection of a revoked device, and for the limit of sessions.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use headwater_protocol::id::PublicKey;
+use headwater_protocol::wire::Refusal;
+use headwater_quic::session::SessionHandle;
+use tokio::sync::mpsc;
+
+use crate::control::SessionRow;
+use crate::core::Core;
+
+/// All live sessions.
+#[derive(Debug)]
+pub struct Sessions {
+    live: Mutex<Live>,
+    sessions_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    next: u64,
+    entries: HashMap<u64, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: PublicKey,
+    device: String,
+    address: SocketAddr,
+    since: Instant,
+    doing: Arc<Doing>,
+    handle: SessionHandle,
+    end: mpsc::Sender<Refusal>,
+}
+
+/// What a session is about: its transfers that run.
+#[derive(Debug, Default)]
+pub struct Doing(Mutex<Vec<String>>);
+
+impl Doing {
+    /// Shows `what` until the guard is dropped.
+    pub fn begin(self: &Arc<Self>, what: String) -> DoingGuard {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(what.clone());
+        DoingGuard { doing: self.clone(), what }
+    }
+
+    fn shown(&self) -> String {
+        let doing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if doing.is_empty() { "idle".to_owned() } else { doing.join(", ") }
+    }
+}
+
+/// Ends what [`Doing::begin`] began.
+#[derive(Debug)]
+pub struct DoingGuard {
+    doing: Arc<Doing>,
+    what: String,
+}
+
+impl Drop for DoingGuard {
+    fn drop(&mut self) {
+        let mut doing = self.doing.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = doing.iter().position(|what| *what == self.what) {
+            doing.swap_remove(at);
+        }
+    }
+}
+
+/// A session's place among the live ones; it leaves when dropped.
+pub struct SessionPlace {
+    core: Arc<Core>,
+    number: u64,
+    /// What it does.
+    pub doing: Arc<Doing>,
+    /// Tells that it must end, and why.
+    pub end: mpsc::Receiver<Refusal>,
+}
+
+impl Drop for SessionPlace {
+    fn drop(&mut self) {
+        self.core.sessions.locked().entries.remove(&self.number);
+    }
+}
+
+impl Sessions {
+    /// No sessions, and at most `sessions_max` later.
+    pub fn new(sessions_max: usize) -> Self {
+        Self { live: Mutex::default(), sessions_max }
+    }
+
+    /// Enters a session.
+    pub fn enter(
+        core: &Arc<Core>,
+        key: PublicKey,
+        device: String,
+        address: SocketAddr,
+        handle: SessionHandle,
+    ) -> SessionPlace {
+        let (end_sender, end) = mpsc::channel(1);
+        let doing = Arc::<Doing>::default();
+        let mut live = core.sessions.locked();
+        live.next += 1;
+        let number = live.next;
+        live.entries.insert(
+            number,
+            Entry { key, device, address, since: Instant::now(), doing: doing.clone(), handle, end: end_sender },
+        );
+        drop(live);
+        SessionPlace { core: core.clone(), number, doing, end }
+    }
+
+    /// Whether there is room for one more.
+    pub fn has_room(&self) -> bool {
+        self.locked().entries.len() < self.sessions_max
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.locked().entries.len()
+    }
+
+    /// Whether a device with this key is connected.
+    pub fn is_connected(&self, key: &PublicKey) -> bool {
+        self.locked().entries.values().any(|entry| entry.key == *key)
+    }
+
+    /// Ends all sessions of `key`, telling them why; how many there were.
+    pub fn end(&self, key: &PublicKey, refusal: &Refusal) -> usize {
+        let live = self.locked();
+        let mut ended = 0;
+        for entry in live.entries.values().filter(|entry| entry.key == *key) {
+            // A session that was told before is on its way out.
+            let _ = entry.end.try_send(refusal.clone());
+            ended += 1;
+        }
+        ended
+    }
+
+    /// Ends every session, as the daemon stops.
+    pub fn end_all(&self, reason: &str) {
+        for entry in self.locked().entries.values() {
+            entry.handle.close(0, reason);
+        }
+    }
+
+    /// All sessions by device.
+    pub fn rows(&self) -> Vec<SessionRow> {
+        let live = self.locked();
+        let mut rows: Vec<_> = live
+            .entries
+            .values()
+            .map(|entry| {
+                let stats = entry.handle.stats();
+                SessionRow {
+                    device: entry.device.clone(),
+                    address: entry.address.to_string(),
+                    since_s: entry.since.elapsed().as_secs(),
+                    doing: entry.doing.shown(),
+                    round_trip_ms: u64::try_from(stats.rtt.as_millis()).unwrap_or(u64::MAX),
+                    in_bytes: stats.udp_bytes_received,
+                    out_bytes: stats.udp_bytes_sent,
+                }
+            })
+            .collect();
+        drop(live);
+        rows.sort_by(|a, b| a.device.cmp(&b.device));
+        rows
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,193 @@
+//! Versions on their way in and out of one session, with their account.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use headwater_host::error::{CodedError, codes};
+use headwater_protocol::id::VersionId;
+use headwater_protocol::manifest::Manifest;
+use headwater_protocol::trust::Principal as Peer;
+use headwater_protocol::wire::Refusal;
+use headwater_quic::session::{Priority, SessionHandle};
+use headwater_quic::transfer::{IncomingOffer, OutgoingVersion, TransferError, WireBytes, no_progress};
+
+use super::sessions::Doing;
+use crate::catalog::{DatasetRecord, Lease, VersionRecord};
+use crate::core::Core;
+use crate::ingest::{Publication, catalog_refusal, error_chain};
+use crate::serve::VersionSource;
+
+/// How long a download keeps a version from gc without a word from it. Longer than any transfer is silent.
+const LEASE_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A subscriber's question for a version.
+#[derive(Clone, Debug)]
+pub struct Fetch {
+    /// The number that the offer must carry.
+    pub transfer: u32,
+    /// The dataset.
+    pub dataset: String,
+    /// Its version.
+    pub version: VersionId,
+}
+
+/// Takes an offered version, or refuses it.
+pub async fn receive(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle, offer: IncomingOffer, doing: Arc<Doing>) {
+    let (transfer, dataset) = (offer.transfer, offer.dataset.clone());
+    let _shown = doing.begin(format!("publishing {dataset}"));
+    let admitted = {
+        let (core, peer, offer) = (core.clone(), peer.clone(), offer.clone());
+        tokio::task::spawn_blocking(move || Publication::admit(&core, &peer, &offer)).await
+    };
+    let publication = match admitted {
+        Ok(Ok(publication)) => Arc::new(publication),
+        Ok(Err(refusal)) => return refuse(&core, &peer, &handle, transfer, refusal).await,
+        Err(error) => {
+            tracing::error!(%error, "judging an offer broke off");
+            let refusal = CodedError::new(&codes::INTERNAL, "the core made a mistake with this offer").refusal();
+            return refuse(&core, &peer, &handle, transfer, refusal).await;
+        }
+    };
+    match Box::pin(handle.receive_version(offer, publication, no_progress())).await {
+        Ok(report) => {
+            count_wire(&core, "in", &report.wire);
+            core.metrics.plain_bytes_in.inc_by(report.plain_bytes);
+            core.metrics.saved("dedup", report.saved_dedup_bytes);
+            core.metrics.saved("delta", report.saved_delta_bytes);
+            core.metrics.saved("compression", report.saved_compression_bytes);
+            tracing::info!(
+                device = peer.name,
+                dataset,
+                wire_bytes = report.wire.total(),
+                chunks = report.chunks,
+                pages = report.pages,
+                "received"
+            );
+        }
+        Err(error) => failed(&core, &peer, &dataset, "publishing", &error),
+    }
+}
+
+/// Sends a version that was asked for, or refuses.
+pub async fn send(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle, fetch: Fetch, doing: Arc<Doing>) {
+    let _shown = doing.begin(format!("fetching {}", fetch.dataset));
+    let found = {
+        let (core, peer, fetch) = (core.clone(), peer.clone(), fetch.clone());
+        tokio::task::spawn_blocking(move || find(&core, &peer, &fetch)).await
+    };
+    let (source, version, lease) = match found {
+        Ok(Ok(found)) => found,
+        Ok(Err(refusal)) => return refuse(&core, &peer, &handle, fetch.transfer, refusal).await,
+        Err(error) => {
+            tracing::error!(%error, "looking up a version broke off");
+            let refusal = CodedError::new(&codes::INTERNAL, "the core made a mistake with this fetch").refusal();
+            return refuse(&core, &peer, &handle, fetch.transfer, refusal).await;
+        }
+    };
+    let sent = Box::pin(handle.send_version_as(
+        fetch.transfer,
+        version,
+        Priority::Subscribed,
+        Arc::new(source),
+        no_progress(),
+    ))
+    .await;
+    match sent {
+        Ok(report) => {
+            count_wire(&core, "out", &report.wire);
+            core.metrics.plain_bytes_out.inc_by(report.plain_bytes);
+            tracing::info!(device = peer.name, dataset = fetch.dataset, wire_bytes = report.wire.total(), "sent");
+        }
+        Err(error) => failed(&core, &peer, &fetch.dataset, "fetching", &error),
+    }
+    drop(lease);
+}
+
+/// Keeps a version from gc while it is sent.
+struct HeldLease {
+    core: Arc<Core>,
+    id: String,
+}
+
+impl Drop for HeldLease {
+    fn drop(&mut self) {
+        let (core, id) = (self.core.clone(), std::mem::take(&mut self.id));
+        // The catalog blocks, and this may run on the reactor. Outside of it (at the end of the process) the lease just expires.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(move || core.catalog.end_lease(&id));
+        }
+    }
+}
+
+fn find(core: &Arc<Core>, peer: &Peer, fetch: &Fetch) -> Result<(VersionSource, OutgoingVersion, HeldLease), Refusal> {
+    let catalog = |error| catalog_refusal(&error);
+    let absent =
+        || CodedError::new(&codes::NOT_FOUND, format!("there is no dataset `{}` with this version", fetch.dataset)).refusal();
+    let dataset: DatasetRecord = core
+        .catalog
+        .dataset(&fetch.dataset)
+        .map_err(catalog)?
+        .filter(|dataset| core.rights.may_read(peer, dataset))
+        .ok_or_else(absent)?;
+    let version: VersionRecord =
+        core.catalog.version_by_id(dataset.id, &fetch.version).map_err(catalog)?.ok_or_else(absent)?;
+    let manifest = Manifest::decode(&version.manifest).map_err(|error| {
+        tracing::error!(%error, dataset = dataset.name, "the manifest of a committed version can't be read");
+        CodedError::new(&codes::CATALOG_DAMAGED, "the core can't read the version's manifest").refusal()
+    })?;
+    let lease = Lease {
+        id: format!("fetch-{}-{}", peer.key, core.unique()),
+        version: version.summary.version,
+        root: version.summary.root,
+        expires_at: core.now().plus(LEASE_LIFETIME),
+    };
+    core.catalog.put_lease(&lease).map_err(catalog)?;
+    let outgoing = OutgoingVersion {
+        dataset: dataset.name.clone(),
+        manifest: Bytes::from(version.manifest),
+        commit: Bytes::from(version.commit),
+    };
+    Ok((
+        VersionSource::new(core.clone(), dataset.id, manifest),
+        outgoing,
+        HeldLease { core: core.clone(), id: lease.id },
+    ))
+}
+
+async fn refuse(core: &Core, peer: &Peer, handle: &SessionHandle, transfer: u32, refusal: Refusal) {
+    tracing::info!(device = peer.name, code = refusal.code, reason = refusal.message, "refused");
+    core.metrics.error(&refusal.code);
+    core.journal.note(&refusal.code, &refusal.message, &peer.name);
+    // A session that is gone needs no telling.
+    let _ = handle.refuse(transfer, refusal).await;
+}
+
+/// The end of a transfer that came to nothing. A cut link is no error: the next session goes on.
+fn failed(core: &Core, peer: &Peer, dataset: &str, doing: &str, error: &TransferError) {
+    let (code, message) = match error {
+        TransferError::Disconnected(reason) => {
+            tracing::debug!(device = peer.name, dataset, reason, "cut while {doing}");
+            return;
+        }
+        TransferError::Withdrawn | TransferError::Unavailable(_) => {
+            tracing::info!(device = peer.name, dataset, error = error_chain(error), "given up while {doing}");
+            return;
+        }
+        TransferError::Refused(refusal) => (refusal.code.clone(), refusal.message.clone()),
+        TransferError::Violation(_) | TransferError::Manifest(_) | TransferError::WrongVersion { .. } => {
+            (codes::BAD_FRAME.code.to_owned(), error_chain(error))
+        }
+        TransferError::Source { .. } => (codes::READ_FAILED.code.to_owned(), error_chain(error)),
+        TransferError::Destination(_) => (codes::WRITE_FAILED.code.to_owned(), error_chain(error)),
+    };
+    tracing::warn!(device = peer.name, dataset, code, message, "failed while {doing}");
+    core.metrics.error(&code);
+    core.journal.note(&code, &message, &peer.name);
+}
+
+fn count_wire(core: &Core, direction: &'static str, wire: &WireBytes) {
+    core.metrics.wire(direction, "pages", wire.pages);
+    core.metrics.wire(direction, "chunks", wire.chunks);
+    core.metrics.wire(direction, "overhead", wire.overhead + wire.wasted);
+}
