@@ -10,9 +10,13 @@
 //! ```text
 //! author signs   "headwater commit v1\0"    length[2] dataset number[8] version[32] author[32]
 //! core signs     "headwater committed v1\0" length[2] dataset number[8] version[32] author[32] core[32]
-//!                                           blake3(author certificate)[32] author signature[64]
+//!                                           blake3(core certificate)[32] blake3(author certificate)[32]
+//!                                           author signature[64]
 //! core signs     "headwater receipt v1\0"   length[2] dataset number[8] version[32] durability[1] core[32]
 //! ```
+
+#[cfg(test)]
+mod tests;
 
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -155,7 +159,7 @@ impl CommitRecord {
     #[must_use]
     pub fn countersign(mut self, core: &dyn Signer, certificate: Vec<u8>) -> Self {
         let key = core.public_key();
-        let signature = core.sign(&self.core_statement(&key));
+        let signature = core.sign(&self.core_statement(&key, &certificate));
         self.core = Some(CoreSeal { core: key, certificate, signature });
         self
     }
@@ -188,7 +192,7 @@ impl CommitRecord {
         };
         let core = self.certificate(&seal.certificate, &seal.core, authority)?;
         core.check_use(CertificateUse::Core).map_err(|source| self.bad_certificate(source))?;
-        self.check("core", &seal.core, &self.core_statement(&seal.core), &seal.signature)?;
+        self.check("core", &seal.core, &self.core_statement(&seal.core, &seal.certificate), &seal.signature)?;
         Ok(VerifiedCommit { author: author.name, core: core.name, core_key: seal.core })
     }
 
@@ -226,10 +230,11 @@ impl CommitRecord {
         statement
     }
 
-    fn core_statement(&self, core: &PublicKey) -> Vec<u8> {
+    fn core_statement(&self, core: &PublicKey, certificate: &[u8]) -> Vec<u8> {
         let mut statement = statement(CORE_DOMAIN, &self.dataset, self.number, &self.version);
         statement.extend_from_slice(&self.author.0);
         statement.extend_from_slice(&core.0);
+        statement.extend_from_slice(blake3::hash(certificate).as_bytes());
         statement.extend_from_slice(blake3::hash(&self.author_certificate).as_bytes());
         statement.extend_from_slice(&self.author_signature.0);
         statement

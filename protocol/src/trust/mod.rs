@@ -10,6 +10,8 @@ mod nonce;
 mod revision;
 mod role;
 mod signature;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use access::{Access, AccessRule, AccessRules, DatasetFacts, LabelSelector, SelectorError};

@@ -19,4 +19,6 @@ pub(crate) use dial::dial_to_join;
 pub use dial::{ConnectError, Dialler, ResolveError, connect, resolve};
 pub use listen::{Arrival, ArrivalError, Arriving, ListenError, Listener, Peer, listen};
 pub use meter::{WireCounts, WireMeter};
-pub use options::{ClientOptions, Congestion, LOOPBACK_MTU, MTU_DEFAULT, ServerOptions, TransportOptions};
+pub use options::{
+    ClientOptions, Congestion, LOOPBACK_MTU, MTU_DEFAULT, ParseCongestionError, ServerOptions, TransportOptions,
+};

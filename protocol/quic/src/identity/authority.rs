@@ -61,7 +61,7 @@ impl Authority {
         if dir.join(CERTIFICATE_FILE).exists() { Self::load(dir) } else { Self::create(dir, name) }
     }
 
-    fn from_key(key: IdentityKey, name: &str) -> Result<Self, IdentityError> {
+    pub(super) fn from_key(key: IdentityKey, name: &str) -> Result<Self, IdentityError> {
         let mut params = params(name, AUTHORITY_LIFETIME_DAYS)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];

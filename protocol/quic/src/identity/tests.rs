@@ -65,3 +65,24 @@ fn a_core_keeps_its_key_when_it_renews() {
     assert_eq!((renamed.public_key(), renamed.name()), (first.public_key(), "core-b"));
     assert!(renamed.is_core());
 }
+
+/// Writes the certificates that the tests of commit records check against. They are committed, because a record of today
+/// must be checkable by every later release: run this only to add to them.
+#[test]
+#[ignore = "writes fixtures"]
+fn write_the_certificates_of_the_fixtures() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+    let key = |seed| IdentityKey(SigningKey::from_bytes(&[seed; 32]));
+    let authority = Authority::from_key(key(1), "fixture authority").expect("an authority");
+    let other = Authority::from_key(key(4), "other authority").expect("an authority");
+    let files = [
+        ("authority.der", authority.certificate().to_vec()),
+        ("other-authority.der", other.certificate().to_vec()),
+        ("core.der", authority.issue_core(&key(2).public_key(), "fixture core").expect("a certificate")),
+        ("device.der", authority.issue_device(&key(3).public_key(), "fixture device").expect("a certificate")),
+        ("other-device.der", other.issue_device(&key(3).public_key(), "fixture device").expect("a certificate")),
+    ];
+    for (name, bytes) in files {
+        std::fs::write(dir.join(name), bytes).expect("written");
+    }
+}
