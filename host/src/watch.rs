@@ -140,7 +140,10 @@ fn limited(what: &str, error: &notify::Error) -> CodedError {
         _ => false,
     };
     if is_limit {
-        CodedError::new(&codes::WATCH_LIMIT, format!("{what} can't be watched: the system's limit is reached; rescans carry on"))
+        CodedError::new(
+            &codes::WATCH_LIMIT,
+            format!("{what} can't be watched: the system's limit is reached; rescans carry on"),
+        )
     } else {
         CodedError::new(&codes::WATCH_LIMIT, format!("{what} can't be watched: {error}; rescans carry on"))
             .with_hint("changes are found by rescans; check the folder's rights and its file system")

@@ -88,7 +88,8 @@ impl Layout {
         let next = self.folder.join(NEXT_LINK);
         match fs::symlink_metadata(&current) {
             Ok(found) if !found.file_type().is_symlink() => {
-                let source = io::Error::new(io::ErrorKind::AlreadyExists, "it is in the way and is no link; move it away");
+                let source =
+                    io::Error::new(io::ErrorKind::AlreadyExists, "it is in the way and is no link; move it away");
                 return Err(MaterialiseError::Write { path: current, source });
             }
             _ => {}

@@ -196,9 +196,8 @@ pub fn materialise(
         report.was_complete = true;
     } else {
         let partial = layout.begin(version.number, version.id)?;
-        let usable = previous.filter(|previous| {
-            previous.number != version.number && layout.is_complete(previous.number, previous.id)
-        });
+        let usable = previous
+            .filter(|previous| previous.number != version.number && layout.is_complete(previous.number, previous.id));
         let old = usable.map(|previous| (layout.version_path(previous.number), previous));
         write::write_tree(&partial, version, old, provider, options, progress, &mut report)?;
         links::make_links(&partial, version, options, &mut report)?;

@@ -13,8 +13,8 @@ mod stamps;
 #[cfg(test)]
 mod tests;
 
-pub use build::{BuildContext, BuildOptions, BuildVersionError, BuiltVersion, ChunkSink, Earlier, NoChunks, build};
 pub(crate) use build::is_disk_full;
+pub use build::{BuildContext, BuildOptions, BuildVersionError, BuiltVersion, ChunkSink, Earlier, NoChunks, build};
 pub use local::{LocalChunks, LocalError};
 pub use report::{BuildReport, Deferred, DeferredReason, NOTES_MAX, Progress};
 pub use stamps::{MemoryStamps, NoStamps, StatCache, StatCacheError};

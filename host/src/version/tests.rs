@@ -150,20 +150,23 @@ fn records_what_is_there_as_it_is() {
     symlink("b", site.path("folder-link")).unwrap();
     let odd = std::ffi::OsStr::from_bytes(b"\xff\xfe.bin");
     fs::write(site.folder.path().join(odd), "odd").unwrap();
-    let fifo = rustix::fs::mknodat(
-        rustix::fs::CWD,
-        site.path("pipe"),
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RUSR,
-        0,
-    );
+    let fifo =
+        rustix::fs::mknodat(rustix::fs::CWD, site.path("pipe"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0);
     fifo.unwrap();
     let report = site.build();
     assert_eq!(
         site.paths(),
         [
-            ".hidden/.file", "a/empty", "a/link", "a/small.txt", "b/large", "folder-link", "nothing", "private",
-            "private/key", "\u{fffd}\u{fffd}.bin"
+            ".hidden/.file",
+            "a/empty",
+            "a/link",
+            "a/small.txt",
+            "b/large",
+            "folder-link",
+            "nothing",
+            "private",
+            "private/key",
+            "\u{fffd}\u{fffd}.bin"
         ]
     );
     assert_eq!((report.added, report.changed, report.removed), (10, 0, 0));
@@ -253,9 +256,7 @@ fn only_metadata_changed() {
 
 #[test]
 fn modes_decide_what_a_missing_file_means() {
-    for (mode, expected) in
-        [(PublishMode::Append, vec!["a", "b", "c", "d"]), (PublishMode::Mirror, vec!["a", "c"])]
-    {
+    for (mode, expected) in [(PublishMode::Append, vec!["a", "b", "c", "d"]), (PublishMode::Mirror, vec!["a", "c"])] {
         let mut site = Site::new();
         site.options.mode = mode;
         for name in ["a", "b", "c"] {
@@ -411,7 +412,13 @@ fn ignore_rules_hold_where_they_stand() {
     site.write("sub/secret.txt", "x");
     site.build();
     let expected = [
-        ".gitignore", ".headwaterignore", "a.log", "keep.tmp", "only-ignored", "sub/.headwaterignore", "sub/b.tmp",
+        ".gitignore",
+        ".headwaterignore",
+        "a.log",
+        "keep.tmp",
+        "only-ignored",
+        "sub/.headwaterignore",
+        "sub/b.tmp",
         "sub/build/out",
     ];
     assert_eq!(site.paths(), expected);
@@ -469,11 +476,8 @@ fn a_file_changed_underneath_is_never_given_out_wrong() {
 #[test]
 fn a_long_file_pages_its_chunks_and_keeps_them() {
     let mut site = Site::new();
-    site.options.chunker = headwater_protocol::chunking::ChunkerParams {
-        min_bytes: 4096,
-        average_bytes: 8192,
-        max_bytes: 16384,
-    };
+    site.options.chunker =
+        headwater_protocol::chunking::ChunkerParams { min_bytes: 4096, average_bytes: 8192, max_bytes: 16384 };
     let mut bytes = noise(1, 4_000_000);
     site.write("video", &bytes);
     site.write("other", "x");
