@@ -69,6 +69,20 @@ fn every_body_takes_its_corpus_and_valid_encodings() {
     }
 }
 
+/// Not a check: fuzzing starts from these.
+#[test]
+#[ignore = "writes files, for `cargo xtask audit`"]
+fn write_seeds() {
+    let folder = std::env::var("HEADWATER_FUZZ_SEEDS").expect("the folder is given in HEADWATER_FUZZ_SEEDS");
+    for body in BODIES {
+        let folder = Path::new(&folder).join(body.name);
+        std::fs::create_dir_all(&folder).unwrap();
+        for (number, seed) in (body.seeds)().into_iter().enumerate() {
+            std::fs::write(folder.join(format!("seed-{number}")), seed).unwrap();
+        }
+    }
+}
+
 #[test]
 fn every_body_has_a_target_and_every_target_a_body() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");

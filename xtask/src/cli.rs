@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{check, demo, setup, tidy};
+use crate::{audit, check, demo, dist, setup, tidy};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The repository's own commands", disable_version_flag = true)]
@@ -23,6 +23,20 @@ enum Command {
     Test,
     /// Check the room rules, and report long files and functions
     Tidy,
+    /// Check the dependencies' licences and advisories, and fuzz for a while
+    Audit {
+        /// Seconds for each fuzz target; 0 leaves fuzzing out
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Only these fuzz targets, and no check of dependencies
+        targets: Vec<String>,
+    },
+    /// Make a tarball and a Debian package of the agent, linked statically, and of the core
+    Dist {
+        /// The Rust target to build for; this machine's by default
+        #[arg(long)]
+        target: Option<String>,
+    },
 }
 
 #[derive(Args)]
@@ -50,5 +64,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         }
         Command::Test => check::run(),
         Command::Tidy => tidy::run(),
+        Command::Audit { seconds, targets } => audit::run(seconds, &targets),
+        Command::Dist { target } => dist::run(target.as_deref()),
     }
 }

@@ -5,9 +5,11 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program, whose output is for people")]
 
+mod audit;
 mod check;
 mod cli;
 mod demo;
+mod dist;
 mod process;
 mod setup;
 mod tidy;

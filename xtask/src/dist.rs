@@ -1,0 +1,208 @@
+//! `dist`: a tarball and a Debian package of each program, with its systemd unit.
+//!
+//! The agent is linked statically, so that one file runs on any Linux of its architecture. With a musl target installed it
+//! is built for that; otherwise glibc is linked in, which since 2.34 holds its own name resolution.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+
+use crate::process::{cargo, output, root, run as run_command, target_dir};
+use crate::setup;
+
+/// What is shipped of a program.
+struct Product {
+    package: &'static str,
+    program: &'static str,
+    unit: &'static str,
+    description: &'static str,
+    is_static: bool,
+}
+
+const PRODUCTS: [Product; 2] = [
+    Product {
+        package: "headwater-agent",
+        program: "edge-agent",
+        unit: "headwater-agent.service",
+        description: "publishes folders as signed dataset versions to a Headwater core",
+        is_static: true,
+    },
+    Product {
+        package: "headwater-core",
+        program: "core-node",
+        unit: "headwater-core.service",
+        description: "stores datasets and models, and sends them to those who may read them",
+        is_static: false,
+    },
+];
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Builds everything for `target`, or for this machine, into `target/dist/`.
+pub(crate) fn run(target: Option<&str>) -> anyhow::Result<()> {
+    let host = host()?;
+    let out = target_dir().join("dist");
+    fs::create_dir_all(&out)?;
+    for product in &PRODUCTS {
+        let program = product.build(target, &host)?;
+        let target = target.unwrap_or(&host);
+        let tree = product.stage(&program, &out)?;
+        let machine = target.split('-').next().unwrap_or(target);
+        let tarball = out.join(format!("{}-{VERSION}-{machine}.tar.gz", product.package));
+        tar(&tree, &tarball, &format!("--transform=s,^\\.,{}-{VERSION},", product.package))?;
+        println!("{}", tarball.display());
+        println!("{}", product.deb(&tree, debian_architecture(target)?, &out)?.display());
+        fs::remove_dir_all(&tree)?;
+    }
+    Ok(())
+}
+
+impl Product {
+    /// Builds the program and gives its path.
+    fn build(&self, target: Option<&str>, host: &str) -> anyhow::Result<PathBuf> {
+        let target = match target {
+            Some(target) => target.to_owned(),
+            None if self.is_static && host == "x86_64-unknown-linux-gnu" && setup::musl_installed() => {
+                "x86_64-unknown-linux-musl".to_owned()
+            }
+            None => host.to_owned(),
+        };
+        let mut command = cargo();
+        command.args(["build", "--locked", "--release", "--package", self.program, "--bin", self.program]);
+        // Naming the target keeps the flags away from build scripts and macros, which run here.
+        command.args(["--target", &target]);
+        if self.is_static {
+            println!("{}: linked statically for {target}", self.program);
+            command.env("RUSTFLAGS", "-C target-feature=+crt-static");
+        }
+        run_command(&mut command).with_context(|| {
+            format!("is the target installed? `rustup target add {target}`, and a C compiler for it")
+        })?;
+        let program = target_dir().join(&target).join("release").join(self.program);
+        if self.is_static {
+            check_static(&program)?;
+        }
+        Ok(program)
+    }
+
+    /// Lays the files out as they will be installed.
+    fn stage(&self, program: &Path, out: &Path) -> anyhow::Result<PathBuf> {
+        let tree = out.join(format!("{}.tree", self.package));
+        if tree.exists() {
+            fs::remove_dir_all(&tree)?;
+        }
+        let place = |from: &Path, to: &str| -> anyhow::Result<()> {
+            let to = tree.join(to);
+            fs::create_dir_all(to.parent().expect("a joined path has a parent"))?;
+            fs::copy(from, &to).with_context(|| format!("{} can't be copied", from.display()))?;
+            Ok(())
+        };
+        place(program, &format!("usr/bin/{}", self.program))?;
+        run_command(Command::new("strip").arg("--strip-debug").arg(tree.join("usr/bin").join(self.program)))?;
+        place(&root().join("xtask/dist").join(self.unit), &format!("usr/lib/systemd/system/{}", self.unit))?;
+        for document in ["README.md", "LICENSE-MIT", "LICENSE-APACHE"] {
+            place(&root().join(document), &format!("usr/share/doc/{}/{document}", self.package))?;
+        }
+        Ok(tree)
+    }
+
+    /// Packs the tree as a Debian package: an `ar` archive of a version, the control files, and the tree.
+    fn deb(&self, tree: &Path, architecture: &str, out: &Path) -> anyhow::Result<PathBuf> {
+        let control = out.join(format!("{}.control", self.package));
+        fs::create_dir_all(&control)?;
+        let depends = if self.is_static { "adduser" } else { "adduser, libc6 (>= 2.36), libgcc-s1" };
+        fs::write(
+            control.join("control"),
+            format!(
+                "Package: {}\nVersion: {VERSION}\nArchitecture: {architecture}\nMaintainer: The Headwater authors \
+                 <packages@headwater.invalid>\nDepends: {depends}\nSection: net\nPriority: optional\nDescription: {}\n",
+                self.package, self.description
+            ),
+        )?;
+        for script in ["postinst", "prerm"] {
+            let text = fs::read_to_string(root().join("xtask/dist").join(script))?.replace("@UNIT@", self.unit);
+            let path = control.join(script);
+            fs::write(&path, text)?;
+            run_command(Command::new("chmod").arg("755").arg(&path))?;
+        }
+        let (control_tar, data_tar) = (out.join("control.tar.gz"), out.join("data.tar.gz"));
+        tar(&control, &control_tar, "--format=gnu")?;
+        tar(tree, &data_tar, "--format=gnu")?;
+        let deb = out.join(format!("{}_{VERSION}_{architecture}.deb", self.package));
+        let members = [
+            ("debian-binary", b"2.0\n".to_vec()),
+            ("control.tar.gz", fs::read(&control_tar)?),
+            ("data.tar.gz", fs::read(&data_tar)?),
+        ];
+        fs::write(&deb, ar(&members)?)?;
+        fs::remove_dir_all(&control)?;
+        fs::remove_file(control_tar)?;
+        fs::remove_file(data_tar)?;
+        Ok(deb)
+    }
+}
+
+/// A gzipped tar of `folder`, the same bytes for the same files.
+fn tar(folder: &Path, to: &Path, option: &str) -> anyhow::Result<()> {
+    let mut command = Command::new("tar");
+    command.args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", option]);
+    run_command(command.arg("-czf").arg(to).arg("-C").arg(folder).arg("."))
+}
+
+/// An `ar` archive: a magic, then for each member a header of 60 bytes and its data, padded to an even length.
+fn ar(members: &[(&str, Vec<u8>)]) -> anyhow::Result<Vec<u8>> {
+    let mut archive = b"!<arch>\n".to_vec();
+    for (name, data) in members {
+        writeln!(archive, "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`", 0, 0, 0, "100644", data.len())?;
+        archive.extend_from_slice(data);
+        if data.len() % 2 == 1 {
+            archive.push(b'\n');
+        }
+    }
+    Ok(archive)
+}
+
+/// Fails if the program needs a dynamic linker.
+fn check_static(program: &Path) -> anyhow::Result<()> {
+    let bytes = fs::read(program)?;
+    // PT_INTERP is the only place in which these paths stand.
+    let needs_linker = [&b"/lib64/ld-linux"[..], b"/lib/ld-linux", b"/lib/ld-musl"]
+        .iter()
+        .any(|linker| bytes[..bytes.len().min(4096)].windows(linker.len()).any(|window| window == *linker));
+    if needs_linker {
+        bail!("{} is not linked statically", program.display());
+    }
+    Ok(())
+}
+
+fn debian_architecture(target: &str) -> anyhow::Result<&'static str> {
+    match target.split('-').next() {
+        Some("x86_64") => Ok("amd64"),
+        Some("aarch64") => Ok("arm64"),
+        Some("armv7") => Ok("armhf"),
+        Some("riscv64gc") => Ok("riscv64"),
+        _ => bail!("no Debian architecture is known for {target}"),
+    }
+}
+
+/// The target that this machine is.
+fn host() -> anyhow::Result<String> {
+    let text = output(Command::new("rustc").arg("-vV").current_dir(root()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("host: ")).context("`rustc -vV` names no host")?;
+    Ok(line.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ar;
+
+    #[test]
+    fn members_are_padded_to_even_lengths() {
+        let archive = ar(&[("debian-binary", b"2.0\n".to_vec()), ("odd", b"abc".to_vec())]).unwrap();
+        assert_eq!(archive.len(), 8 + 60 + 4 + 60 + 4);
+        assert!(archive.starts_with(b"!<arch>\ndebian-binary   0           "));
+    }
+}
