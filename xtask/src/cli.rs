@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{audit, check, demo, dist, setup, tidy};
+use crate::{audit, bench, check, demo, dist, setup, tidy};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The repository's own commands", disable_version_flag = true)]
@@ -30,6 +30,17 @@ enum Command {
         seconds: u32,
         /// Only these fuzz targets, and no check of dependencies
         targets: Vec<String>,
+    },
+    /// Measure the figures of docs/benchmarks.md and write them there
+    Bench {
+        /// Only these figures
+        names: Vec<String>,
+        /// Divide all sizes by this: a trial of the benchmarks, which writes nothing
+        #[arg(long, default_value_t = 1)]
+        shrink: u64,
+        /// The disk-backed folder; cargo's target folder by default
+        #[arg(long, value_name = "DIR")]
+        disk: Option<PathBuf>,
     },
     /// Make a tarball and a Debian package of the agent, linked statically, and of the core
     Dist {
@@ -65,6 +76,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Test => check::run(),
         Command::Tidy => tidy::run(),
         Command::Audit { seconds, targets } => audit::run(seconds, &targets),
+        Command::Bench { names, shrink, disk } => bench::run(&bench::Options { names, shrink, disk }),
         Command::Dist { target } => dist::run(target.as_deref()),
     }
 }

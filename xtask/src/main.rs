@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program, whose output is for people")]
 
 mod audit;
+mod bench;
 mod check;
 mod cli;
 mod demo;

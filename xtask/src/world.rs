@@ -4,6 +4,7 @@
 //! so that nothing is left behind when something fails in between.
 
 use std::fs::{self, File};
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -133,7 +134,9 @@ impl Core {
     /// Makes a core under `base` and starts it on free ports of loopback.
     pub(crate) fn start(programs: &Programs, base: &Path) -> anyhow::Result<Self> {
         let mut core = Self { program: programs.core.clone(), data: base.join("core"), daemon: None };
-        output(core.command().args(["init", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]))?;
+        // A port of its own that stays the same when the core is started again; another could take it in between.
+        let address = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string();
+        output(core.command().args(["init", "--listen", &address, "--admin-listen", "127.0.0.1:0"]))?;
         core.run()?;
         Ok(core)
     }
@@ -196,11 +199,6 @@ impl Core {
     pub(crate) fn daemon(&mut self) -> anyhow::Result<&mut Daemon> {
         self.daemon.as_mut().context("the core is not running")
     }
-
-    /// Its data folder.
-    pub(crate) fn data(&self) -> &Path {
-        &self.data
-    }
 }
 
 /// A device of our own: an agent with its data folder.
@@ -214,11 +212,16 @@ pub(crate) struct Device {
 impl Device {
     /// Makes a device under `base` and joins it to the core that made `token`.
     pub(crate) fn join(programs: &Programs, base: &Path, name: &str, token: &str) -> anyhow::Result<Self> {
-        let data = base.join("devices").join(name).join("agent");
-        fs::create_dir_all(&data)?;
-        let device = Self { name: name.to_owned(), program: programs.agent.clone(), data, daemon: None };
+        let device = Self::alone(programs, base, name)?;
         output(device.command().args(["join", token, "--name", name]))?;
         Ok(device)
+    }
+
+    /// Makes a device under `base` that knows no core.
+    pub(crate) fn alone(programs: &Programs, base: &Path, name: &str) -> anyhow::Result<Self> {
+        let data = base.join("devices").join(name).join("agent");
+        fs::create_dir_all(&data)?;
+        Ok(Self { name: name.to_owned(), program: programs.agent.clone(), data, daemon: None })
     }
 
     /// The program with the data folder set.

@@ -60,6 +60,13 @@ impl Data {
     }
 }
 
+/// The 60,000 training images of Fashion-MNIST as PNG files.
+pub(crate) fn fashion_mnist_pngs() -> anyhow::Result<impl Iterator<Item = anyhow::Result<Vec<u8>>>> {
+    let images = read_pair(Path::new(FASHION_MNIST_DIR), "train")
+        .context("Fashion-MNIST is needed: `cargo xtask setup` installs Debian's package dataset-fashion-mnist")?;
+    Ok((0..images.len()).map(move |index| png(images.width, images.height, images.pixels_of(index))))
+}
+
 fn read_pair(dir: &Path, stem: &str) -> anyhow::Result<Images> {
     Images::read(&dir.join(format!("{stem}-images-idx3-ubyte.gz")), &dir.join(format!("{stem}-labels-idx1-ubyte.gz")))
 }
@@ -108,7 +115,7 @@ fn write_part(
 }
 
 /// A grey image as a PNG file.
-pub(crate) fn png(width: u32, height: u32, pixels: &[u8]) -> anyhow::Result<Vec<u8>> {
+fn png(width: u32, height: u32, pixels: &[u8]) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width, height);
     encoder.set_color(png::ColorType::Grayscale);

@@ -19,6 +19,7 @@ use crate::process::target_dir;
 use crate::setup;
 use crate::world::{Core, Device, Programs, wait_for};
 use data::Data;
+pub(crate) use data::fashion_mnist_pngs;
 use show::{Row, Table, bytes_text};
 use watch::{Counters, Published};
 
