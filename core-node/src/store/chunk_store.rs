@@ -1,27 +1,42 @@
 //! The shell around the commit order: one writer thread that appends, syncs and enters chunks in groups, and verified reads.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use headwater_protocol::chunking::CHUNK_BYTES_MAX;
+use headwater_protocol::compress::{self, COMPRESS_BYTES_MIN};
 use headwater_protocol::id::ChunkId;
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use super::commit_order::{CommitOrder, PackLimits};
+use super::format::{self, IndexEntry, RECORD_HEADER_BYTES, RecordHeader};
 use super::pack::{PackError, PackStore};
-use crate::catalog::{Catalog, CatalogError, ChunkEntry, PackNumber, Principal, UnixMs};
+use super::recovery::{self, OpenStoreError, RecoveryReport};
+use super::writer::{Counters, Request, Writer};
+use crate::catalog::{Catalog, CatalogError, ChunkEntry, ChunkLocation, PackNumber, Principal, UnixMs};
+
+/// Bytes that one permit of the queue stands for.
+const PERMIT_BYTES: usize = 1024;
 
 /// Settings of a chunk store.
 #[derive(Clone, Debug)]
 pub struct ChunkStoreOptions {
     /// A pack of this many bytes is sealed and the next one begun.
     pub pack_bytes_max: u64,
-    /// Most plain bytes that wait to be stored; more callers wait.
+    /// Most bytes that wait to be stored; callers with more wait.
     pub queue_bytes_max: usize,
     /// Whether plain chunks are compressed where a sample says that it pays.
     pub compress: bool,
+    /// At which level of zstd.
+    pub compress_level: i32,
 }
 
 impl Default for ChunkStoreOptions {
     fn default() -> Self {
-        Self { pack_bytes_max: 256 << 20, queue_bytes_max: 64 << 20, compress: true }
+        Self { pack_bytes_max: 256 << 20, queue_bytes_max: 64 << 20, compress: true, compress_level: 1 }
     }
 }
 
@@ -109,43 +124,6 @@ pub enum ReadError {
     Catalog(#[from] CatalogError),
 }
 
-/// Why a store could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenStoreError {
-    /// A pack was written by a newer release.
-    #[error("pack {pack} has layout {found}, and this release knows layouts up to {known}")]
-    Newer {
-        /// The pack.
-        pack: PackNumber,
-        /// The layout in the file.
-        found: u16,
-        /// The newest that is known here.
-        known: u16,
-    },
-    /// Packs failed.
-    #[error(transparent)]
-    Packs(#[from] PackError),
-    /// The catalog failed.
-    #[error(transparent)]
-    Catalog(#[from] CatalogError),
-    /// The writer thread could not be started.
-    #[error("the writer thread could not be started: {0}")]
-    Thread(#[source] std::io::Error),
-}
-
-/// What opening a store found and mended.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RecoveryReport {
-    /// Records beyond the last catalog commit that were whole and were entered.
-    pub adopted_chunks: u64,
-    /// Bytes of torn tails that were cut.
-    pub cut_bytes: u64,
-    /// Packs that a gc had dropped and whose bytes are gone now.
-    pub deleted_packs: u64,
-    /// Entries that pointed beyond their pack, or into one that is gone: marked damaged. Zero unless files were lost.
-    pub lost_chunks: u64,
-}
-
 /// A chunk as it rests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredForm {
@@ -187,6 +165,11 @@ pub struct StoreStats {
 pub struct ChunkStore {
     catalog: Arc<dyn Catalog>,
     packs: Arc<dyn PackStore>,
+    options: ChunkStoreOptions,
+    counters: Arc<Counters>,
+    queue: Arc<Semaphore>,
+    requests: Option<UnboundedSender<Request>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl ChunkStore {
@@ -196,8 +179,19 @@ impl ChunkStore {
         catalog: Arc<dyn Catalog>,
         options: ChunkStoreOptions,
     ) -> Result<(Self, RecoveryReport), OpenStoreError> {
-        let _ = options;
-        Ok((Self { catalog, packs }, RecoveryReport::default()))
+        let resumed = recovery::recover(&*packs, &*catalog, options.pack_bytes_max)?;
+        let limits = PackLimits { bytes: options.pack_bytes_max, records: format::PACK_RECORDS_MAX };
+        let order = CommitOrder::new(limits, format::PACK_HEADER_BYTES as u64, resumed.pack, resumed.next_pack);
+        let counters = Arc::new(Counters::default());
+        let writer = Writer::new(Arc::clone(&packs), Arc::clone(&catalog), Arc::clone(&counters), order, resumed.index);
+        let (requests, receiver) = mpsc::unbounded_channel();
+        let thread = std::thread::Builder::new()
+            .name("pack-writer".into())
+            .spawn(move || writer.run(receiver))
+            .map_err(OpenStoreError::Thread)?;
+        let queue = Arc::new(Semaphore::new(options.queue_permits() as usize));
+        let store = Self { catalog, packs, options, counters, queue, requests: Some(requests), thread: Some(thread) };
+        Ok((store, resumed.report))
     }
 
     /// The catalog that knows where chunks are.
@@ -210,38 +204,229 @@ impl ChunkStore {
         &self.packs
     }
 
-    /// Stores a batch. When this resolves, all of it is durable, entered, and pinned for its uploader.
+    /// Stores a batch. When this resolves, all of it is durable, entered, and pinned for its uploader. A batch that was
+    /// handed over is stored even if the future is dropped.
     pub async fn store(&self, batch: StoreBatch) -> Result<Stored, StoreError> {
-        let _ = batch;
-        todo!()
+        let cost = self.options.permits_of(&batch)?;
+        let queue = Arc::clone(&self.queue);
+        let permit = queue.acquire_many_owned(cost).await.map_err(|_| StoreError::Closed)?;
+        let batch = if self.options.compress && batch.chunks.iter().any(NewChunk::may_compress) {
+            let level = self.options.compress_level;
+            tokio::task::spawn_blocking(move || compressed(batch, level)).await.map_err(|_| StoreError::Closed)?
+        } else {
+            batch
+        };
+        self.hand_over(batch, permit)?.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// [`ChunkStore::store`] for a thread that may block.
+    /// [`ChunkStore::store`] for a thread that may block; never called from an asynchronous task.
     pub fn store_blocking(&self, batch: StoreBatch) -> Result<Stored, StoreError> {
-        let _ = batch;
-        todo!()
+        let cost = self.options.permits_of(&batch)?;
+        let queue = Arc::clone(&self.queue);
+        let permit = block_on(async move { queue.acquire_many_owned(cost).await }).map_err(|_| StoreError::Closed)?;
+        let batch = if self.options.compress { compressed(batch, self.options.compress_level) } else { batch };
+        self.hand_over(batch, permit)?.blocking_recv().map_err(|_| StoreError::Closed)?
+    }
+
+    fn hand_over(
+        &self,
+        batch: StoreBatch,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<oneshot::Receiver<Result<Stored, StoreError>>, StoreError> {
+        let (reply, stored) = oneshot::channel();
+        self.send(Request::Store { batch, reply, permit })?;
+        Ok(stored)
+    }
+
+    pub(super) fn send(&self, request: Request) -> Result<(), StoreError> {
+        let requests = self.requests.as_ref().ok_or(StoreError::Closed)?;
+        requests.send(request).map_err(|_| StoreError::Closed)
     }
 
     /// The plain bytes of a chunk, verified. Blocks.
     pub fn read(&self, id: &ChunkId) -> Result<Bytes, ReadError> {
-        let _ = id;
-        todo!()
+        Ok(self.read_both(&self.find(id)?)?.0)
     }
 
     /// A chunk as it rests, verified. Blocks.
     pub fn read_stored(&self, id: &ChunkId) -> Result<StoredForm, ReadError> {
-        let _ = id;
-        todo!()
+        let entry = self.find(id)?;
+        let (plain, stored) = self.read_both(&entry)?;
+        let plain_bytes = plain.len() as u32;
+        let body = stored.map_or(StoredBody::Plain(plain), StoredBody::Zstd);
+        Ok(StoredForm { plain_bytes, body })
     }
 
     /// The plain bytes of a chunk whose entry is known already. Blocks.
     pub fn read_entry(&self, entry: &ChunkEntry) -> Result<Bytes, ReadError> {
-        let _ = entry;
-        todo!()
+        Ok(self.read_both(entry)?.0)
+    }
+
+    fn find(&self, id: &ChunkId) -> Result<ChunkEntry, ReadError> {
+        match self.catalog.locate(std::slice::from_ref(id))?.into_iter().next().flatten() {
+            Some(entry) => Ok(entry),
+            None => Err(ReadError::Missing(*id)),
+        }
+    }
+
+    /// The plain bytes of a chunk, and its frame if it rests as one.
+    fn read_both(&self, entry: &ChunkEntry) -> Result<(Bytes, Option<Bytes>), ReadError> {
+        let mut entry = *entry;
+        loop {
+            if entry.damaged {
+                return Err(damaged(&entry, "it was found damaged before".into()));
+            }
+            let detail = match read_record(&*self.packs, &entry)? {
+                Ok((plain, frame)) => {
+                    Counters::add(&self.counters.read_chunks, 1);
+                    return Ok((plain, frame));
+                }
+                Err(detail) => detail,
+            };
+            // It may only have moved meanwhile.
+            let now = self.find(&entry.id)?;
+            if now.location != entry.location {
+                entry = now;
+                continue;
+            }
+            self.set_aside(&entry, &detail)?;
+            return Err(damaged(&entry, detail));
+        }
+    }
+
+    /// Marks a chunk damaged and says so.
+    pub(super) fn set_aside(&self, entry: &ChunkEntry, detail: &str) -> Result<(), CatalogError> {
+        if self.catalog.mark_damaged(&entry.id, &entry.location)? {
+            Counters::add(&self.counters.damaged_chunks, 1);
+            let ChunkLocation { pack, offset, .. } = entry.location;
+            tracing::error!(chunk = %entry.id, %pack, offset, detail, "a stored chunk is damaged and was set aside");
+        }
+        Ok(())
+    }
+
+    /// Runs `job` on the writer thread between two groups, so that nothing is stored meanwhile.
+    pub(super) fn between_groups<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut CommitOrder, &mut Vec<IndexEntry>) -> T + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, value) = std::sync::mpsc::channel();
+        self.send(Request::Between(Box::new(move |order, index| {
+            let _ = reply.send(job(order, index));
+        })))?;
+        value.recv().map_err(|_| StoreError::Closed)
     }
 
     /// What the store did since it was opened.
     pub fn stats(&self) -> StoreStats {
-        StoreStats::default()
+        let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        StoreStats {
+            groups: value(&self.counters.groups),
+            written_chunks: value(&self.counters.written_chunks),
+            written_bytes: value(&self.counters.written_bytes),
+            known_chunks: value(&self.counters.known_chunks),
+            known_bytes: value(&self.counters.known_bytes),
+            read_chunks: value(&self.counters.read_chunks),
+            damaged_chunks: value(&self.counters.damaged_chunks),
+        }
     }
+}
+
+impl Drop for ChunkStore {
+    /// Lets the writer finish what was handed over.
+    fn drop(&mut self) {
+        drop(self.requests.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl ChunkStoreOptions {
+    fn queue_permits(&self) -> u32 {
+        u32::try_from(self.queue_bytes_max.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX >> 4).max(1)
+    }
+
+    /// What a batch takes of the queue; refuses chunks of impossible length.
+    fn permits_of(&self, batch: &StoreBatch) -> Result<u32, StoreError> {
+        let mut total = 0usize;
+        for chunk in &batch.chunks {
+            let frame_bytes = chunk.frame.as_ref().map_or(0, Bytes::len);
+            let bytes = chunk.plain.len().max(frame_bytes);
+            let most = if chunk.frame.is_some() { format::STORED_BYTES_MAX } else { CHUNK_BYTES_MAX };
+            if chunk.plain.is_empty() || bytes > most as usize || chunk.frame.as_ref().is_some_and(Bytes::is_empty) {
+                return Err(StoreError::Length { id: chunk.id, bytes });
+            }
+            total += chunk.plain.len() + frame_bytes;
+        }
+        let permits = u32::try_from(total.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
+        Ok(permits.clamp(1, self.queue_permits()))
+    }
+}
+
+impl NewChunk {
+    fn may_compress(&self) -> bool {
+        self.frame.is_none() && self.plain.len() >= COMPRESS_BYTES_MIN
+    }
+}
+
+fn compressed(mut batch: StoreBatch, level: i32) -> StoreBatch {
+    for chunk in batch.chunks.iter_mut().filter(|chunk| chunk.may_compress()) {
+        chunk.frame = compress::compress(&chunk.plain, level).map(Bytes::from);
+    }
+    batch
+}
+
+/// Waits for a future that other threads resolve.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = std::task::Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(value) => return value,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+fn damaged(entry: &ChunkEntry, detail: String) -> ReadError {
+    ReadError::Damaged { id: entry.id, pack: entry.location.pack, offset: entry.location.offset, detail }
+}
+
+/// A record's plain bytes, and its frame if it is one; or what is wrong with it.
+#[expect(clippy::type_complexity, reason = "the inner result is what was found, the outer one whether looking worked")]
+pub(super) fn read_record(
+    packs: &dyn PackStore,
+    entry: &ChunkEntry,
+) -> Result<Result<(Bytes, Option<Bytes>), String>, PackError> {
+    let ChunkLocation { pack, offset, stored_bytes, plain_bytes, codec } = entry.location;
+    let mut bytes = match packs.read(pack, offset, RECORD_HEADER_BYTES + stored_bytes as usize) {
+        Ok(bytes) => bytes,
+        Err(error @ (PackError::NotFound { .. } | PackError::Short { .. })) => return Ok(Err(error.to_string())),
+        Err(PackError::Io { source, .. }) if is_media_error(&source) => return Ok(Err(source.to_string())),
+        Err(error) => return Err(error),
+    };
+    let stored = bytes.split_off(RECORD_HEADER_BYTES);
+    let expected = RecordHeader { id: entry.id, codec, stored_bytes, plain_bytes };
+    match format::decode_record_header(&bytes) {
+        Ok(header) if header == expected => {}
+        Ok(_) => return Ok(Err("another record lies there".into())),
+        Err(error) => return Ok(Err(error.to_string())),
+    }
+    Ok(match expected.verify(&stored) {
+        Ok(Some(plain)) => Ok((Bytes::from(plain), Some(stored))),
+        Ok(None) => Ok((stored, None)),
+        Err(error) => Err(error.to_string()),
+    })
+}
+
+/// Whether the medium itself gave up on the bytes.
+fn is_media_error(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }

@@ -1,12 +1,26 @@
 //! Where bytes rest: packs, the order in which they become durable, gc and verification.
 //!
-//! [`PackStore`] is the container (local files, memory, later S3), and [`ChunkStore`] is what everyone else uses.
+//! [`PackStore`] is the container (local files, memory, later S3), [`format`] is what stands in it, [`commit_order`] says in
+//! which order a group of chunks becomes durable, and [`ChunkStore`] is the shell that everyone else uses.
 
 mod chunk_store;
+pub mod commit_order;
+pub mod format;
+mod local;
+mod memory;
 mod pack;
+mod recovery;
+mod scan;
+mod writer;
 
 pub use chunk_store::{
-    ChunkStore, ChunkStoreOptions, NewChunk, OpenStoreError, ReadError, RecoveryReport, StoreBatch, StoreError,
-    StoreStats, Stored, StoredBody, StoredForm,
+    ChunkStore, ChunkStoreOptions, NewChunk, ReadError, StoreBatch, StoreError, StoreStats, Stored, StoredBody,
+    StoredForm,
 };
+pub use local::LocalPacks;
+pub use memory::MemoryPacks;
 pub use pack::{PackError, PackInfo, PackStore};
+pub use recovery::{OpenStoreError, RecoveryReport};
+
+#[cfg(test)]
+mod tests;
