@@ -519,6 +519,11 @@ impl Receiver {
         }
     }
 
+    /// The sender broke the protocol elsewhere than in a message or an item's header.
+    pub fn handle_violation(&mut self, violation: Violation) {
+        self.violated(violation);
+    }
+
     fn violated(&mut self, violation: Violation) {
         if self.state == ReceiveState::Walking {
             self.outbox.push_back(Message::Refused { transfer: Some(self.transfer), refusal: violation.refusal() });

@@ -314,6 +314,13 @@ impl Sender {
         }
     }
 
+    /// The receiver broke the protocol elsewhere than in a message.
+    pub fn handle_violation(&mut self, violation: Violation) {
+        if !self.state.is_end() {
+            self.violated(violation);
+        }
+    }
+
     fn violated(&mut self, violation: Violation) {
         self.outbox.push_back(Message::Withdraw { transfer: self.transfer });
         self.finish(Event::Violated, SendEnd::Broken(violation));

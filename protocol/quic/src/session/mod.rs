@@ -3,15 +3,27 @@
 //! One small task per session reads and writes control messages, accepts item streams, and hands both to the transfers
 //! by number; an idle session owns nothing else. Transfers run in the caller's own task.
 
+mod run;
+pub(crate) mod shared;
+
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use headwater_protocol::id::VersionId;
+use headwater_protocol::sync::Violation;
 use headwater_protocol::wire::{Message, Refusal};
+use tokio::sync::mpsc;
 
+use crate::framing::ControlStream;
 use crate::transfer::{
-    Destination, IncomingOffer, OutgoingVersion, ProgressSink, ReceiveReport, SendReport, Source, TransferError,
+    self, Destination, IncomingOffer, OutgoingVersion, ProgressSink, ReceiveReport, SendReport, Source, TransferError,
 };
+use shared::{Claim, OUTGOING_MAX, Role, Shared, TransferEvent};
+
+/// Events that wait for the daemon.
+const EVENTS_MAX: usize = 32;
 
 /// Which side of the connection this is; it decides which transfer numbers are whose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +63,18 @@ pub enum Priority {
     /// Everything else.
     #[default]
     Bulk,
+}
+
+impl Priority {
+    /// The priority of its streams, below that of the control stream.
+    pub(crate) const fn of_streams(self) -> i32 {
+        match self {
+            Self::ModelUpdate => 400,
+            Self::Subscribed => 300,
+            Self::Small => 200,
+            Self::Bulk => 100,
+        }
+    }
 }
 
 /// Why a session did not do what was asked of it.
@@ -101,26 +125,46 @@ pub struct SessionStats {
     pub udp_bytes_received: u64,
 }
 
-/// A running session; see [`Session::start`].
-#[derive(Debug)]
+/// Starts sessions.
+#[derive(Clone, Copy, Debug)]
 pub struct Session;
 
-/// What a daemon does with a session. Cheap to clone.
+/// What a daemon does with a session. Cheap to clone; the session lives on without it.
 #[derive(Clone, Debug)]
-pub struct SessionHandle {}
+pub struct SessionHandle {
+    shared: Arc<Shared>,
+}
 
-/// The events of a session, in order.
+/// The events of a session, in order. A daemon must keep taking them: the control stream waits for it.
 #[derive(Debug)]
-pub struct SessionEvents {}
+pub struct SessionEvents {
+    events: mpsc::Receiver<Box<SessionEvent>>,
+}
+
+impl Session {
+    /// Runs a session over a connection whose hello and welcome are done.
+    pub fn start(
+        connection: quinn::Connection,
+        control: ControlStream,
+        side: Side,
+        options: SessionOptions,
+    ) -> (SessionHandle, SessionEvents) {
+        let (outgoing, outgoing_queue) = mpsc::channel(OUTGOING_MAX);
+        let (events, event_queue) = mpsc::channel(EVENTS_MAX);
+        let shared = Arc::new(Shared::new(connection, side, options, outgoing));
+        tokio::spawn(run::run(Arc::clone(&shared), control.split(), outgoing_queue, events));
+        (SessionHandle { shared }, SessionEvents { events: event_queue })
+    }
+}
 
 impl SessionHandle {
     /// Sends a message that belongs to no transfer.
     pub async fn send(&self, message: Message) -> Result<(), SessionError> {
-        let _ = message;
-        todo!()
+        self.shared.send(message).await
     }
 
-    /// Offers a version and sends what the peer lacks of it; resolves when the peer has committed it.
+    /// Offers a version and sends what the peer lacks of it; resolves when the peer has committed it. Dropped before that,
+    /// it withdraws.
     pub async fn send_version(
         &self,
         version: OutgoingVersion,
@@ -128,8 +172,7 @@ impl SessionHandle {
         source: Arc<dyn Source>,
         progress: ProgressSink,
     ) -> Result<SendReport, TransferError> {
-        let _ = (version, priority, source, progress);
-        todo!()
+        self.send_version_as(self.shared.next_transfer(), version, priority, source, progress).await
     }
 
     /// As [`SessionHandle::send_version`], in answer to [`SessionEvent::Fetch`].
@@ -141,26 +184,28 @@ impl SessionHandle {
         source: Arc<dyn Source>,
         progress: ProgressSink,
     ) -> Result<SendReport, TransferError> {
-        let _ = (transfer, version, priority, source, progress);
-        todo!()
+        let claim = self.shared.claim(transfer, Role::Sender)?;
+        Box::pin(transfer::send::run(claim, version, priority, source, progress)).await
     }
 
-    /// Takes an offered version; resolves when it is committed here.
+    /// Takes an offered version; resolves when it is committed here. Dropped before that, it calls the transfer off; what is
+    /// durable stays.
     pub async fn receive_version(
         &self,
         offer: IncomingOffer,
         destination: Arc<dyn Destination>,
         progress: ProgressSink,
     ) -> Result<ReceiveReport, TransferError> {
-        let _ = (offer, destination, progress);
-        todo!()
+        let claim = self.shared.claim(offer.transfer, Role::Receiver)?;
+        Box::pin(transfer::receive::run(claim, offer, destination, progress)).await
     }
 
     /// Asks for a version and waits for its offer, to check its commit record before a byte of it travels; go on with
-    /// [`SessionHandle::receive_version`].
+    /// [`SessionHandle::receive_version`] or [`SessionHandle::refuse`].
     pub async fn fetch_offer(&self, dataset: &str, version: VersionId) -> Result<IncomingOffer, TransferError> {
-        let _ = (dataset, version);
-        todo!()
+        let (claim, offer) = self.fetch(dataset, version).await?;
+        claim.hand_back();
+        Ok(offer)
     }
 
     /// Asks for a version and takes it; the destination checks the commit record in [`Destination::commit`].
@@ -171,36 +216,91 @@ impl SessionHandle {
         destination: Arc<dyn Destination>,
         progress: ProgressSink,
     ) -> Result<ReceiveReport, TransferError> {
-        let _ = (dataset, version, destination, progress);
-        todo!()
+        let (claim, offer) = self.fetch(dataset, version).await?;
+        Box::pin(transfer::receive::run(claim, offer, destination, progress)).await
+    }
+
+    async fn fetch(&self, dataset: &str, version: VersionId) -> Result<(Claim, IncomingOffer), TransferError> {
+        let transfer = self.shared.next_transfer();
+        let mut claim = self.shared.claim(transfer, Role::Fetcher)?;
+        let fetch = Message::Fetch { transfer, dataset: dataset.to_owned(), version };
+        self.shared.send(fetch).await.map_err(|error| TransferError::Disconnected(error.to_string()))?;
+        let event = claim.events.recv().await;
+        let Some(event) = event else { return Err(TransferError::Disconnected(self.shared.why_ended())) };
+        match *event {
+            TransferEvent::Message(Message::Offer { transfer, dataset, manifest, commit }) => {
+                let offer =
+                    IncomingOffer { transfer, dataset, manifest: Bytes::from(manifest), commit: Bytes::from(commit) };
+                if offer.version() != version {
+                    return Err(TransferError::WrongVersion { asked: version, got: offer.version() });
+                }
+                Ok((claim, offer))
+            }
+            TransferEvent::Message(Message::Refused { refusal, .. }) => {
+                claim.done();
+                Err(TransferError::Refused(refusal))
+            }
+            TransferEvent::Message(Message::Withdraw { .. }) => {
+                claim.done();
+                Err(TransferError::Withdrawn)
+            }
+            _ => Err(Violation::Unexpected { message: "something else", state: "asked for an offer".into() }.into()),
+        }
     }
 
     /// Refuses an offer or a fetch.
     pub async fn refuse(&self, transfer: u32, refusal: Refusal) -> Result<(), SessionError> {
-        let _ = (transfer, refusal);
-        todo!()
+        self.shared.forget(transfer);
+        self.shared.send(Message::Refused { transfer: Some(transfer), refusal }).await
     }
 
     /// A round trip on the control stream.
     pub async fn ping(&self) -> Result<Duration, SessionError> {
-        todo!()
+        let (number, answer) = self.shared.new_ping();
+        let started = Instant::now();
+        self.send(Message::Ping(number)).await?;
+        answer.await.map_err(|_| SessionError::Closed(self.shared.why_ended()))?;
+        Ok(started.elapsed())
     }
 
     /// Ends the session: says goodbye, then closes the connection. Transfers that run end as cut.
     pub fn close(&self, code: u32, reason: &str) {
-        let _ = (code, reason);
-        todo!()
+        self.shared.closing.send_if_modified(|closing| {
+            let first = closing.is_none();
+            if first {
+                *closing = Some((code, reason.to_owned()));
+            }
+            first
+        });
+    }
+
+    /// Whether the session has ended.
+    pub fn is_closed(&self) -> bool {
+        self.shared.ended.load(Ordering::Acquire)
+    }
+
+    /// The connection below, for its counters.
+    pub fn connection(&self) -> &quinn::Connection {
+        &self.shared.connection
     }
 
     /// Counters.
     pub fn stats(&self) -> SessionStats {
-        todo!()
+        let link = self.shared.connection.stats();
+        SessionStats {
+            messages_sent: self.shared.messages_sent.load(Ordering::Relaxed),
+            messages_received: self.shared.messages_received.load(Ordering::Relaxed),
+            transfers: self.shared.open_transfers(),
+            rtt: link.path.rtt,
+            udp_bytes_sent: link.udp_tx.bytes,
+            udp_bytes_received: link.udp_rx.bytes,
+        }
     }
 }
 
 impl SessionEvents {
     /// The next event; none after [`SessionEvent::Closed`].
     pub async fn next(&mut self) -> Option<SessionEvent> {
-        todo!()
+        self.events.recv().await.map(|event| *event)
     }
 }

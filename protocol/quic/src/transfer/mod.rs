@@ -6,7 +6,13 @@
 //! and compression away from the reactor, grants that bound memory on both sides, and the account of every byte.
 
 mod api;
+pub(crate) mod items;
+mod outbox;
+mod pack;
+pub(crate) mod receive;
 mod report;
+pub(crate) mod send;
+mod verify;
 
 pub use api::{
     BoxError, Committed, DeltaBase, Destination, DestinationError, HeldPage, IncomingItem, IncomingOffer, ItemBody,

@@ -1,0 +1,174 @@
+//! The task of a session: it reads control messages, writes them, and accepts item streams.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use headwater_protocol::wire::{Message, Refusal};
+use tokio::sync::mpsc;
+
+use super::SessionEvent;
+use super::shared::{Route, Shared, TransferEvent};
+use crate::endpoint::close;
+use crate::framing::{ControlReceiver, ControlSender, FrameError};
+use crate::transfer::{IncomingOffer, items};
+
+/// How long a goodbye may take to arrive before the connection is closed anyway.
+const GOODBYE_WAIT: Duration = Duration::from_millis(500);
+
+/// The events of a session on their way to its daemon.
+pub(super) type EventSender = mpsc::Sender<Box<SessionEvent>>;
+
+/// Runs a session to its end.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    control: (ControlSender, ControlReceiver),
+    mut outgoing: mpsc::Receiver<Box<Message>>,
+    events: EventSender,
+) {
+    let (mut sender, mut receiver) = control;
+    let mut closing = shared.closing.subscribe();
+    let reason = tokio::select! {
+        ended = read(&shared, &mut receiver, &events) => ended,
+        ended = write(&shared, &mut sender, &mut outgoing) => ended,
+        ended = accept(&shared) => ended,
+        _ = closing.wait_for(Option::is_some) => Ended::Here,
+    };
+    let reason = match reason {
+        Ended::Here => {
+            let (code, reason) = closing.borrow().clone().unwrap_or_default();
+            // The connection may be gone already; then so is whoever would read this.
+            let _ = tokio::time::timeout(GOODBYE_WAIT, goodbye(&mut sender)).await;
+            shared.connection.close(code.into(), reason.as_bytes());
+            reason
+        }
+        Ended::Goodbye => {
+            shared.connection.close(close::DONE, b"");
+            "the peer said goodbye".to_owned()
+        }
+        Ended::Frame(error) if error.is_protocol_violation() => {
+            let reason = format!("the control stream broke the protocol: {error}");
+            shared.connection.close(close::PROTOCOL, reason.as_bytes());
+            reason
+        }
+        Ended::Frame(_) | Ended::Connection => {
+            let reason = shared.why_ended();
+            shared.connection.close(close::DONE, b"");
+            reason
+        }
+    };
+    shared.end();
+    // Nobody may be listening any more.
+    let _ = events.send(Box::new(SessionEvent::Closed { reason })).await;
+}
+
+/// Why a session ends.
+enum Ended {
+    /// This side closes it.
+    Here,
+    /// The peer went away on purpose.
+    Goodbye,
+    /// The connection is gone.
+    Connection,
+    /// The control stream failed.
+    Frame(FrameError),
+}
+
+async fn goodbye(sender: &mut ControlSender) {
+    if sender.send(&Message::Goodbye).await.is_ok() {
+        sender.delivered().await;
+    }
+}
+
+async fn write(shared: &Shared, sender: &mut ControlSender, outgoing: &mut mpsc::Receiver<Box<Message>>) -> Ended {
+    while let Some(message) = outgoing.recv().await {
+        if let Err(error) = sender.send(&message).await {
+            return Ended::Frame(error);
+        }
+        shared.messages_sent.fetch_add(1, Ordering::Relaxed);
+    }
+    Ended::Here
+}
+
+async fn read(shared: &Shared, receiver: &mut ControlReceiver, events: &EventSender) -> Ended {
+    loop {
+        let message = match receiver.recv().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Ended::Goodbye,
+            Err(error) => return Ended::Frame(error),
+        };
+        if let Err(error) = message.check() {
+            return Ended::Frame(FrameError::Invalid(error));
+        }
+        shared.messages_received.fetch_add(1, Ordering::Relaxed);
+        match message {
+            Message::Goodbye => return Ended::Goodbye,
+            message => handle(shared, events, message).await,
+        }
+    }
+}
+
+async fn handle(shared: &Shared, events: &EventSender, message: Message) {
+    match message {
+        Message::Ping(number) => {
+            // Fails only when the session ends.
+            let _ = shared.send(Message::Pong(number)).await;
+        }
+        Message::Pong(number) => shared.pong(number),
+        message => match message.transfer() {
+            Some(transfer) => handle_of_transfer(shared, events, message, transfer).await,
+            None => tell(events, SessionEvent::Message(message)).await,
+        },
+    }
+}
+
+async fn handle_of_transfer(shared: &Shared, events: &EventSender, message: Message, transfer: u32) {
+    match shared.route(&message, transfer) {
+        Route::To(transfer) => {
+            // It may have ended meanwhile.
+            let _ = transfer.send(Box::new(TransferEvent::Message(message))).await;
+        }
+        Route::New => {
+            shared.announce(transfer);
+            let event = match message {
+                Message::Offer { transfer, dataset, manifest, commit } => SessionEvent::Offer(IncomingOffer {
+                    transfer,
+                    dataset,
+                    manifest: Bytes::from(manifest),
+                    commit: Bytes::from(commit),
+                }),
+                Message::Fetch { transfer, dataset, version } => SessionEvent::Fetch { transfer, dataset, version },
+                _ => return,
+            };
+            tell(events, event).await;
+        }
+        Route::TooMany => {
+            let refusal = Refusal {
+                code: "HW-3008".into(),
+                message: "too many transfers are open on this session".into(),
+                hint: "try again when some have ended".into(),
+            };
+            // Fails only when the session ends.
+            let _ = shared.send(Message::Refused { transfer: Some(transfer), refusal }).await;
+        }
+        // What comes late for a transfer that has ended.
+        Route::Nowhere => tracing::trace!(transfer, "a message for no transfer"),
+    }
+}
+
+async fn tell(events: &EventSender, event: SessionEvent) {
+    // A daemon that listens no more has let go of the session.
+    let _ = events.send(Box::new(event)).await;
+}
+
+async fn accept(shared: &Arc<Shared>) -> Ended {
+    loop {
+        match shared.connection.accept_uni().await {
+            Ok(stream) => {
+                tokio::spawn(items::read(Arc::clone(shared), stream));
+            }
+            Err(_) => return Ended::Connection,
+        }
+    }
+}
