@@ -170,7 +170,11 @@ pub struct ControlReceiver {
 impl ControlReceiver {
     /// The next message; none once the peer has ended the stream cleanly. Cancel-safe.
     pub async fn recv(&mut self) -> Result<Option<Message>, FrameError> {
-        self.recv_frame().await
+        let message: Option<Message> = self.recv_frame().await?;
+        if let Some(message) = &message {
+            message.check().map_err(FrameError::Invalid)?;
+        }
+        Ok(message)
     }
 
     /// The next frame as any encoded structure. Cancel-safe.

@@ -121,7 +121,12 @@ impl Dialler {
         verdict: &tls::Verdict,
     ) -> Result<Connection, ConnectError> {
         let mut config = ClientConfig::new(Arc::new(crypto));
-        config.transport_config(Arc::new(self.options.transport.config(address.ip())));
+        let mut transport = self.options.transport.clone();
+        if self.options.meter.as_ref().is_some_and(|meter| meter.cap().is_some()) {
+            // One datagram of 64 KiB would be a burst of seconds under a small cap.
+            transport.loopback_mtu = transport.mtu_max;
+        }
+        config.transport_config(Arc::new(transport.config(address.ip())));
         let connecting = self
             .endpoint
             .connect_with(config, address, tls::SERVER_NAME)

@@ -15,6 +15,12 @@ pub const MTU_DEFAULT: u16 = 1452;
 pub const LOOPBACK_MTU: u16 = 65_000;
 /// Smallest MTU that a setting may name: what every QUIC path carries.
 const MTU_MIN: u16 = 1200;
+/// How long a loopback connection stays at the smallest payload after losses that looked like a black hole.
+const LOOPBACK_BLACK_HOLE_COOLDOWN: Duration = Duration::from_secs(5);
+/// Datagrams that quinn gives to the kernel in one call.
+const GSO_SEGMENTS: usize = 10;
+/// Bytes that the kernel takes in one call: a larger one is refused, and all of its datagrams are lost.
+const GSO_BYTES_MAX: usize = 65_507;
 /// Datagrams' worth of data that the first round trip may carry on loopback, where nothing has to be found out.
 const LOOPBACK_INITIAL_DATAGRAMS: u64 = 16;
 
@@ -88,7 +94,7 @@ impl Default for TransportOptions {
             loopback_mtu: LOOPBACK_MTU,
             gso: true,
             keep_alive: None,
-            idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_mins(1),
             socket_buffer_bytes: 7 << 20,
         }
     }
@@ -156,15 +162,17 @@ impl TransportOptions {
             .datagram_receive_buffer_size(None)
             .keep_alive_interval(self.keep_alive)
             .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok());
+        let mtu = if loopback { self.mtu_for_loopback() } else { self.mtu_max.max(MTU_MIN) };
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.upper_bound(mtu);
         if loopback {
-            let mtu = self.mtu_for_loopback();
-            // Two such datagrams are more than the kernel takes in one call.
-            config.initial_mtu(mtu).mtu_discovery_config(None).enable_segmentation_offload(self.gso && mtu < 1 << 15);
-        } else {
-            let mut discovery = MtuDiscoveryConfig::default();
-            discovery.upper_bound(self.mtu_max.max(MTU_MIN));
-            config.mtu_discovery_config(Some(discovery)).enable_segmentation_offload(self.gso);
+            // Nothing has to be found out. Should a burst of losses look like a black hole, it is retried soon.
+            discovery.black_hole_cooldown(LOOPBACK_BLACK_HOLE_COOLDOWN);
+            config.initial_mtu(mtu);
         }
+        config
+            .mtu_discovery_config(Some(discovery))
+            .enable_segmentation_offload(self.gso && usize::from(mtu) * GSO_SEGMENTS <= GSO_BYTES_MAX);
         let first_flight = loopback.then(|| u64::from(self.mtu_for_loopback()) * LOOPBACK_INITIAL_DATAGRAMS);
         self.set_congestion(&mut config, first_flight);
         config

@@ -23,7 +23,7 @@ const CERTIFICATE_FILE: &str = "authority.crt";
 pub const CERTIFICATE_LIFETIME_DAYS: u64 = 365;
 /// How long the authority's certificate is valid, in days.
 const AUTHORITY_LIFETIME_DAYS: u64 = 100 * 365;
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
 
 /// A certificate authority in a folder: `authority.key` (mode 0600) and `authority.crt`.
 pub struct Authority {

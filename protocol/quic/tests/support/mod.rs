@@ -1,5 +1,7 @@
 //! A core and devices on loopback, and clients and servers that are not ours.
 
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +22,15 @@ pub(crate) struct Core {
 }
 
 pub(crate) fn core(name: &str) -> Core {
+    core_with(name, &ServerOptions::default())
+}
+
+pub(crate) fn core_with(name: &str, options: &ServerOptions) -> Core {
     let folder = tempfile::tempdir().expect("a folder");
     let authority = Authority::create(folder.path(), name).expect("an authority");
     let identity = authority.core_identity(folder.path(), name).expect("an identity");
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let listener = listen(any, &authority, &identity, &ServerOptions::default()).expect("a listener");
+    let listener = listen(any, &authority, &identity, options).expect("a listener");
     let address = listener.local_address().expect("bound");
     Core { authority, listener, address, folder }
 }
