@@ -16,13 +16,13 @@ use crate::core::Core;
 use crate::ingest::catalog_refusal;
 
 /// Admits devices to a core.
-pub struct Desk {
+pub(super) struct Desk {
     core: Arc<Core>,
 }
 
 impl Desk {
     /// The desk of `core`.
-    pub fn new(core: Arc<Core>) -> Self {
+    pub(super) fn new(core: Arc<Core>) -> Self {
         Self { core }
     }
 }
@@ -151,7 +151,7 @@ fn grant(token: &TokenRecord) -> TokenGrant {
         role: token.role,
         labels: token.labels.clone(),
         names: NameGrants { read: patterns(&token.read_patterns), write: patterns(&token.write_patterns) },
-        device_names: patterns(&token.names).into_iter().next(),
+        device_names: patterns(&token.names),
     }
 }
 

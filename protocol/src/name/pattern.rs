@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatasetName, NameContext, Part, TEMPLATE_BYTES_MAX, expand, is_name_character, shown, split};
+use super::{
+    DATASET_NAME_BYTES_MAX, DatasetName, NameContext, Part, TEMPLATE_BYTES_MAX, expand, is_name_character, shown, split,
+};
 
 /// A pattern that dataset names match or don't.
 ///
@@ -62,20 +64,30 @@ impl NamePattern {
 
     /// Whether `name` matches. A pattern with placeholders matches nothing here.
     pub fn matches(&self, name: &DatasetName) -> bool {
-        !self.0.contains('{') && walk(&steps(&self.0), name.as_str().as_bytes())
+        !self.0.contains('{') && matches(&self.0, name)
     }
 
     /// Whether `name` matches once the device's own name and labels stand in the placeholders. Where the device lacks a
     /// label that the pattern needs, nothing matches.
     pub fn matches_for(&self, name: &DatasetName, context: &NameContext<'_>) -> bool {
+        if !self.0.contains('{') {
+            return matches(&self.0, name);
+        }
         let Ok(parts) = split(&self.0) else { return false };
-        expand(&self.0, &parts, context).is_ok_and(|text| walk(&steps(&text), name.as_str().as_bytes()))
+        expand(&self.0, &parts, context).is_ok_and(|text| matches(&text, name))
     }
 
     /// The pattern as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn matches(text: &str, name: &DatasetName) -> bool {
+    let name = name.as_str();
+    // Most patterns are asked about names that differ before the first `*`.
+    let Some(star) = text.find('*') else { return text == name };
+    name.as_bytes().starts_with(text[..star].trim_end_matches('/').as_bytes()) && walk(&steps(text), name.as_bytes())
 }
 
 fn steps(text: &str) -> Vec<Step> {
@@ -102,10 +114,10 @@ fn steps(text: &str) -> Vec<Step> {
 
 /// Which ends of `name` each step can reach: bounded by the two lengths, whatever the pattern.
 fn walk(steps: &[Step], name: &[u8]) -> bool {
-    let mut reached = vec![false; name.len() + 1];
+    let mut reached = [false; DATASET_NAME_BYTES_MAX + 1];
     reached[0] = true;
     for step in steps {
-        let mut next = vec![false; name.len() + 1];
+        let mut next = [false; DATASET_NAME_BYTES_MAX + 1];
         let mut earlier = false;
         for at in 0..=name.len() {
             let before = at.checked_sub(1).map(|before| (name[before], next[before], reached[before]));

@@ -38,8 +38,8 @@ pub struct TokenGrant {
     pub labels: Labels,
     /// What who joins with it may read and write.
     pub names: NameGrants,
-    /// Names that who joins with it may take; none for any.
-    pub device_names: Option<NamePattern>,
+    /// Names that who joins with it may take; empty for any.
+    pub device_names: Vec<NamePattern>,
 }
 
 /// What the core knows already of a key and name that ask to join.
@@ -120,12 +120,9 @@ impl TokenGrant {
         if self.revoked {
             return Err(TokenRefusal::Revoked);
         }
-        if let Some(allowed) = &self.device_names {
-            // Device names are dataset names of one part.
-            let fits = DatasetName::new(name).is_ok_and(|name| allowed.matches(&name));
-            if !fits {
-                return Err(TokenRefusal::NameNotAllowed { name: name.to_owned(), allowed: allowed.to_string() });
-            }
+        if !self.admits_name(name) {
+            let allowed = self.device_names.iter().map(NamePattern::as_str).collect::<Vec<_>>().join("`, `");
+            return Err(TokenRefusal::NameNotAllowed { name: name.to_owned(), allowed });
         }
         let consumes_use = prior == PriorJoin::None;
         if consumes_use {
@@ -140,6 +137,12 @@ impl TokenGrant {
     /// Whether the token could still admit someone at `now_s`: what a listing shows.
     pub fn is_usable(&self, now_s: i64) -> bool {
         !self.revoked && self.uses_left != Some(0) && self.check_age(now_s).is_ok()
+    }
+
+    fn admits_name(&self, name: &str) -> bool {
+        // Device names are dataset names of one part.
+        self.device_names.is_empty()
+            || DatasetName::new(name).is_ok_and(|name| self.device_names.iter().any(|allowed| allowed.matches(&name)))
     }
 
     fn check_age(&self, now_s: i64) -> Result<(), TokenRefusal> {

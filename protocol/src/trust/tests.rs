@@ -103,7 +103,7 @@ fn grant() -> TokenGrant {
         role: Role::Device,
         labels: vec![("site".into(), "berlin".into())],
         names: NameGrants { read: vec![pattern("models/**")], write: vec![pattern("raw/{device}/**")] },
-        device_names: Some(pattern("cam-*")),
+        device_names: vec![pattern("cam-*"), pattern("gate")],
     }
 }
 
@@ -124,7 +124,7 @@ fn a_token_grants_what_it_says() {
         (&used_up, NOW, "cam-01", PriorJoin::None, Err("as often as it may be")),
         (&used_up, NOW, "cam-01", PriorJoin::SameKeyAndToken, Ok(false)),
         (&revoked, NOW, "cam-01", PriorJoin::SameKeyAndToken, Err("was revoked")),
-        (&grant(), NOW, "robot-1", PriorJoin::None, Err("only names like `cam-*`")),
+        (&grant(), NOW, "robot-1", PriorJoin::None, Err("only names like `cam-*`, `gate`; `robot-1`")),
         (&grant(), NOW, "a/b", PriorJoin::None, Err("can't be a device's name")),
         (&grant(), NOW, "cam-01", PriorJoin::NameTaken, Err("another device has the name `cam-01`")),
         (&grant(), NOW, "cam-01", PriorJoin::Revoked, Err("this device was revoked")),

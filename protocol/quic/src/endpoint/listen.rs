@@ -127,12 +127,6 @@ impl Listener {
         self.endpoint.open_connections()
     }
 
-    /// Shows new arrivals another certificate: after the core renewed its own.
-    pub fn renew(&mut self, identity: &Identity, options: &ServerOptions) -> Result<(), ListenError> {
-        self.configs = Arc::new(server_configs(identity, options)?);
-        Ok(())
-    }
-
     /// Ends all connections and accepts no more; waits until the peers know.
     pub async fn close(&self, reason: &str) {
         self.endpoint.close(close::SHUTDOWN, reason.as_bytes());

@@ -99,8 +99,8 @@ impl Authority {
     /// The core's own identity in `dir`: what is there, renewed if it is due, or a new one. It is saved when this returns.
     pub fn core_identity(&self, dir: &Path, name: &str) -> Result<Identity, IdentityError> {
         let key = IdentityKey::load_or_create(dir)?;
-        if Identity::exists(dir) {
-            let identity = Identity::load(dir)?;
+        // A damaged certificate is no reason to stop: there will be another in a moment.
+        if let Ok(identity) = Identity::load(dir) {
             let ours = identity.authority_certificate() == self.certificate && identity.is_core();
             if ours && identity.name() == name && !identity.parsed().wants_renewal(unix_now_s()) {
                 return Ok(identity);
