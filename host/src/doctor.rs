@@ -15,6 +15,8 @@ const CLOCK_EARLIEST_S: u64 = 1_735_689_600;
 const CLOCK_LATEST_S: u64 = 4_102_444_800;
 /// Watches below which a daemon with a few big datasets runs out.
 const WATCHES_WANTED: u64 = 65_536;
+/// Low bits of a mode that speak of others than the owner.
+const GROUP_AND_OTHERS_BITS: u32 = 6;
 /// Most folders that are counted when watches are estimated.
 const FOLDERS_COUNTED_MAX: u64 = 1_000_000;
 
@@ -114,7 +116,7 @@ pub fn folder_rights(name: &str, folder: &Path, write: bool) -> Check {
 pub fn private_folder(name: &str, folder: &Path) -> Check {
     use std::os::unix::fs::PermissionsExt;
     match fs::metadata(folder) {
-        Ok(metadata) if metadata.permissions().mode() & 0o077 == 0 => {
+        Ok(metadata) if metadata.permissions().mode().trailing_zeros() >= GROUP_AND_OTHERS_BITS => {
             Check::ok(name, format!("`{}` is for its owner only", folder.display()))
         }
         Ok(metadata) => Check::warn(

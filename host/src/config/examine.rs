@@ -71,7 +71,7 @@ pub(crate) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> O
 
 fn line_of(text: &str, span: Option<&Range<usize>>) -> usize {
     let at = span.map_or(0, |span| span.start.min(text.len()));
-    text.as_bytes()[..at].iter().filter(|&&byte| byte == b'\n').count() + 1
+    text[..text.floor_char_boundary(at)].matches('\n').count() + 1
 }
 
 /// Takes the entry at `span` out of `table` and gives its dotted key: the one whose key or value has just this span, else

@@ -150,7 +150,7 @@ impl ConfigSources {
     pub fn load<T: DeserializeOwned + Validate>(&self) -> Result<T, ConfigError> {
         let mut problems = Vec::new();
         let mut merged = match &self.file {
-            Some((path, required)) => self.file_table::<T>(path, *required, &mut problems)?,
+            Some((path, required)) => Self::file_table::<T>(path, *required, &mut problems)?,
             None => Table::new(),
         };
         for (variable, key, text) in &self.environment {
@@ -177,7 +177,6 @@ impl ConfigSources {
     }
 
     fn file_table<T: DeserializeOwned>(
-        &self,
         path: &Path,
         required: bool,
         problems: &mut Vec<Problem>,

@@ -35,7 +35,7 @@ impl Default for Sample {
     fn default() -> Self {
         Self {
             listen: "0.0.0.0:4733".into(),
-            rescan: HumanDuration(std::time::Duration::from_secs(60)),
+            rescan: HumanDuration(std::time::Duration::from_mins(1)),
             keep: 3,
             link: Link::default(),
             publish: Vec::new(),

@@ -186,7 +186,7 @@ fn said(error: CodedError) -> CodedError {
     let mut message = format!("{}: {source}", error.message);
     let mut cause = source.source();
     while let Some(error) = cause {
-        message.push_str(&format!(": {error}"));
+        message = format!("{message}: {error}");
         cause = error.source();
     }
     CodedError { code: error.code.clone(), message, hint: error.hint.clone(), source: None }

@@ -55,7 +55,7 @@ fn stays_inside(path: &[u8], target: &[u8]) -> bool {
     if target.first().is_none_or(|&byte| byte == b'/') {
         return false;
     }
-    let depth = path.iter().filter(|&&byte| byte == b'/').count();
+    let depth = path.split(|&byte| byte == b'/').count() - 1;
     let mut climbed = 0;
     let mut descended = false;
     for component in target.split(|&byte| byte == b'/') {

@@ -70,6 +70,9 @@ pub enum ReadOutcome {
     Cancelled,
 }
 
+/// A ticket and what became of its file.
+pub type Outcome = (u64, ReadOutcome);
+
 enum Job {
     Small(Vec<ReadRequest>),
     Large(ReadRequest),
@@ -94,7 +97,8 @@ pub struct ReadPool<'scope, 'env> {
     context: ReadContext<'env>,
     threads: usize,
     jobs: Option<SyncSender<Job>>,
-    results: (Sender<(u64, ReadOutcome)>, Receiver<(u64, ReadOutcome)>),
+    sender: Sender<Outcome>,
+    outcomes: Receiver<Outcome>,
     batch: Vec<ReadRequest>,
     batch_bytes: usize,
     waiting: usize,
@@ -104,12 +108,14 @@ pub struct ReadPool<'scope, 'env> {
 impl<'scope, 'env> ReadPool<'scope, 'env> {
     /// A pool of up to `threads` threads.
     pub fn new(scope: &'scope Scope<'scope, 'env>, context: ReadContext<'env>, threads: usize) -> Self {
+        let (sender, outcomes) = channel();
         Self {
             scope,
             context,
             threads: threads.max(1),
             jobs: None,
-            results: channel(),
+            sender,
+            outcomes,
             batch: Vec::new(),
             batch_bytes: 0,
             waiting: 0,
@@ -117,7 +123,7 @@ impl<'scope, 'env> ReadPool<'scope, 'env> {
         }
     }
 
-    /// Has a file read. Its outcome comes from [`next`](Self::next), in no order.
+    /// Has a file read. Its outcome comes from [`wait`](Self::wait), in no order.
     pub fn request(&mut self, request: ReadRequest) {
         self.waiting += 1;
         if request.stamp.size >= u64::from(self.context.chunker.min_bytes) {
@@ -132,24 +138,24 @@ impl<'scope, 'env> ReadPool<'scope, 'env> {
     }
 
     /// An outcome; waits for one if files are being read, else there is none.
-    pub fn next(&mut self) -> Option<(u64, ReadOutcome)> {
+    pub fn wait(&mut self) -> Option<Outcome> {
         if self.waiting == 0 {
             return None;
         }
-        if let Some(outcome) = self.try_next() {
+        if let Some(outcome) = self.arrived() {
             return Some(outcome);
         }
         self.flush();
-        let outcome = self.results.1.recv().ok()?;
+        let outcome = self.outcomes.recv().ok()?;
         self.waiting -= 1;
         assert!(outcome.0 != PANICKED, "a reading thread panicked");
         Some(outcome)
     }
 
     /// An outcome that is there already.
-    pub fn try_next(&mut self) -> Option<(u64, ReadOutcome)> {
+    pub fn arrived(&mut self) -> Option<Outcome> {
         self.drain_backlog();
-        let outcome = self.results.1.try_recv().ok()?;
+        let outcome = self.outcomes.try_recv().ok()?;
         self.waiting -= 1;
         assert!(outcome.0 != PANICKED, "a reading thread panicked");
         Some(outcome)
@@ -174,7 +180,7 @@ impl<'scope, 'env> ReadPool<'scope, 'env> {
         while let Some(job) = self.backlog.pop_front() {
             let jobs = match &self.jobs {
                 Some(jobs) => jobs,
-                None => self.jobs.insert(start(self.scope, self.context, self.threads, &self.results.0)),
+                None => self.jobs.insert(start(self.scope, self.context, self.threads, &self.sender)),
             };
             match jobs.try_send(job) {
                 Ok(()) => {}
@@ -189,7 +195,7 @@ fn start<'scope, 'env>(
     scope: &'scope Scope<'scope, 'env>,
     context: ReadContext<'env>,
     threads: usize,
-    results: &Sender<(u64, ReadOutcome)>,
+    results: &Sender<Outcome>,
 ) -> SyncSender<Job> {
     let (sender, receiver) = sync_channel(threads * 2);
     let receiver = Arc::new(Mutex::new(receiver));
@@ -218,7 +224,7 @@ fn start<'scope, 'env>(
 /// Ticket of the outcome that a panicking thread sends, so that nobody waits for it for ever.
 const PANICKED: u64 = u64::MAX;
 
-struct PanicGuard(Sender<(u64, ReadOutcome)>);
+struct PanicGuard(Sender<Outcome>);
 
 impl Drop for PanicGuard {
     fn drop(&mut self) {
@@ -228,12 +234,7 @@ impl Drop for PanicGuard {
     }
 }
 
-fn read_batch(
-    context: ReadContext<'_>,
-    buffers: &BufferPool,
-    batch: Vec<ReadRequest>,
-    results: &Sender<(u64, ReadOutcome)>,
-) {
+fn read_batch(context: ReadContext<'_>, buffers: &BufferPool, batch: Vec<ReadRequest>, results: &Sender<Outcome>) {
     let mut buffer = buffers.take();
     let mut end = 0;
     let mut outcomes = Vec::with_capacity(batch.len());

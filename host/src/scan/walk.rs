@@ -212,7 +212,7 @@ impl<'o> Walk<'o> {
             }
         };
         if at.file_type == FileType::Directory {
-            return self.enter(path, name.to_vec());
+            return self.enter(path);
         }
         let stat = match rustix::fs::statat(&level.folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
@@ -230,15 +230,17 @@ impl<'o> Walk<'o> {
                 Err(Errno::NOENT | Errno::INVAL) => return,
                 Err(error) => return self.keep(path, error),
             },
-            FileType::Directory => return self.enter(path, name.to_vec()),
+            FileType::Directory => return self.enter(path),
             _ => return self.note(path.to_string(), SkipReason::Special),
         };
         self.ready.push_back(item);
     }
 
-    fn enter(&mut self, path: RelPath, name: Vec<u8>) {
+    fn enter(&mut self, path: RelPath) {
+        let outer_prefix_bytes = self.prefix.len();
+        let name = &path.as_bytes()[outer_prefix_bytes..];
         let level = self.stack.last().expect("a name has its folder");
-        let entered = beneath::open(level.folder.as_fd(), &name, beneath::FOLDER, Mode::empty())
+        let entered = beneath::open(level.folder.as_fd(), name, beneath::FOLDER, Mode::empty())
             .and_then(|folder| Ok((rustix::fs::fstat(&folder)?, folder)));
         let (stat, folder) = match entered {
             Ok(entered) => entered,
@@ -249,8 +251,7 @@ impl<'o> Walk<'o> {
             return;
         }
         let rules = level.rules.clone();
-        let outer_prefix_bytes = self.prefix.len();
-        self.prefix.extend_from_slice(&name);
+        self.prefix.extend_from_slice(name);
         self.prefix.push(b'/');
         match self.list(&folder, &rules) {
             Ok((rules, names)) => {

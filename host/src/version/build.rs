@@ -68,6 +68,9 @@ pub struct BuildOptions {
     pub origin: String,
     /// What the publisher says of the version, sorted by key.
     pub metadata: Vec<(String, String)>,
+    /// Files and folders that leave the version because somebody said so, freed or not. One that is still in the folder
+    /// stays.
+    pub deleted: Vec<RelPath>,
     /// After about this many bytes read the rest is left for the next version, so that a large first scan commits growing
     /// versions.
     pub read_bytes_max: Option<u64>,

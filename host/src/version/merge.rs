@@ -9,25 +9,22 @@ use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Scope;
 use std::time::{Duration, Instant, SystemTime};
 
 use headwater_protocol::path::{self, RelPath};
 use headwater_protocol::record::{Content, FileKind, FileRecord};
-use headwater_protocol::tree::{BuildContent, BuildEntry, Edit, Leaf, LeafRef, RecordAt, Tree, TreeError};
+use headwater_protocol::tree::{BuildContent, BuildEntry, Edit, Tree, TreeError};
 
 use super::build::{BuildOptions, BuildVersionError};
 use super::report::{BuildReport, DeferredReason, Progress};
 use super::stamps::StampBook;
+use super::streams::{OldLeaf, OldRecord, OldRecords, WalkAhead};
 use super::{Freed, PublishMode};
 use crate::scan::read::{FileContent, ReadOutcome, ReadPool, ReadRequest};
-use crate::scan::walk::{Walk, WalkEntry, WalkError, WalkItem};
+use crate::scan::walk::{Walk, WalkEntry, WalkItem};
 use crate::scan::{Cancelled, Stamp};
 
-/// Paths that the walk is ahead, at most: batches times their size.
-const WALK_BATCH_ITEMS: usize = 256;
-const WALK_BATCHES_AHEAD_MAX: usize = 8;
 /// Most paths whose turn has not come.
 const SLOTS_MAX: usize = 4096;
 /// Most bytes of small files among them.
@@ -63,7 +60,6 @@ pub(super) struct Merge<'scope, 'env, 'book> {
     kept: Option<RelPath>,
     /// The last file or link met: nothing can be below it.
     last_leafy: Option<RelPath>,
-    now_ns: i64,
     report: BuildReport,
     progress: Progress,
     progress_told: Instant,
@@ -81,26 +77,6 @@ enum Slot {
     Restamp { stamp: Stamp, old: OldRecord },
     /// An old leaf's records are all decided.
     LeafEnd(Rc<RefCell<OldLeaf>>),
-}
-
-/// A leaf of the earlier version with its stamps as they become known.
-struct OldLeaf {
-    leaf: Leaf,
-    stamps: Vec<Stamp>,
-    restamped: bool,
-    edited: bool,
-}
-
-#[derive(Clone)]
-struct OldRecord {
-    leaf: Rc<RefCell<OldLeaf>>,
-    at: RecordAt,
-}
-
-impl OldRecord {
-    fn stamp(&self) -> Stamp {
-        self.leaf.borrow().stamps[self.at.index]
-    }
 }
 
 impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
@@ -124,7 +100,6 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
             bytes_requested: 0,
             kept: None,
             last_leafy: None,
-            now_ns: now_ns(),
             report: BuildReport::default(),
             progress: Progress::default(),
             progress_told: Instant::now(),
@@ -144,7 +119,7 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
 
     fn step(&mut self) -> Result<Option<Edit>, BuildVersionError> {
         loop {
-            while let Some((ticket, outcome)) = self.pool.try_next() {
+            while let Some((ticket, outcome)) = self.pool.arrived() {
                 self.arrived(ticket, outcome);
             }
             let resolved = match self.slots.front() {
@@ -162,7 +137,7 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
                 self.advance()?;
             } else if self.slots.is_empty() {
                 return Ok(None);
-            } else if let Some((ticket, outcome)) = self.pool.next() {
+            } else if let Some((ticket, outcome)) = self.pool.wait() {
                 self.arrived(ticket, outcome);
             }
         }
@@ -226,7 +201,7 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
             (None, Some(_)) => Ordering::Greater,
             (Some(old), Some(walked)) => path::compare(&old.path, walked.as_bytes()),
         };
-        let old = if order.is_le() { Some(self.take_old()?) } else { None };
+        let old = if order.is_le() { Some(self.take_old()) } else { None };
         let entry = if order.is_ge() { self.take_entry()? } else { None };
         match (old, entry) {
             (Some(old), None) => self.gone(old)?,
@@ -236,11 +211,11 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
         Ok(())
     }
 
-    fn take_old(&mut self) -> Result<OldRecord, BuildVersionError> {
+    fn take_old(&mut self) -> OldRecord {
         if self.old.at_leaf_start() {
             self.end_leaf();
         }
-        Ok(self.old.take())
+        self.old.take()
     }
 
     fn take_entry(&mut self) -> Result<Option<WalkEntry>, BuildVersionError> {
@@ -275,7 +250,14 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
             _ => false,
         };
         let is_replaced = below_a_file || has_contents;
+        let is_deleted = self
+            .context
+            .options
+            .deleted
+            .iter()
+            .any(|path| path.as_bytes() == record.path || is_below(&record.path, path.as_bytes()));
         let stays = !is_replaced
+            && !is_deleted
             && match self.context.options.mode {
                 PublishMode::Append => true,
                 PublishMode::Mirror => record.kind == FileKind::File && self.context.freed.is_freed(&path_of(record)),
@@ -318,7 +300,7 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
             return;
         }
         let settle_ns = self.context.options.scan.settle.as_nanos() as i64;
-        let age_ns = self.now_ns.saturating_sub(entry.stamp.ctime_ns);
+        let age_ns = now_ns().saturating_sub(entry.stamp.ctime_ns);
         if age_ns.saturating_abs() < settle_ns {
             let left = Duration::from_nanos(settle_ns.saturating_sub(age_ns) as u64);
             self.report.settled_in = Some(self.report.settled_in.map_or(left, |longest| longest.max(left)));
@@ -353,7 +335,7 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
         match old {
             Some(old) if has_metadata(&old, &entry) && is_same(old.at.record()) => {
                 self.report.unchanged += 1;
-                let stamp = self.stored(&entry);
+                let stamp = Self::stored(&entry);
                 self.slots.push_back(Slot::Restamp { stamp, old });
             }
             old => self.put(entry, content, old),
@@ -361,7 +343,7 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
     }
 
     fn put(&mut self, entry: WalkEntry, content: BuildContent, old: Option<OldRecord>) {
-        let stamp = self.stored(&entry);
+        let stamp = Self::stored(&entry);
         let edit = self.edit_of(entry, content, old.is_some());
         self.slots.push_back(Slot::Edit { edit, stamp, old });
     }
@@ -383,8 +365,8 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
     }
 
     /// The stamp to remember: none where the file could change again without showing it.
-    fn stored(&self, entry: &WalkEntry) -> Stamp {
-        let age_ns = self.now_ns.saturating_sub(entry.stamp.ctime_ns);
+    fn stored(entry: &WalkEntry) -> Stamp {
+        let age_ns = now_ns().saturating_sub(entry.stamp.ctime_ns);
         if age_ns.saturating_abs() < RACY_WINDOW.as_nanos() as i64 { Stamp::NONE } else { entry.stamp }
     }
 
@@ -412,7 +394,7 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
                     self.large_files_ahead -= 1;
                 }
                 let outcome = outcome.expect("only resolved slots leave");
-                self.read(entry, old, outcome)
+                self.read(entry, old.as_ref(), outcome)
             }
         }
     }
@@ -420,7 +402,7 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
     fn read(
         &mut self,
         entry: WalkEntry,
-        old: Option<OldRecord>,
+        old: Option<&OldRecord>,
         outcome: ReadOutcome,
     ) -> Result<Option<Edit>, BuildVersionError> {
         let content = match outcome {
@@ -436,12 +418,12 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
             ReadOutcome::Sink(error) => return Err(BuildVersionError::Chunk(error)),
             ReadOutcome::Cancelled => return Err(Cancelled.into()),
         };
-        let stamp = self.stored(&entry);
-        let is_same = match &old {
+        let stamp = Self::stored(&entry);
+        let is_same = match old {
             Some(old) => self.has_content(old, &content)?,
             None => false,
         };
-        if let Some(old) = old.as_ref().filter(|old| is_same && has_metadata(old, &entry)) {
+        if let Some(old) = old.filter(|old| is_same && has_metadata(old, &entry)) {
             self.report.unchanged += 1;
             self.restamp(old, stamp);
             return Ok(None);
@@ -450,13 +432,13 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
             FileContent::Small { hash, bytes } => BuildContent::Small {
                 hash,
                 size: bytes.len() as u32,
-                previous: old.as_ref().filter(|_| is_same).and_then(previous_place),
+                previous: old.filter(|_| is_same).and_then(previous_place),
                 bytes: Some(bytes),
             },
             FileContent::Large(chunks) => BuildContent::Large(chunks),
         };
         let edit = self.edit_of(entry, content, old.is_some());
-        self.note_edit(&edit, stamp, old.as_ref());
+        self.note_edit(&edit, stamp, old);
         Ok(Some(edit))
     }
 
@@ -540,105 +522,4 @@ fn path_of(record: &FileRecord) -> RelPath {
 fn now_ns() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
-
-/// The walk, running ahead in its own thread.
-struct WalkAhead {
-    batches: Receiver<Result<Vec<WalkItem>, WalkError>>,
-    batch: std::vec::IntoIter<WalkItem>,
-    next: Option<WalkItem>,
-}
-
-impl WalkAhead {
-    fn start<'scope, 'env>(scope: &'scope Scope<'scope, 'env>, mut walk: Walk<'env>) -> Self {
-        let (sender, batches) = sync_channel(WALK_BATCHES_AHEAD_MAX);
-        scope.spawn(move || {
-            let mut batch = Vec::with_capacity(WALK_BATCH_ITEMS);
-            loop {
-                let item = walk.advance();
-                let is_end = !matches!(item, Ok(Some(_)));
-                match item {
-                    Ok(Some(item)) => batch.push(item),
-                    Ok(None) => {}
-                    Err(error) => {
-                        let _ = sender.send(Err(error.into()));
-                        return;
-                    }
-                }
-                if is_end || batch.len() == WALK_BATCH_ITEMS {
-                    let full = std::mem::replace(&mut batch, Vec::with_capacity(WALK_BATCH_ITEMS));
-                    if sender.send(Ok(full)).is_err() || is_end {
-                        return;
-                    }
-                }
-            }
-        });
-        Self { batches, batch: Vec::new().into_iter(), next: None }
-    }
-
-    fn peek(&mut self) -> Result<Option<&WalkItem>, WalkError> {
-        while self.next.is_none() {
-            self.next = self.batch.next();
-            if self.next.is_none() {
-                match self.batches.recv() {
-                    Ok(batch) => self.batch = batch?.into_iter(),
-                    Err(_) => return Ok(None),
-                }
-            }
-        }
-        Ok(self.next.as_ref())
-    }
-
-    fn next(&mut self) -> Result<Option<WalkItem>, WalkError> {
-        self.peek()?;
-        Ok(self.next.take())
-    }
-}
-
-/// The earlier version's records, one leaf at a time.
-struct OldRecords<'t> {
-    tree: Option<Tree<'t>>,
-    leaves: Option<Box<dyn Iterator<Item = Result<LeafRef, TreeError>> + 't>>,
-    current: Option<OldRecord>,
-    /// The leaf whose records were being taken.
-    last_leaf: Option<Rc<RefCell<OldLeaf>>>,
-}
-
-impl<'t> OldRecords<'t> {
-    fn new(tree: Option<Tree<'t>>) -> Self {
-        Self { tree, leaves: tree.map(|tree| Box::new(tree.leaves()) as _), current: None, last_leaf: None }
-    }
-
-    fn peek(&mut self, book: &RefCell<StampBook<'_>>) -> Result<Option<&FileRecord>, BuildVersionError> {
-        if self.current.is_none()
-            && let (Some(tree), Some(leaves)) = (&self.tree, &mut self.leaves)
-            && let Some(next) = leaves.next()
-        {
-            let leaf = tree.leaf(&next?)?;
-            let stamps = book.borrow_mut().of_leaf(&leaf.id, &leaf)?;
-            let state = OldLeaf { leaf: leaf.clone(), stamps, restamped: false, edited: false };
-            self.current = Some(OldRecord { leaf: Rc::new(RefCell::new(state)), at: RecordAt { leaf, index: 0 } });
-        }
-        Ok(self.current.as_ref().map(|current| current.at.record()))
-    }
-
-    fn is_before(&mut self, path: &RelPath, book: &RefCell<StampBook<'_>>) -> Result<bool, BuildVersionError> {
-        Ok(self.peek(book)?.is_some_and(|record| path::compare(&record.path, path.as_bytes()).is_lt()))
-    }
-
-    fn at_leaf_start(&self) -> bool {
-        self.current.as_ref().is_some_and(|current| current.at.index == 0)
-    }
-
-    /// The peeked record.
-    fn take(&mut self) -> OldRecord {
-        let current = self.current.take().expect("a record was peeked");
-        self.last_leaf = Some(current.leaf.clone());
-        if current.at.index + 1 < current.at.leaf.records.len() {
-            let mut next = current.clone();
-            next.at.index += 1;
-            self.current = Some(next);
-        }
-        current
-    }
 }

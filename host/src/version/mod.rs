@@ -10,6 +10,7 @@ mod local;
 mod merge;
 mod report;
 mod stamps;
+mod streams;
 #[cfg(test)]
 mod tests;
 

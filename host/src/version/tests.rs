@@ -60,7 +60,7 @@ impl Site {
     }
 
     /// Waits until what was written is old enough to be remembered by its stamp.
-    fn settle(&self) {
+    fn settle() {
         std::thread::sleep(Duration::from_millis(80));
     }
 
@@ -192,7 +192,7 @@ fn an_unchanged_folder_is_neither_read_nor_built() {
         site.write(&format!("d{}/{index}.txt", index % 7), noise(index, 100));
     }
     site.write("large", noise(1, 1_000_000));
-    site.settle();
+    Site::settle();
     let report = site.build();
     assert_eq!((report.added, report.files_read), (2001, 2001));
     let (first, pages) = (site.last.clone(), site.pages.len());
@@ -214,14 +214,14 @@ fn a_change_reads_and_builds_what_it_touches() {
     for index in 0..3000 {
         site.write(&format!("d/{index:05}.txt"), noise(index, 200));
     }
-    site.settle();
+    Site::settle();
     site.build();
     let pages = site.pages.len();
     site.write("d/01500.txt", noise(9999, 250));
     site.write("d/01700a.txt", noise(9998, 250));
     fs::remove_file(site.path("d/00010.txt")).unwrap();
     site.options.mode = PublishMode::Mirror;
-    site.settle();
+    Site::settle();
     let report = site.build();
     assert_eq!((report.added, report.changed, report.removed, report.files_read), (1, 1, 1, 2));
     assert!(site.pages.len() - pages < 8, "{} new pages", site.pages.len() - pages);
@@ -242,12 +242,12 @@ fn only_metadata_changed() {
     site.write("a.txt", "hello");
     site.write("b.txt", "world");
     site.write("large", noise(3, 500_000));
-    site.settle();
+    Site::settle();
     site.build();
     let before = site.chunks.lock().unwrap().len();
     fs::set_permissions(site.path("a.txt"), fs::Permissions::from_mode(0o600)).unwrap();
     fs::File::open(site.path("large")).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
-    site.settle();
+    Site::settle();
     let report = site.build();
     assert_eq!((report.changed, report.unchanged), (2, 1));
     assert_eq!(site.chunks.lock().unwrap().len(), before, "no new bytes");
@@ -263,7 +263,7 @@ fn modes_decide_what_a_missing_file_means() {
             site.write(name, name.repeat(20));
         }
         fs::create_dir(site.path("d")).unwrap();
-        site.settle();
+        Site::settle();
         site.build();
         for name in ["b", "c"] {
             fs::remove_file(site.path(name)).unwrap();
@@ -276,7 +276,7 @@ fn modes_decide_what_a_missing_file_means() {
 
         // What is gone stays readable where it was, also when its neighbours change.
         site.write("a", "a changed");
-        site.settle();
+        Site::settle();
         site.build();
         assert_eq!(site.paths(), expected, "{mode:?}");
         assert_eq!(site.bytes_of("c"), "c".repeat(20).as_bytes());
@@ -286,9 +286,14 @@ fn modes_decide_what_a_missing_file_means() {
             site.build();
             assert_eq!(site.paths(), ["a"]);
         }
+        // What is deleted by command leaves; what is still there does not.
+        site.options.deleted = ["a", "c"].map(|path| RelPath::new(path).unwrap()).to_vec();
+        site.build();
+        assert!(site.paths().contains(&"a".into()) && !site.paths().contains(&"c".into()));
+        site.options.deleted.clear();
         // A freed file that comes back is a file like others.
         site.write("c", "new");
-        site.settle();
+        Site::settle();
         site.build();
         assert_eq!(site.bytes_of("c"), b"new");
     }
@@ -301,7 +306,7 @@ fn what_is_replaced_by_a_folder_or_replaces_one_leaves() {
     site.write("y/1", "1");
     site.write("y/2", "2");
     fs::create_dir(site.path("z")).unwrap();
-    site.settle();
+    Site::settle();
     site.build();
     fs::remove_file(site.path("x")).unwrap();
     site.write("x/inside", "now a folder");
@@ -315,7 +320,7 @@ fn what_is_replaced_by_a_folder_or_replaces_one_leaves() {
 #[test]
 fn what_can_not_be_read_stays() {
     if rustix::process::geteuid().is_root() {
-        return unreadable_as_root();
+        return as_nobody("version::tests::what_can_not_be_read_stays");
     }
     let mut site = Site::new();
     site.options.mode = PublishMode::Mirror;
@@ -323,7 +328,7 @@ fn what_can_not_be_read_stays() {
     site.write("locked/1", "1");
     site.write("locked/2", "2");
     site.write("secret", "s");
-    site.settle();
+    Site::settle();
     site.build();
     fs::set_permissions(site.path("locked"), fs::Permissions::from_mode(0o000)).unwrap();
     fs::set_permissions(site.path("secret"), fs::Permissions::from_mode(0o000)).unwrap();
@@ -334,21 +339,24 @@ fn what_can_not_be_read_stays() {
     fs::set_permissions(site.path("locked"), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-/// Root reads everything; a folder that fails is played by the merge's own rule for paths too deep to open.
-fn unreadable_as_root() {
-    let mut site = Site::new();
-    site.options.mode = PublishMode::Mirror;
-    site.write("a", "a");
-    site.build();
-    site.options.scan.cancel.cancel();
-    assert!(matches!(site.try_build(), Err(BuildVersionError::Cancelled(_) | BuildVersionError::Walk(_))));
+/// Root reads everything, so the test runs again as a user who doesn't.
+fn as_nobody(test: &str) {
+    use std::os::unix::process::CommandExt;
+    const NOBODY: u32 = 65534;
+    let program = std::env::current_exe().unwrap();
+    let mut command = std::process::Command::new(program);
+    command.args(["--exact", test]).uid(NOBODY).gid(NOBODY).current_dir("/").env_remove("TMPDIR");
+    match command.status() {
+        Ok(status) => assert!(status.success()),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{error}"),
+    }
 }
 
 #[test]
 fn files_settle_first() {
     let mut site = Site::new();
     site.write("old", "old");
-    site.settle();
+    Site::settle();
     site.build();
     site.options.scan.settle = Duration::from_millis(200);
     site.write("old", "being written");
@@ -434,7 +442,7 @@ fn a_large_first_scan_grows_version_by_version() {
     for index in 0..40 {
         site.write(&format!("{index:03}"), noise(index, 100_000));
     }
-    site.settle();
+    Site::settle();
     site.options.read_bytes_max = Some(1_000_000);
     let mut versions = 0;
     loop {
@@ -455,7 +463,7 @@ fn a_file_changed_underneath_is_never_given_out_wrong() {
     site.write("small1", "first");
     site.write("small2", "second");
     site.write("large", noise(1, 900_000));
-    site.settle();
+    Site::settle();
     site.build();
     site.write("large", noise(2, 900_000));
     site.write("small2", "secund");
@@ -481,7 +489,7 @@ fn a_long_file_pages_its_chunks_and_keeps_them() {
     let mut bytes = noise(1, 4_000_000);
     site.write("video", &bytes);
     site.write("other", "x");
-    site.settle();
+    Site::settle();
     site.build();
     assert!(matches!(site.records()[1].content, Content::Paged { .. }));
     site.check_local();
@@ -490,7 +498,7 @@ fn a_long_file_pages_its_chunks_and_keeps_them() {
     assert_eq!(site.build().changed, 0);
     bytes.insert(0, 7);
     site.write("video", &bytes);
-    site.settle();
+    Site::settle();
     site.build();
     assert!(site.chunks.lock().unwrap().len() - before <= 3);
     assert_eq!(site.bytes_of("video"), bytes);
