@@ -301,7 +301,7 @@ fn item_seeds() -> Vec<Vec<u8>> {
     let source = DeltaSource { id: ChunkId([1; 32]), offset: 5, length: 600 };
     [
         header(ItemKey::Chunk(5), Encoding::Plain { from_offset: 10 }),
-        header(ItemKey::Page(ChunkId([2; 32])), Encoding::Zstd),
+        header(ItemKey::Page(ChunkId([2; 32])), Encoding::Zstd { from_offset: 0 }),
         header(ItemKey::Page(ChunkId([2; 32])), Encoding::Delta { sources: vec![source; 3] }),
     ]
     .iter()

@@ -16,6 +16,13 @@ mod setup;
 mod tidy;
 mod world;
 
-fn main() -> anyhow::Result<()> {
-    cli::run()
+fn main() -> std::process::ExitCode {
+    match cli::run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            // Without the backtrace that anyhow would add: what failed is a command, and its error names it.
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
 }
