@@ -95,7 +95,7 @@ impl Default for NetworkConfig {
     fn default() -> Self {
         Self {
             congestion: "cubic".to_owned(),
-            idle_timeout: HumanDuration(Duration::from_secs(60)),
+            idle_timeout: HumanDuration(Duration::from_mins(1)),
             hello_timeout: HumanDuration(Duration::from_secs(20)),
             sessions_max: 20_000,
             mtu_max: headwater_quic::endpoint::MTU_DEFAULT,
@@ -131,7 +131,7 @@ pub struct ProofConfig {
 
 impl Default for ProofConfig {
     fn default() -> Self {
-        Self { lifetime: HumanDuration(Duration::from_secs(14 * 86_400)), prefixes: HumanBytes(32 << 20) }
+        Self { lifetime: HumanDuration(Duration::from_hours(14 * 24)), prefixes: HumanBytes(32 << 20) }
     }
 }
 
@@ -155,7 +155,7 @@ pub struct GcConfig {
 
 impl Default for GcConfig {
     fn default() -> Self {
-        Self { every: HumanDuration(Duration::from_secs(86_400)) }
+        Self { every: HumanDuration(Duration::from_hours(24)) }
     }
 }
 

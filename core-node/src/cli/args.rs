@@ -11,12 +11,12 @@ use clap::{Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "core-node", version, propagate_version = true)]
 pub(super) struct Cli {
-    /// Folder in which the core keeps everything.
-    #[arg(long, global = true, env = "HEADWATER_CORE_DATA", value_name = "DIR", default_value = "/var/lib/headwater-core")]
-    pub(super) data: PathBuf,
+    /// Folder in which the core keeps everything [env: HEADWATER_CORE_DATA] [default: /var/lib/headwater-core].
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(super) data: Option<PathBuf>,
 
-    /// Configuration file [default: DIR/core.toml].
-    #[arg(long, global = true, env = "HEADWATER_CORE_CONFIG", value_name = "FILE")]
+    /// Configuration file [env: HEADWATER_CORE_CONFIG] [default: DIR/core.toml].
+    #[arg(long, global = true, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
 
     /// Ask the core at this address instead of the one on this machine; needs --identity.

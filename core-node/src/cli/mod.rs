@@ -53,7 +53,7 @@ fn carry_out(plan: Plan) -> Result<ExitCode, CodedError> {
                 Target::Remote { core, identity } => block_on(remote::ask(&core, &identity, &request, take)),
             };
             bar.finish();
-            let bad = renderer.finish().map_err(|error| output(error));
+            let bad = renderer.finish().map_err(output);
             answered?;
             if let Some(error) = failed {
                 return Err(error);

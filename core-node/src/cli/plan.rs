@@ -9,6 +9,9 @@ use super::args::{
 };
 use crate::control::{Request, TokenCreate};
 
+/// Where a core lives when nobody says otherwise.
+const DATA_DEFAULT: &str = "/var/lib/headwater-core";
+
 /// What the command line asks for.
 pub(super) enum Plan {
     Init(InitPlan),
@@ -48,7 +51,10 @@ impl Plan {
     /// What `cli` asks for.
     pub(super) fn of(cli: Cli) -> Result<Self, CodedError> {
         let Cli { data, config, core, identity, json, command } = cli;
-        let config = config.unwrap_or_else(|| data.join("core.toml"));
+        let data = data.or_else(|| of_environment("HEADWATER_CORE_DATA")).unwrap_or_else(|| DATA_DEFAULT.into());
+        let config = config
+            .or_else(|| of_environment("HEADWATER_CORE_CONFIG"))
+            .unwrap_or_else(|| data.join("core.toml"));
         let request = match command {
             Command::Init { name, listen, admin_listen } => {
                 return Ok(Self::Init(InitPlan { data, config, name, listen, admin_listen, json }));
@@ -163,6 +169,10 @@ fn collection(command: CollectionCommand) -> Result<Request, CodedError> {
             Request::CollectionShow { name, number }
         }
     })
+}
+
+fn of_environment(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// The daemon has another working folder than the person who asks.

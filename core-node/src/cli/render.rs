@@ -30,7 +30,7 @@ impl<W: Write> Renderer<W> {
     /// Takes one part of the answer.
     pub(super) fn take(&mut self, answer: &Answer) -> std::io::Result<()> {
         if let Answer::Finding(finding) = answer {
-            self.bad_findings += u64::from(finding.state == "bad");
+            self.bad_findings += u64::from(finding.state == "fail");
         }
         self.rows += 1;
         if self.json { self.json_line(answer) } else { self.text(answer) }
@@ -130,8 +130,8 @@ impl<W: Write> Renderer<W> {
     }
 
     fn finding(&mut self, finding: &Finding) -> std::io::Result<()> {
-        writeln!(self.out, "{:>7}  {}: {}", finding.state, finding.what, finding.found)?;
-        if finding.hint.is_empty() { Ok(()) } else { writeln!(self.out, "{:>7}  hint: {}", "", finding.hint) }
+        writeln!(self.out, "{:>4}  {}: {}", finding.state, finding.what, finding.found)?;
+        if finding.hint.is_empty() { Ok(()) } else { writeln!(self.out, "{:>4}  hint: {}", "", finding.hint) }
     }
 
     fn status(&mut self, status: &StatusRow) -> std::io::Result<()> {

@@ -162,7 +162,7 @@ pub struct ErrorRow {
 pub struct Finding {
     /// What was looked at.
     pub what: String,
-    /// `good`, `warning` or `bad`.
+    /// `ok`, `warn` or `fail`.
     pub state: String,
     /// What was found.
     pub found: String,

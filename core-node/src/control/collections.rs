@@ -20,26 +20,26 @@ const EVERY_S_MIN: u64 = 10;
 pub(super) fn create(
     core: &Arc<Core>,
     asker: &Asker,
-    name: String,
-    matching: String,
+    name: &str,
+    matching: &str,
     labels: BTreeMap<String, String>,
     every_s: Option<u64>,
     out: &Emitter,
 ) -> Result<(), CodedError> {
-    DatasetName::new(name.as_str()).map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
-    NamePattern::new(matching.as_str()).map_err(|error| CodedError::new(&codes::USAGE, error.to_string()))?;
+    DatasetName::new(name).map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
+    NamePattern::new(matching).map_err(|error| CodedError::new(&codes::USAGE, error.to_string()))?;
     for (key, value) in &labels {
         check_label(key, value).map_err(|error| CodedError::new(&codes::USAGE, error.to_string()))?;
     }
     if every_s.is_some_and(|every| every < EVERY_S_MIN) {
         return Err(CodedError::new(&codes::USAGE, format!("a collection is made anew every {EVERY_S_MIN} s at most")));
     }
-    if core.catalog.dataset(&name).map_err(catalog_failed)?.is_some() {
+    if core.catalog.dataset(name).map_err(catalog_failed)?.is_some() {
         return Err(CodedError::new(&codes::ALREADY_EXISTS, format!("there is a dataset named `{name}`")));
     }
     let rule = NewCollection {
-        name: name.clone(),
-        pattern: matching,
+        name: name.to_owned(),
+        pattern: matching.to_owned(),
         labels: labels.into_iter().collect(),
         every_s,
         created_at: core.now(),

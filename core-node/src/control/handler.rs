@@ -138,7 +138,7 @@ fn carry_out(core: &Arc<Core>, asker: &Asker, request: Request, out: &Emitter) -
             datasets::retention(core, asker, &dataset, keep_last, keep_days, reset, out)
         }
         Request::CollectionCreate { name, matching, labels, every_s } => {
-            collections::create(core, asker, name, matching, labels, every_s, out)
+            collections::create(core, asker, &name, &matching, labels, every_s, out)
         }
         Request::CollectionList => collections::list(core, asker, out),
         Request::CollectionShow { name, number } => collections::show(core, asker, &name, number, out),

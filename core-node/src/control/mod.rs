@@ -21,4 +21,4 @@ pub use handler::{Asker, Emitter, LocalHandler, answer};
 pub(crate) use collections::{add_edition, members_of};
 pub(crate) use handler::catalog_failed;
 pub(crate) use people::revoked;
-pub(crate) use upkeep::{refresh_gauges, status_row};
+pub(crate) use upkeep::{collect_garbage, refresh_gauges, status_row};

@@ -17,15 +17,15 @@ const REVISION_MIN: u32 = if PROTOCOL_REVISION > 1 { PROTOCOL_REVISION - 1 } els
 const NONCE_TRIES_MAX: usize = 4;
 
 /// One who may have a session.
-pub struct Admitted {
+pub(super) struct Admitted {
     /// Who it is.
-    pub peer: Peer,
+    pub(super) peer: Peer,
     /// What it is told.
-    pub welcome: Welcome,
+    pub(super) welcome: Welcome,
 }
 
 /// Judges a hello. What is admitted is durable when this returns. Blocks.
-pub fn admit(core: &Core, shown: &headwater_quic::Peer, hello: &Hello) -> Result<Admitted, Refusal> {
+pub(super) fn admit(core: &Core, shown: &headwater_quic::Peer, hello: &Hello) -> Result<Admitted, Refusal> {
     let revision = negotiate((REVISION_MIN, PROTOCOL_REVISION), (hello.revision_min, hello.revision_max))
         .map_err(|mismatch| revision_refusal(&mismatch))?;
     let device = find(core, shown)?;

@@ -14,7 +14,7 @@ use crate::ingest::error_chain;
 /// How often is looked whether a collection is due.
 const COLLECTIONS_EVERY: Duration = Duration::from_secs(5);
 /// How often retention is applied.
-const RETENTION_EVERY: Duration = Duration::from_secs(600);
+const RETENTION_EVERY: Duration = Duration::from_mins(10);
 /// Versions that are looked at at once.
 const VERSIONS_BATCH: usize = 1000;
 /// Seconds in a day.

@@ -110,7 +110,9 @@ fn open_catalog(folder: &Path) -> Result<SqliteCatalog, CodedError> {
 }
 
 fn open_packs(folder: &Path) -> Result<LocalPacks, CodedError> {
-    LocalPacks::open(&folder.join(PACK_FOLDER)).map_err(pack_failed)
+    let packs = folder.join(PACK_FOLDER);
+    LocalPacks::open(&packs)
+        .map_err(|error| CodedError::io(&codes::READ_FAILED, format!("`{}` can't be opened", packs.display()), error))
 }
 
 fn pack_failed(error: PackError) -> CodedError {

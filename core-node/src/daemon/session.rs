@@ -32,7 +32,7 @@ const TASKS_MAX: usize = 8;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves one connection from its hello to its end.
-pub async fn serve(core: Arc<Core>, connection: Connection, shown: headwater_quic::Peer) {
+pub(super) async fn serve(core: Arc<Core>, connection: Connection, shown: headwater_quic::Peer) {
     let remote = connection.remote_address();
     let hello_timeout = core.config.network.hello_timeout.0;
     let opened = tokio::time::timeout(hello_timeout, open(&core, &connection, &shown)).await;

@@ -19,21 +19,21 @@ use crate::ingest::{Publication, catalog_refusal, error_chain};
 use crate::serve::VersionSource;
 
 /// How long a download keeps a version from gc without a word from it. Longer than any transfer is silent.
-const LEASE_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+const LEASE_LIFETIME: Duration = Duration::from_hours(7 * 24);
 
 /// A subscriber's question for a version.
 #[derive(Clone, Debug)]
-pub struct Fetch {
+pub(super) struct Fetch {
     /// The number that the offer must carry.
-    pub transfer: u32,
+    pub(super) transfer: u32,
     /// The dataset.
-    pub dataset: String,
+    pub(super) dataset: String,
     /// Its version.
-    pub version: VersionId,
+    pub(super) version: VersionId,
 }
 
 /// Takes an offered version, or refuses it.
-pub async fn receive(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle, offer: IncomingOffer, doing: Arc<Doing>) {
+pub(super) async fn receive(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle, offer: IncomingOffer, doing: Arc<Doing>) {
     let (transfer, dataset) = (offer.transfer, offer.dataset.clone());
     let _shown = doing.begin(format!("publishing {dataset}"));
     let admitted = {
@@ -70,7 +70,7 @@ pub async fn receive(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle, of
 }
 
 /// Sends a version that was asked for, or refuses.
-pub async fn send(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle, fetch: Fetch, doing: Arc<Doing>) {
+pub(super) async fn send(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle, fetch: Fetch, doing: Arc<Doing>) {
     let _shown = doing.begin(format!("fetching {}", fetch.dataset));
     let found = {
         let (core, peer, fetch) = (core.clone(), peer.clone(), fetch.clone());

@@ -8,6 +8,7 @@ mod prefixes;
 mod publication;
 
 pub use commit::{CommitJob, commit_version};
+pub(crate) use commit::{create, enter};
 pub use prefixes::Prefixes;
 pub use publication::Publication;
 

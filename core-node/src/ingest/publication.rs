@@ -49,6 +49,10 @@ impl Publication {
         })
     }
 
+    fn prefix_length(&self, id: &ChunkId) -> Option<u32> {
+        if self.prefixes_any { self.prefixes.length(id) } else { None }
+    }
+
     fn visible(&self, ids: &[ChunkId]) -> Result<Vec<Option<ChunkEntry>>, DestinationError> {
         let entries =
             self.core.catalog.locate_visible(&self.scope, ids, self.core.now()).map_err(|error| catalog(&error))?;
@@ -103,13 +107,12 @@ impl Destination for Publication {
             .zip(chunks)
             .map(|(entry, chunk)| match entry {
                 Some(entry) if entry.location.plain_bytes == chunk.length => Presence::Here,
-                // A chunk with this id and another length: the offer lies, and the right bytes can't come.
+                // With another length the offer lies, and no bytes can make it true.
                 Some(_) => Presence::Missing,
-                None if self.prefixes_any => match self.prefixes.length(&chunk.id) {
+                None => match self.prefix_length(&chunk.id) {
                     Some(length) if length < chunk.length => Presence::Prefix(length),
                     _ => Presence::Missing,
                 },
-                None => Presence::Missing,
             })
             .collect())
     }
