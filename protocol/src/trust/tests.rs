@@ -39,6 +39,7 @@ fn a_token_from_before_is_still_read() {
 /// Writes the fixture of the newest form of a token; run it only for a new one, under a new name.
 #[test]
 #[ignore = "writes fixtures"]
+#[expect(clippy::disallowed_methods, reason = "fixtures are files, and only this writes them")]
 fn write_fixtures() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/token-v1.txt");
     std::fs::write(path, format!("{}\n", token().to_text())).expect("written");
@@ -113,7 +114,8 @@ fn a_token_grants_what_it_says() {
     let used_up = TokenGrant { uses_left: Some(0), ..grant() };
     let revoked = TokenGrant { revoked: true, ..grant() };
     let endless = TokenGrant { uses_left: None, lifetime_s: None, ..grant() };
-    let cases: [(&TokenGrant, i64, &str, PriorJoin, Result<bool, &str>); 14] = [
+    type Case<'a> = (&'a TokenGrant, i64, &'a str, PriorJoin, Result<bool, &'a str>);
+    let cases: [Case<'_>; 14] = [
         (&grant(), NOW, "cam-01", PriorJoin::None, Ok(true)),
         (&grant(), NOW, "cam-01", PriorJoin::SameKeyAndToken, Ok(false)),
         (&grant(), 1_003_599, "cam-01", PriorJoin::None, Ok(true)),

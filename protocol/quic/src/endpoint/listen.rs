@@ -155,6 +155,7 @@ pub struct Arriving {
 
 /// One whose handshake is made.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one per connection, and it is taken apart at once")]
 pub enum Arrival {
     /// A session with one who holds the key of a certificate of our authority. Whether that key is still welcome is for
     /// the device list to say.
