@@ -1,0 +1,201 @@
+//! The folders and subscriptions in force: what settings say, with names filled in for this device.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use headwater_host::config::HumanDuration;
+use headwater_host::error::{CodedError, codes};
+use headwater_protocol::name::{DatasetName, NameContext, NamePattern, NameTemplate};
+
+use super::Agent;
+use crate::catalog::{EventLevel, Role};
+use crate::settings::{KEEP_VERSIONS, LocalSettings, Mode, PublishSettings, SCAN_EVERY, Settings, SubscribeSettings};
+
+/// A folder that is scanned.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Folder {
+    /// The dataset's name.
+    pub dataset: DatasetName,
+    /// The folder.
+    pub path: PathBuf,
+    /// Published or local.
+    pub role: Role,
+    /// What happens to deleted files.
+    pub mode: Mode,
+    /// Time between two scans.
+    pub every: Duration,
+}
+
+/// A subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// A dataset's or collection's name, or a pattern.
+    pub name: String,
+    /// The folder in which each dataset gets one of its own.
+    pub to: PathBuf,
+    /// Versions that stay.
+    pub keep: u32,
+}
+
+impl Agent {
+    /// The folders that are scanned. Those whose name can't be filled in yet are left out: their errors come second.
+    pub fn folders(&self) -> (Vec<Folder>, Vec<(String, CodedError)>) {
+        let settings = self.settings();
+        let device = self.device();
+        let context = device.as_ref().map_or(NameContext { device: "", labels: &[] }, |device| device.name_context());
+        let mut folders = Vec::new();
+        let mut problems = Vec::new();
+        let mut add = |template: &NameTemplate, path: &PathBuf, role, mode, every| match template.expand(&context) {
+            Ok(dataset) => folders.push(Folder { dataset, path: path.clone(), role, mode, every }),
+            Err(error) => {
+                let error = CodedError::new(&codes::NAME_INVALID, error.to_string());
+                problems.push((template.as_str().to_owned(), error));
+            }
+        };
+        for entry in &settings.publish {
+            add(&entry.dataset, &entry.folder, Role::Publish, entry.mode, entry.every.0);
+        }
+        for entry in &settings.local {
+            add(&entry.dataset, &entry.folder, Role::Local, Mode::Mirror, SCAN_EVERY);
+        }
+        (folders, problems)
+    }
+
+    /// The folder of this dataset.
+    pub fn folder(&self, dataset: &str) -> Result<Folder, CodedError> {
+        let templates = self.settings();
+        let by_template = |folder: &Folder| {
+            templates
+                .publish
+                .iter()
+                .map(|entry| (&entry.dataset, &entry.folder))
+                .chain(templates.local.iter().map(|entry| (&entry.dataset, &entry.folder)))
+                .any(|(template, path)| template.as_str() == dataset && *path == folder.path)
+        };
+        let (folders, _) = self.folders();
+        folders.into_iter().find(|folder| folder.dataset.as_str() == dataset || by_template(folder)).ok_or_else(|| {
+            CodedError::new(&codes::NOT_FOUND, format!("this device has no folder for the dataset `{dataset}`"))
+                .with_hint("see `edge-agent status` for its datasets")
+        })
+    }
+
+    /// The subscriptions.
+    pub fn subscriptions(&self) -> Vec<Subscription> {
+        let settings = self.settings();
+        let subscription = |entry: &SubscribeSettings| Subscription {
+            name: entry.dataset.clone(),
+            to: entry.to.clone(),
+            keep: entry.keep,
+        };
+        settings.subscribe.iter().map(subscription).collect()
+    }
+
+    /// Publishes a folder from now on.
+    pub fn add_publish(
+        &self,
+        folder: PathBuf,
+        dataset: &str,
+        mode: Mode,
+        every: Option<HumanDuration>,
+    ) -> Result<(), CodedError> {
+        let dataset = template(dataset)?;
+        self.check_folder(&folder)?;
+        let entry = PublishSettings { folder, dataset, mode, every: every.unwrap_or(HumanDuration(SCAN_EVERY)) };
+        self.change_added(|added| {
+            added.publish.retain(|known| known.dataset != entry.dataset);
+            added.publish.push(entry.clone());
+            Ok(())
+        })
+    }
+
+    /// Versions a folder for this device alone from now on.
+    pub fn add_local(&self, folder: PathBuf, dataset: &str) -> Result<(), CodedError> {
+        let dataset = template(dataset)?;
+        self.check_folder(&folder)?;
+        let entry = LocalSettings { folder, dataset };
+        self.change_added(|added| {
+            added.local.retain(|known| known.dataset != entry.dataset);
+            added.local.push(entry.clone());
+            Ok(())
+        })
+    }
+
+    /// Subscribes from now on.
+    pub fn add_subscribe(&self, dataset: &str, to: PathBuf, keep: Option<u32>) -> Result<(), CodedError> {
+        NamePattern::new(dataset).map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
+        if to.starts_with(&self.data) || self.data.starts_with(&to) {
+            return Err(unsuitable(&to, "it overlaps the agent's data folder"));
+        }
+        let entry = SubscribeSettings { dataset: dataset.to_owned(), to, keep: keep.unwrap_or(KEEP_VERSIONS) };
+        self.change_added(|added| {
+            added.subscribe.retain(|known| known.dataset != entry.dataset);
+            added.subscribe.push(entry.clone());
+            Ok(())
+        })
+    }
+
+    /// Stops publishing, keeping or subscribing. Files stay.
+    pub fn remove(&self, name: &str) -> Result<(), CodedError> {
+        let expanded = self.folder(name).ok().map(|folder| folder.path);
+        let mut removed = false;
+        self.change_added(|added| {
+            let before = added.publish.len() + added.subscribe.len() + added.local.len();
+            added.publish.retain(|known| known.dataset.as_str() != name && Some(&known.folder) != expanded.as_ref());
+            added.local.retain(|known| known.dataset.as_str() != name && Some(&known.folder) != expanded.as_ref());
+            added.subscribe.retain(|known| known.dataset != name);
+            removed = added.publish.len() + added.subscribe.len() + added.local.len() < before;
+            if removed { Ok(()) } else { Err(self.not_removable(name)) }
+        })?;
+        self.note(EventLevel::Info, "", name, "removed; its files stay");
+        Ok(())
+    }
+
+    fn not_removable(&self, name: &str) -> CodedError {
+        let settings = self.settings();
+        let written = settings.scanned().any(|(_, dataset, _)| dataset == name)
+            || settings.subscribe.iter().any(|entry| entry.dataset == name);
+        if written {
+            CodedError::new(&codes::NOT_FOUND, format!("`{name}` stands in the settings file, which is yours to edit"))
+                .with_hint("remove it there; the daemon reads the file again at its next start")
+        } else {
+            CodedError::new(&codes::NOT_FOUND, format!("there is no dataset or subscription `{name}` here"))
+                .with_hint("see `edge-agent status`")
+        }
+    }
+
+    fn check_folder(&self, folder: &PathBuf) -> Result<(), CodedError> {
+        if !folder.is_dir() {
+            return Err(CodedError::new(&codes::FOLDER_MISSING, format!("`{}` is no folder", folder.display())));
+        }
+        if folder.starts_with(&self.data) {
+            return Err(unsuitable(folder, "it lies in the agent's data folder"));
+        }
+        Ok(())
+    }
+
+    /// Changes the folders that commands added: checked together with the person's settings, durable, then in force.
+    fn change_added(&self, change: impl FnOnce(&mut Settings) -> Result<(), CodedError>) -> Result<(), CodedError> {
+        let mut added = Settings::added(&self.data)?;
+        let before = added.clone();
+        change(&mut added)?;
+        added.save_added(&self.data)?;
+        match Settings::load(&self.data, self.config.as_deref()) {
+            Ok(settings) => {
+                self.set_settings(settings);
+                Ok(())
+            }
+            Err(error) => {
+                before.save_added(&self.data)?;
+                Err(error)
+            }
+        }
+    }
+}
+
+fn template(text: &str) -> Result<NameTemplate, CodedError> {
+    NameTemplate::new(text).map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))
+}
+
+fn unsuitable(path: &std::path::Path, why: &str) -> CodedError {
+    CodedError::new(&codes::PATH_UNSUITABLE, format!("`{}` can't be used: {why}", path.display()))
+}

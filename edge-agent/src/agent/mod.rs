@@ -1,0 +1,318 @@
+//! The agent itself: its data folder, settings, catalog and device, and what commands ask of it.
+//!
+//! One process holds the data folder's lock and one [`Agent`]. The daemon keeps it for as long as it runs, a command
+//! without a daemon for as long as the command takes; both answer requests by the same code.
+
+mod commands;
+mod folders;
+mod report;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
+
+use futures_util::future::BoxFuture;
+use headwater_host::control::{ControlHandler, ReplySender};
+use headwater_host::error::{CodedError, codes};
+use headwater_host::lock::DataFolderLock;
+use serde_json::Value;
+use tokio::sync::{Semaphore, watch};
+
+pub use folders::{Folder, Subscription};
+
+use crate::catalog::{self, Catalog, CatalogError, Event, EventLevel};
+use crate::clock;
+use crate::device::Device;
+use crate::request::{ProblemReport, Request};
+use crate::session::Connected;
+use crate::settings::Settings;
+
+/// Folders that are scanned at once: each scan uses several threads already.
+const SCANS_MAX: usize = 1;
+
+/// The agent of one data folder.
+pub struct Agent {
+    data: PathBuf,
+    config: Option<PathBuf>,
+    settings: RwLock<Arc<Settings>>,
+    device: RwLock<Option<Arc<Device>>>,
+    catalog: RwLock<Arc<Catalog>>,
+    /// Since when versions wait for the core, by dataset.
+    unsent: Mutex<HashMap<String, Instant>>,
+    busy: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    scans: Arc<Semaphore>,
+    /// Says that settings or the device changed, so that the daemon looks again.
+    changed: watch::Sender<u64>,
+    /// The session in force, and how the link is.
+    link: watch::Sender<LinkState>,
+    daemon: std::sync::atomic::AtomicBool,
+    _lock: DataFolderLock,
+}
+
+/// How the link to the core is.
+#[derive(Clone, Default)]
+pub struct LinkState {
+    /// The session, while there is one.
+    pub connected: Option<Arc<Connected>>,
+    /// What it waits for, or empty.
+    pub waiting_for: String,
+    /// What went wrong last, until something goes well.
+    pub problem: Option<ProblemReport>,
+}
+
+impl Agent {
+    /// Opens the data folder for this process alone. A damaged catalog is set aside and begun anew.
+    pub fn open(data: &Path, config: Option<&Path>) -> Result<Arc<Self>, CodedError> {
+        let lock = DataFolderLock::acquire(data)?;
+        let settings = Settings::load(data, config)?;
+        let device = Device::load(data)?;
+        let (catalog, rebuilt) = open_catalog(data)?;
+        let agent = Arc::new(Self {
+            data: data.to_owned(),
+            config: config.map(Path::to_owned),
+            settings: RwLock::new(Arc::new(settings)),
+            device: RwLock::new(device.map(Arc::new)),
+            catalog: RwLock::new(Arc::new(catalog)),
+            unsent: Mutex::default(),
+            busy: Mutex::default(),
+            scans: Arc::new(Semaphore::new(SCANS_MAX)),
+            changed: watch::channel(0).0,
+            link: watch::channel(LinkState::default()).0,
+            daemon: false.into(),
+            _lock: lock,
+        });
+        if let Some(reason) = rebuilt {
+            agent.note_rebuilt(&reason);
+        }
+        Ok(agent)
+    }
+
+    /// The data folder.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The device, if it has joined.
+    pub fn device(&self) -> Option<Arc<Device>> {
+        self.device.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The device, or the error that it has not joined.
+    pub fn joined(&self) -> Result<Arc<Device>, CodedError> {
+        self.device().ok_or_else(|| CodedError::new(&codes::NOT_JOINED, "this device has not joined a core"))
+    }
+
+    /// The catalog in force. Who holds it over a rebuild works on the old one and fails; take it anew for each piece of work.
+    pub fn catalog(&self) -> Arc<Catalog> {
+        Arc::clone(&self.catalog.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Sets a damaged catalog aside and begins a new one. Does nothing if that has happened to `damaged` already.
+    pub fn rebuild_catalog(&self, damaged: &Arc<Catalog>, reason: &str) -> Result<(), CodedError> {
+        let mut current = self.catalog.write().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&current, damaged) {
+            return Ok(());
+        }
+        // The old file is renamed while its connection is still open; what that one writes goes to the renamed file.
+        catalog::set_aside(&self.data, clock::now_s() as u64)?;
+        *current = Arc::new(Catalog::open(&self.data)?);
+        drop(current);
+        self.note_rebuilt(reason);
+        Ok(())
+    }
+
+    /// Runs work that uses the catalog, and once more on a new catalog if it proves damaged.
+    pub async fn healing<T, F>(&self, mut work: impl FnMut() -> F) -> Result<T, CodedError>
+    where
+        F: Future<Output = Result<T, CodedError>>,
+    {
+        let catalog = self.catalog();
+        match work().await {
+            Err(error) if error.is(&codes::CATALOG_DAMAGED) || catalog.is_suspect() => {
+                self.rebuild_catalog(&catalog, &error.to_string())?;
+                work().await
+            }
+            other => other,
+        }
+    }
+
+    /// Lets one piece of work at a time have a dataset.
+    pub async fn have(&self, dataset: &str) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut busy = lock(&self.busy);
+            busy.retain(|_, lock| Arc::strong_count(lock) > 1);
+            Arc::clone(busy.entry(dataset.to_owned()).or_default())
+        };
+        lock.lock_owned().await
+    }
+
+    /// Notes whether a dataset has a version that the core has not acknowledged.
+    pub fn set_unsent(&self, dataset: &str, is_unsent: bool) {
+        let mut unsent = lock(&self.unsent);
+        if is_unsent {
+            unsent.entry(dataset.to_owned()).or_insert_with(Instant::now);
+        } else {
+            unsent.remove(dataset);
+        }
+    }
+
+    /// Since when the oldest unacknowledged version waits, as far as this process knows.
+    pub fn unsent_since(&self) -> Option<Instant> {
+        lock(&self.unsent).values().min().copied()
+    }
+
+    /// Lets few scans run at once.
+    pub fn scans(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.scans)
+    }
+
+    /// Watches for changes of settings and device.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// How the link is, to be watched or set.
+    pub fn link(&self) -> &watch::Sender<LinkState> {
+        &self.link
+    }
+
+    /// Whether this process is the daemon.
+    pub fn is_daemon(&self) -> bool {
+        self.daemon.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Says that this process is the daemon.
+    pub fn set_daemon(&self) {
+        self.daemon.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// Takes a device, as after joining or a renewal; none after leaving.
+    pub fn set_device(&self, device: Option<Device>) {
+        *self.device.write().unwrap_or_else(PoisonError::into_inner) = device.map(Arc::new);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn set_settings(&self, settings: Settings) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Keeps an event, and logs it.
+    pub fn note(&self, level: EventLevel, code: &str, dataset: &str, text: impl Into<String>) {
+        let text = text.into();
+        match level {
+            EventLevel::Info => tracing::info!(dataset, "{text}"),
+            EventLevel::Warn => tracing::warn!(dataset, code, "{text}"),
+            EventLevel::Error => tracing::error!(dataset, code, "{text}"),
+        }
+        let event =
+            Event { id: 0, at_s: clock::now_s(), level, code: code.to_owned(), dataset: dataset.to_owned(), text };
+        if let Err(error) = self.catalog().put_event(&event) {
+            tracing::debug!(%error, "an event could not be kept");
+        }
+    }
+
+    /// Keeps an error as an event, unless it repeats one of the newest.
+    pub fn note_error(&self, dataset: &str, error: &CodedError) {
+        self.note_once(EventLevel::Warn, &error.code, dataset, one_line(error));
+    }
+
+    /// Keeps an event, unless it repeats one of the newest: what stays as it is need not be said at every scan.
+    pub fn note_once(&self, level: EventLevel, code: &str, dataset: &str, text: String) {
+        let newest = self.catalog().events(0, 8).unwrap_or_default();
+        if newest.iter().any(|event| event.dataset == dataset && event.text == text) {
+            tracing::debug!(dataset, "{text}");
+            return;
+        }
+        self.note(level, code, dataset, text);
+    }
+
+    fn note_rebuilt(&self, reason: &str) {
+        let text = format!("the catalog was damaged and is rebuilt from the folders and the core: {reason}");
+        self.note(EventLevel::Warn, codes::CATALOG_DAMAGED.code, "", text);
+    }
+
+    /// Folds the catalog's log away before the process ends.
+    pub fn close(&self) {
+        if let Err(error) = self.catalog().tidy() {
+            tracing::debug!(%error, "the catalog could not be tidied");
+        }
+    }
+}
+
+/// An agent that answers requests.
+pub struct Handler(pub Arc<Agent>);
+
+impl ControlHandler for Handler {
+    fn handle(&self, request: Value, reply: ReplySender) -> BoxFuture<'_, Result<Value, CodedError>> {
+        Box::pin(async move {
+            let request: Request = serde_json::from_value(request).map_err(|error| {
+                CodedError::new(&codes::USAGE, "the request can't be understood")
+                    .with_hint("command and daemon are of different releases: restart the daemon")
+                    .with_source(error)
+            })?;
+            commands::answer(&self.0, request, reply).await
+        })
+    }
+}
+
+/// An error as one line of an event: the message with its causes, without the hint.
+pub fn one_line(error: &CodedError) -> String {
+    let text = error.to_string();
+    let text = text.lines().next().unwrap_or_default();
+    text.split_once("]: ").map_or(text, |(_, rest)| rest).to_owned()
+}
+
+/// An error as a report's problem.
+pub fn problem(dataset: &str, error: &CodedError) -> ProblemReport {
+    ProblemReport {
+        dataset: dataset.to_owned(),
+        code: error.code.clone().into_owned(),
+        message: one_line(error),
+        hint: error.hint.clone(),
+    }
+}
+
+fn open_catalog(data: &Path) -> Result<(Catalog, Option<String>), CodedError> {
+    match Catalog::open(data) {
+        Ok(catalog) => Ok((catalog, None)),
+        Err(error) if error.is_damage() => {
+            catalog::set_aside(data, clock::now_s() as u64)?;
+            Ok((Catalog::open(data)?, Some(error.to_string())))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl From<CatalogError> for CodedError {
+    fn from(error: CatalogError) -> Self {
+        let code = match &error {
+            CatalogError::Damaged { .. } => &codes::CATALOG_DAMAGED,
+            CatalogError::Newer { .. } => &codes::CATALOG_TOO_NEW,
+            CatalogError::Full => &codes::DISK_FULL,
+            CatalogError::Sql { .. } => &codes::CATALOG_FAILED,
+            CatalogError::Io { action, source } => {
+                let message = format!("the catalog could not {action}: {source}");
+                return match source.kind() {
+                    std::io::ErrorKind::StorageFull => Self::new(&codes::DISK_FULL, message),
+                    _ => Self::new(&codes::CATALOG_FAILED, message),
+                };
+            }
+        };
+        let message = error.to_string();
+        match error {
+            CatalogError::Sql { source, .. } => Self::new(code, message).with_source(source),
+            _ => Self::new(code, message),
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! How things are, for `status` and for the core's device list.
+
+use headwater_host::error::CodedError;
+use headwater_protocol::codec::decode_stored;
+use headwater_protocol::commit::Receipt;
+use headwater_protocol::manifest::{Manifest, Totals};
+
+use super::Agent;
+use crate::catalog::{Catalog, DatasetRow, Role, VersionRow};
+use crate::request::{DatasetReport, StatusReport};
+
+impl Agent {
+    /// How things are.
+    pub fn status(&self) -> Result<StatusReport, CodedError> {
+        let catalog = self.catalog();
+        let device = self.device();
+        let state = self.link().borrow().clone();
+        let (folders, problems) = self.folders();
+        let mut datasets = Vec::new();
+        for folder in &folders {
+            let row = catalog.dataset(folder.dataset.as_str(), folder.role, &folder.path)?;
+            datasets.push(dataset_report(&catalog, &row)?);
+        }
+        for row in catalog.datasets()?.iter().filter(|row| row.role == Role::Subscribe) {
+            datasets.push(dataset_report(&catalog, row)?);
+        }
+        let core = match &device {
+            Some(device) if self.settings().core.addresses.is_empty() => device.card.addresses.clone(),
+            Some(_) => self.settings().core.addresses.clone(),
+            None => Vec::new(),
+        };
+        let first_problem = problems.first().map(|(name, error)| super::problem(name, error));
+        let link = match (&device, &state.connected) {
+            (None, _) => "not joined",
+            (_, Some(connected)) if !connected.link.has_ended() => "connected",
+            _ if self.is_daemon() && !state.waiting_for.is_empty() => "waiting",
+            _ if self.is_daemon() => "connecting",
+            _ => "not running",
+        };
+        Ok(StatusReport {
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            device: device.as_ref().map(|device| device.card.name.clone()),
+            labels: device.as_ref().map(|device| device.card.labels.clone()).unwrap_or_default(),
+            core,
+            running: self.is_daemon(),
+            link: link.to_owned(),
+            waiting_for: state.waiting_for,
+            backlog_bytes: datasets.iter().map(|dataset| dataset.pending_bytes).sum(),
+            datasets,
+            wire_bytes: catalog.counters()?,
+            disk_free_bytes: self.disk_free_bytes(),
+            last_error: state.problem.or(first_problem),
+        })
+    }
+
+    /// Bytes of built versions that the core has not acknowledged.
+    pub fn backlog_bytes(&self) -> u64 {
+        let catalog = self.catalog();
+        let rows = catalog.datasets().unwrap_or_default();
+        let published = rows.iter().filter(|row| row.role == Role::Publish);
+        published.map(|row| pending_bytes(&catalog, row).unwrap_or(0)).sum()
+    }
+
+    /// Age of the oldest version that the core has not acknowledged, in seconds; as far as this process knows.
+    pub fn oldest_unsent_s(&self) -> u64 {
+        self.unsent_since().map_or(0, |since| since.elapsed().as_secs())
+    }
+
+    /// Free bytes on the disk of the data folder.
+    pub fn disk_free_bytes(&self) -> u64 {
+        rustix::fs::statvfs(self.data()).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+    }
+}
+
+fn dataset_report(catalog: &Catalog, row: &DatasetRow) -> Result<DatasetReport, CodedError> {
+    let committed = catalog.committed(row.id)?;
+    let pending = catalog.pending(row.id)?;
+    let receipt = committed.as_ref().and_then(|version| decode_stored::<Receipt>(&version.receipt).ok());
+    let state = match (&committed, &pending, row.role) {
+        (None, None, Role::Subscribe) => "waits for its first version",
+        (None, None, _) => "waits for its first scan",
+        (_, Some(_), Role::Subscribe) => "is being fetched",
+        (_, Some(_), _) => "waits to be sent",
+        (Some(_), None, Role::Local) => "local",
+        (Some(_), None, _) => "in sync",
+    };
+    Ok(DatasetReport {
+        name: row.name.clone(),
+        role: row.role,
+        folder: row.folder.clone(),
+        number: committed.as_ref().map_or(0, |version| version.number),
+        totals: totals(committed.as_ref()),
+        pending: pending.as_ref().map(|version| (version.number, version.state)),
+        pending_bytes: if row.role == Role::Publish { pending_bytes(catalog, row)? } else { 0 },
+        remote_files: catalog.freed_count(row.id)?,
+        state: state.to_owned(),
+        durability: receipt.map(|receipt| receipt.durability.as_str().to_owned()).unwrap_or_default(),
+    })
+}
+
+/// An estimate from the sums of both versions: what the new one has more, or, where files only changed, at least something.
+fn pending_bytes(catalog: &Catalog, row: &DatasetRow) -> Result<u64, CodedError> {
+    let Some(pending) = catalog.pending(row.id)? else { return Ok(0) };
+    let committed = catalog.committed(row.id)?;
+    Ok(totals(Some(&pending)).bytes.saturating_sub(totals(committed.as_ref()).bytes).max(1))
+}
+
+fn totals(version: Option<&VersionRow>) -> Totals {
+    version
+        .and_then(|version| Manifest::decode(&version.manifest).ok())
+        .map(|manifest| manifest.totals())
+        .unwrap_or_default()
+}

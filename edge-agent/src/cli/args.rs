@@ -1,0 +1,147 @@
+//! The command line as clap reads it: plain arguments; what they mean is decided in [`super`].
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use headwater_host::config::HumanDuration;
+
+use crate::settings::{KEEP_VERSIONS, Mode};
+
+/// Carries a device's folders to a core as signed dataset versions, and keeps datasets of others here.
+#[derive(Debug, Parser)]
+#[command(name = "edge-agent", version, propagate_version = true)]
+pub(super) struct Arguments {
+    /// The agent's own folder: identity, catalog, settings.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub(super) data: Option<PathBuf>,
+    /// The settings file; `agent.toml` in the data folder by default.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Print data as JSON.
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Join a core with a token that its operator made (`core-node token create`).
+    Join {
+        /// The token.
+        #[arg(value_name = "CORE_OR_TOKEN")]
+        token: String,
+        /// The name by which the core shall know this device; its host name by default.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Run in the foreground until stopped: watch, publish, subscribe.
+    Run,
+    /// Scan all folders and exchange with the core what is new.
+    Sync {
+        /// Do it once and report.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Publish a folder as a dataset.
+    Publish(PublishArgs),
+    /// Keep datasets of others here.
+    Subscribe {
+        /// A dataset, a collection, or a pattern such as `cam/*`.
+        name: String,
+        /// The folder in which each dataset gets one of its own.
+        #[arg(long, value_name = "DIR")]
+        to: PathBuf,
+        /// Versions that stay.
+        #[arg(long, default_value_t = KEEP_VERSIONS)]
+        keep: u32,
+    },
+    /// Version a folder for this device alone: nothing of it is ever offered to a core.
+    Local {
+        /// The folder.
+        dir: PathBuf,
+        /// The dataset's name on this device.
+        #[arg(long)]
+        dataset: String,
+    },
+    /// Stop publishing or keeping a dataset. Its files stay where they are.
+    Remove {
+        /// The dataset or subscription, as it was given.
+        name: String,
+    },
+    /// Remove files here and from later versions. Earlier versions at the core keep them.
+    Delete {
+        /// The dataset.
+        name: String,
+        /// Files or folders in it.
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Remove the local bytes of files that are safe at the core. They stay in every later version.
+    Free {
+        /// The dataset.
+        name: String,
+        /// Files or folders in it.
+        #[arg(required = true)]
+        paths: Vec<String>,
+    },
+    /// Say how things are.
+    Status {
+        /// Say it again every second until stopped.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Say what happened.
+    Log {
+        /// So many of the newest events.
+        #[arg(long, short = 'n', default_value_t = 50)]
+        count: u32,
+    },
+    /// Read every file again and compare it with the catalog.
+    Verify,
+    /// Check this machine and say what to change.
+    Doctor,
+    /// Look at the configuration.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Leave the core. The folders' files stay.
+    Leave,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PublishArgs {
+    /// The folder.
+    pub(super) dir: PathBuf,
+    /// The dataset's name; may hold `{device}` and `{label.KEY}`.
+    #[arg(long)]
+    pub(super) dataset: String,
+    /// What happens when files are deleted here: `append` keeps them in the dataset, `mirror` follows.
+    #[arg(long, value_enum, default_value_t = ModeArg::Append)]
+    pub(super) mode: ModeArg,
+    /// Time between two scans, as `5m`.
+    #[arg(long)]
+    pub(super) every: Option<HumanDuration>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum ModeArg {
+    Append,
+    Mirror,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Append => Self::Append,
+            ModeArg::Mirror => Self::Mirror,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Check it, and print what is in force.
+    Check,
+}

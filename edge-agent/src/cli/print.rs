@@ -1,0 +1,225 @@
+//! Answers as tables for people, or as JSON.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where the program's output is written")]
+
+use std::process::ExitCode;
+
+use headwater_host::doctor::Check;
+use headwater_host::error::CodedError;
+use headwater_host::output::Rows;
+use indicatif::HumanBytes;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::catalog::Role;
+use crate::request::{
+    FreeReport, LogReport, ProblemReport, Request, SkippedReport, StatusReport, SyncReport, VerifyReport, VersionReport,
+};
+use crate::settings::Settings;
+
+/// Says what went wrong.
+pub(super) fn error(error: &CodedError, json: bool) {
+    if json {
+        let document = serde_json::json!({
+            "error": { "code": error.code, "message": error.message, "hint": error.hint }
+        });
+        println!("{document}");
+    }
+    eprintln!("{error}");
+}
+
+/// Prints an answer. The exit code is 1 where a part of the work failed.
+pub(super) fn answer(request: &Request, answer: &Value, json: bool) -> ExitCode {
+    let failed = match request {
+        Request::Sync => !read::<SyncReport>(answer).problems.is_empty(),
+        Request::Verify => read::<VerifyReport>(answer).damaged_count > 0,
+        _ => false,
+    };
+    if json {
+        println!("{answer}");
+    } else {
+        match request {
+            Request::Sync => sync(&read(answer)),
+            Request::Status => status(&read(answer)),
+            Request::Log { .. } => log(&read(answer)),
+            Request::Verify => verify(&read(answer)),
+            Request::Free { .. } => free(&read(answer)),
+            _ => {
+                if let Some(text) = answer.get("text").and_then(Value::as_str) {
+                    println!("{text}");
+                }
+            }
+        }
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Prints the settings in force.
+pub(super) fn settings(settings: &Settings, json: bool) {
+    if json {
+        println!("{}", serde_json::to_string(settings).unwrap_or_default());
+    } else {
+        println!("{}", toml::to_string(settings).unwrap_or_default());
+    }
+}
+
+/// Prints the findings of `doctor`.
+pub(super) fn checks(checks: &[Check], json: bool) {
+    if json {
+        println!("{}", serde_json::to_string(checks).unwrap_or_default());
+        return;
+    }
+    for check in checks {
+        println!("{:4} {}: {}", check.verdict.to_string(), check.name, check.found);
+        if !check.hint.is_empty() {
+            println!("     hint: {}", check.hint);
+        }
+    }
+}
+
+/// Begins the terminal's screen anew.
+pub(super) fn clear_screen() {
+    print!("\x1b[2J\x1b[H");
+}
+
+fn read<T: DeserializeOwned + Default>(answer: &Value) -> T {
+    serde_json::from_value(answer.clone()).unwrap_or_default()
+}
+
+fn sync(report: &SyncReport) {
+    let all = [("published", &report.published), ("received", &report.received), ("local", &report.local)];
+    if all.iter().any(|(_, versions)| !versions.is_empty()) {
+        let mut rows = Rows::new(&["", "dataset", ">version", "id", ">files", ">size", ">on the wire", ">plain"]);
+        for (what, versions) in all {
+            for version in versions {
+                rows.add(version_row(what, version));
+            }
+        }
+        print!("{}", rows.to_text());
+    }
+    println!(
+        "{} unchanged, {} files looked at, {} read, {:.2} s",
+        report.unchanged,
+        report.files_scanned,
+        HumanBytes(report.bytes_read),
+        report.duration_ms as f64 / 1000.0
+    );
+    let wire = &report.wire;
+    println!(
+        "wire: {} in all (pages {}, chunks {}, control {}, repeated {})",
+        HumanBytes(wire.udp),
+        HumanBytes(wire.pages),
+        HumanBytes(wire.chunks),
+        HumanBytes(wire.overhead),
+        HumanBytes(wire.wasted)
+    );
+    println!(
+        "saved: {} by dedup, {} by deltas, {} by compression",
+        HumanBytes(report.saved_dedup_bytes),
+        HumanBytes(report.saved_delta_bytes),
+        HumanBytes(report.saved_compression_bytes)
+    );
+    skipped("left out", &report.skipped, report.skipped_count);
+    for problem in &report.problems {
+        print_problem(problem);
+    }
+}
+
+fn version_row(what: &str, version: &VersionReport) -> Vec<String> {
+    vec![
+        what.to_owned(),
+        version.dataset.clone(),
+        version.number.to_string(),
+        version.version.get(..12).unwrap_or(&version.version).to_owned(),
+        version.totals.files.to_string(),
+        HumanBytes(version.totals.bytes).to_string(),
+        HumanBytes(version.wire_bytes).to_string(),
+        HumanBytes(version.plain_bytes).to_string(),
+    ]
+}
+
+fn print_problem(problem: &ProblemReport) {
+    let place = if problem.dataset.is_empty() { String::new() } else { format!("`{}`: ", problem.dataset) };
+    eprintln!("error[{}]: {place}{}", problem.code, problem.message);
+    if !problem.hint.is_empty() {
+        eprintln!("hint: {}", problem.hint);
+    }
+}
+
+fn skipped(what: &str, listed: &[SkippedReport], count: u64) {
+    if count == 0 {
+        return;
+    }
+    println!("{what}: {count}");
+    for entry in listed {
+        println!("  {}/{}: {}", entry.dataset, entry.path, entry.reason);
+    }
+    if count > listed.len() as u64 {
+        println!("  and {} more", count - listed.len() as u64);
+    }
+}
+
+fn status(report: &StatusReport) {
+    let device = report.device.as_deref().unwrap_or("not joined");
+    let running = if report.running { "running" } else { "not running" };
+    println!("device {device}, agent {running}, link {}", report.link);
+    if !report.core.is_empty() {
+        println!("core {}", report.core.join(", "));
+    }
+    if !report.waiting_for.is_empty() {
+        println!("waiting for {}", report.waiting_for);
+    }
+    if !report.datasets.is_empty() {
+        let mut rows = Rows::new(&["dataset", "role", "folder", ">version", ">files", ">size", ">remote", "state"]);
+        for dataset in &report.datasets {
+            let role = match dataset.role {
+                Role::Publish => "publish",
+                Role::Subscribe => "subscribe",
+                Role::Local => "local",
+            };
+            rows.add([
+                dataset.name.clone(),
+                role.to_owned(),
+                dataset.folder.display().to_string(),
+                if dataset.number == 0 { "none".to_owned() } else { dataset.number.to_string() },
+                dataset.totals.files.to_string(),
+                HumanBytes(dataset.totals.bytes).to_string(),
+                dataset.remote_files.to_string(),
+                dataset.state.clone(),
+            ]);
+        }
+        print!("{}", rows.to_text());
+    }
+    if report.backlog_bytes > 0 {
+        println!("not yet acknowledged: {}", HumanBytes(report.backlog_bytes));
+    }
+    let wire: Vec<_> =
+        report.wire_bytes.iter().map(|(reason, bytes)| format!("{reason} {}", HumanBytes(*bytes))).collect();
+    if !wire.is_empty() {
+        println!("wire so far: {}", wire.join(", "));
+    }
+    println!("free disk: {}", HumanBytes(report.disk_free_bytes));
+    if let Some(problem) = &report.last_error {
+        print_problem(problem);
+    }
+}
+
+fn log(report: &LogReport) {
+    for event in &report.events {
+        let place = if event.dataset.is_empty() { String::new() } else { format!(" [{}]", event.dataset) };
+        let code = if event.code.is_empty() { String::new() } else { format!(" {}", event.code) };
+        println!("{} {:5}{code}{place} {}", crate::clock::shown(event.at_s), event.level.name(), event.text);
+    }
+}
+
+fn verify(report: &VerifyReport) {
+    println!("{} chunks are good, {}", report.chunks_good, HumanBytes(report.bytes_good));
+    if !report.catalog_whole {
+        println!("the catalog was damaged and has been rebuilt");
+    }
+    skipped("not what the catalog says", &report.damaged, report.damaged_count);
+}
+
+fn free(report: &FreeReport) {
+    println!("freed {} files, {}", report.files, HumanBytes(report.bytes));
+    skipped("kept", &report.kept, report.kept.len() as u64);
+}

@@ -1,0 +1,65 @@
+//! How long to wait before trying again: longer each time, and never the same for a whole fleet.
+
+use std::time::Duration;
+
+/// The first wait.
+const FIRST: Duration = Duration::from_secs(1);
+/// The longest wait.
+const LONGEST: Duration = Duration::from_secs(300);
+
+/// Waits that double, each with jitter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Backoff {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { next: FIRST, longest: LONGEST }
+    }
+}
+
+impl Backoff {
+    /// Waits that grow to `longest`.
+    pub(super) fn up_to(longest: Duration) -> Self {
+        Self { next: FIRST.min(longest), longest }
+    }
+
+    /// The next wait: between half of the step and all of it, chosen by `random`.
+    pub(super) fn next(&mut self, random: u8) -> Duration {
+        let step = self.next;
+        self.next = (step * 2).min(self.longest);
+        step / 2 + step * u32::from(random) / 510
+    }
+
+    /// Something went well: begin anew.
+    pub(super) fn reset(&mut self) {
+        self.next = FIRST.min(self.longest);
+    }
+}
+
+/// A random byte; a fixed one where the system has none, for which a wait of medium length is right.
+pub(super) fn random() -> u8 {
+    let mut byte = [128];
+    let _ = getrandom::fill(&mut byte);
+    byte[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_limit_and_stay_in_their_range() {
+        let mut backoff = Backoff::default();
+        let mut step = FIRST;
+        for round in 0..20u8 {
+            let wait = backoff.next(round.wrapping_mul(37));
+            assert!(wait >= step / 2 && wait <= step, "round {round}: {wait:?} of {step:?}");
+            step = (step * 2).min(LONGEST);
+        }
+        backoff.reset();
+        assert!(backoff.next(255) <= FIRST);
+    }
+}

@@ -1,0 +1,90 @@
+//! Keeping the subscriptions up to date: following them in each session, and fetching what the core has news of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_host::control::ReplySender;
+use headwater_host::error::{CodedError, codes};
+use headwater_protocol::wire::Following;
+
+use super::backoff::{Backoff, random};
+use crate::agent::{Agent, Subscription, problem};
+use crate::catalog::EventLevel;
+use crate::session::Connected;
+use crate::session::collect::Collector;
+use crate::session::subscribe::fetch;
+use crate::session::sync::{count_wire, wanted};
+
+/// The longest wait after something went wrong.
+const RETRY_LONGEST: Duration = Duration::from_secs(120);
+
+/// Keeps the subscriptions until dropped.
+pub(super) async fn keep(agent: Arc<Agent>, subscriptions: Vec<Subscription>) {
+    let mut link = agent.link().subscribe();
+    let mut backoff = Backoff::up_to(RETRY_LONGEST);
+    loop {
+        let connected = match link.wait_for(|state| state.connected.is_some()).await {
+            Ok(state) => state.connected.clone(),
+            Err(_) => return,
+        };
+        let Some(connected) = connected else { continue };
+        if let Err(error) = Box::pin(follow(&agent, &subscriptions, &connected, &mut backoff)).await
+            && !error.is(&codes::SESSION_ENDED)
+        {
+            agent.note_error("", &error);
+        }
+        // The link's own task notices the end too; until it has, there is nothing to do here.
+        let _ = link.wait_for(|state| !state.connected.as_ref().is_some_and(|now| Arc::ptr_eq(now, &connected))).await;
+    }
+}
+
+/// Follows for as long as the session lasts.
+async fn follow(
+    agent: &Arc<Agent>,
+    subscriptions: &[Subscription],
+    connected: &Arc<Connected>,
+    backoff: &mut Backoff,
+) -> Result<(), CodedError> {
+    let names: Vec<String> = subscriptions.iter().map(|subscription| subscription.name.clone()).collect();
+    let (mut seen, unmatched) = connected.link.follow(&names).await?;
+    for name in unmatched {
+        let text = format!("the core has nothing for the subscription `{name}` yet");
+        agent.note_once(EventLevel::Info, codes::NOT_FOUND.code, &name, text);
+    }
+    loop {
+        if take(agent, subscriptions, &seen, connected).await {
+            backoff.reset();
+            seen = connected.link.news_after(&seen).await?;
+        } else {
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next(random())) => {}
+                ended = connected.link.ended() => return Err(ended.to_error()),
+            }
+            seen = connected.link.following();
+        }
+    }
+}
+
+/// Fetches what is newer than what is here, one dataset after the other. False if something went wrong.
+async fn take(
+    agent: &Arc<Agent>,
+    subscriptions: &[Subscription],
+    following: &[Following],
+    connected: &Arc<Connected>,
+) -> bool {
+    let mut all_well = true;
+    for (subscription, newest) in wanted(agent, subscriptions, following) {
+        let collector = Collector::new(ReplySender::ignored());
+        let work = || Box::pin(fetch(agent, &subscription, &newest, &connected.link, &collector));
+        if let Err(error) = agent.healing(work).await {
+            all_well = false;
+            agent.note_error(&newest.dataset, &error);
+            agent.link().send_if_modified(|state| {
+                state.problem = Some(problem(&newest.dataset, &error));
+                false
+            });
+        }
+        count_wire(agent, &collector);
+    }
+    all_well
+}

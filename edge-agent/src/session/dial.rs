@@ -1,0 +1,226 @@
+//! Reaching the core: dialling its addresses in turn, saying hello, and keeping what the welcome brought.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_host::error::{CodedError, codes};
+use headwater_protocol::name::check_device_name;
+use headwater_protocol::trust::Token;
+use headwater_protocol::wire::{Hello, Message, PROTOCOL_REVISION, PeerStatus, Welcome};
+use headwater_quic::endpoint::close;
+use headwater_quic::session::{Session, SessionOptions, Side};
+use headwater_quic::{
+    ClientOptions, ConnectError, ControlStream, FrameError, JoinError, TransportOptions, connect, resolve,
+};
+
+use super::link::{Fetches, Link};
+use crate::agent::Agent;
+use crate::catalog::EventLevel;
+use crate::device::{Card, Device};
+use crate::settings::Settings;
+
+/// Oldest revision of the protocol that this release speaks.
+const REVISION_MIN: u32 = 1;
+/// How long the core may take to welcome a device.
+const WELCOME_WAIT: Duration = Duration::from_secs(30);
+/// Bytes under way and not acknowledged on the session: a device has little memory.
+const SEND_WINDOW_BYTES: u64 = 8 << 20;
+/// Bytes that the core may send ahead of what the device has taken.
+const RECEIVE_WINDOW_BYTES: u32 = 12 << 20;
+
+/// Joins a core and keeps the identity that it gives.
+pub async fn join(agent: &Agent, token: &str, name: Option<&str>) -> Result<Arc<Device>, CodedError> {
+    let token = Token::parse(token).map_err(|error| CodedError::new(&codes::TOKEN_MISTYPED, error.to_string()))?;
+    if let Some(device) = agent.device() {
+        let message = format!(
+            "this device is `{}` of the core at {} already",
+            device.card.name,
+            device.card.addresses.join(", ")
+        );
+        return Err(CodedError::new(&codes::ALREADY_JOINED, message));
+    }
+    let name = match name {
+        Some(name) => name.to_owned(),
+        None => host_name(),
+    };
+    check_device_name(&name).map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
+    let key = Device::joining_key(agent.data())?;
+    let options = client_options(&agent.settings())?;
+    let joined = headwater_quic::join(&token, &name, &key, &options).await.map_err(join_error)?;
+    let card = Card { name: joined.name, labels: joined.labels, addresses: joined.addresses };
+    let device = Device::joined(agent.data(), joined.identity, card)?;
+    agent.set_device(Some(device));
+    let device = agent.joined()?;
+    agent.note(
+        EventLevel::Info,
+        "",
+        "",
+        format!("joined the core at {} as `{}`", device.card.addresses.join(", "), device.card.name),
+    );
+    Ok(device)
+}
+
+/// Opens a session with the core: dials, says hello, keeps nonce, labels and certificate, and starts the session.
+pub async fn dial(agent: &Agent, status: PeerStatus, fetches: Arc<dyn Fetches>) -> Result<Link, CodedError> {
+    let device = agent.joined()?;
+    let settings = agent.settings();
+    let options = client_options(&settings)?;
+    let addresses = if settings.core.addresses.is_empty() { &device.card.addresses } else { &settings.core.addresses };
+    let connection = reach(&device, addresses, &options).await?;
+    let mut control = ControlStream::open(&connection).await.map_err(|error| frame_error(&error))?;
+    let hello = Hello { revision_min: REVISION_MIN, revision_max: PROTOCOL_REVISION, nonce: device.nonce()?, status };
+    let welcome = tokio::time::timeout(WELCOME_WAIT, greet(&mut control, hello))
+        .await
+        .map_err(|_| CodedError::new(&codes::CORE_UNREACHABLE, "the core took the connection but does not answer"))?;
+    let welcome = match welcome {
+        Ok(welcome) => welcome,
+        Err(error) => {
+            connection.close(close::DONE, b"");
+            return Err(error);
+        }
+    };
+    keep(agent, &device, welcome)?;
+    let (handle, events) = Session::start(connection.clone(), control, Side::Dialler, SessionOptions::default());
+    Ok(Link::start(connection, handle, events, fetches))
+}
+
+async fn greet(control: &mut ControlStream, hello: Hello) -> Result<Welcome, CodedError> {
+    control.send(&Message::Hello(hello)).await.map_err(|error| frame_error(&error))?;
+    match control.expect().await.map_err(|error| frame_error(&error))? {
+        Message::Welcome(welcome) if (REVISION_MIN..=PROTOCOL_REVISION).contains(&welcome.revision) => Ok(welcome),
+        Message::Welcome(welcome) => Err(CodedError::new(
+            &codes::PROTOCOL_TOO_NEW,
+            format!(
+                "the core wants to speak revision {}, and this release speaks up to {PROTOCOL_REVISION}",
+                welcome.revision
+            ),
+        )),
+        Message::Refused { refusal, .. } => Err(refusal.into()),
+        _ => Err(CodedError::new(&codes::BAD_FRAME, "the core answered the greeting with something else")),
+    }
+}
+
+/// Keeps what the welcome brought: the nonce first, because the core counts it as given.
+fn keep(agent: &Agent, device: &Device, welcome: Welcome) -> Result<(), CodedError> {
+    device.save_nonce(&welcome.nonce)?;
+    let mut changed = device.clone();
+    if !welcome.certificate.is_empty() {
+        match device.identity.renewed(welcome.certificate) {
+            Ok(identity) => {
+                changed.identity = identity;
+                changed.save_identity()?;
+                agent.note(EventLevel::Info, "", "", "the core renewed this device's certificate");
+            }
+            Err(error) => {
+                let text = format!("the renewed certificate can't be used, the old one stays: {error}");
+                agent.note(EventLevel::Warn, codes::IDENTITY_UNUSABLE.code, "", text);
+            }
+        }
+    }
+    changed.card.name = welcome.name;
+    changed.card.labels = welcome.labels;
+    if changed.card != device.card {
+        changed.save_card()?;
+    }
+    if changed.card != device.card || changed.identity.certificate() != device.identity.certificate() {
+        agent.set_device(Some(changed));
+    }
+    Ok(())
+}
+
+async fn reach(
+    device: &Device,
+    addresses: &[String],
+    options: &ClientOptions,
+) -> Result<quinn::Connection, CodedError> {
+    let mut tried = Vec::new();
+    let mut untrusted = None;
+    for address in addresses {
+        let candidates = match resolve(address).await {
+            Ok(candidates) => candidates,
+            Err(error) => {
+                tried.push(error.to_string());
+                continue;
+            }
+        };
+        for candidate in candidates {
+            match connect(candidate, &device.identity, options).await {
+                Ok(connection) => return Ok(connection),
+                Err(error @ ConnectError::Untrusted { .. }) => {
+                    untrusted = Some(CodedError::new(&codes::PEER_UNTRUSTED, error.to_string()).with_source(error));
+                }
+                Err(error) => tried.push(error.to_string()),
+            }
+        }
+    }
+    Err(untrusted.unwrap_or_else(|| {
+        CodedError::new(&codes::CORE_UNREACHABLE, format!("the core can't be reached: {}", tried.join("; ")))
+    }))
+}
+
+fn client_options(settings: &Settings) -> Result<ClientOptions, CodedError> {
+    let base = ClientOptions::default();
+    let mut transport = TransportOptions {
+        send_window_bytes: SEND_WINDOW_BYTES,
+        connection_window_bytes: RECEIVE_WINDOW_BYTES,
+        ..base.transport
+    };
+    if let Some(name) = &settings.core.congestion {
+        transport.congestion = name.parse().map_err(|error: headwater_quic::endpoint::ParseCongestionError| {
+            CodedError::new(&codes::CONFIG_INVALID, format!("`core.congestion`: {error}"))
+        })?;
+    }
+    if let Some(mtu) = settings.core.mtu_max {
+        transport.mtu_max = mtu;
+    }
+    Ok(ClientOptions { transport, ..base })
+}
+
+/// A broken exchange as an error: the core's own words where it closed the connection on purpose.
+pub(super) fn frame_error(error: &FrameError) -> CodedError {
+    match error.connection_error() {
+        Some(cause) => connection_error(cause),
+        None => CodedError::new(&codes::SESSION_ENDED, format!("the exchange with the core broke: {error}")),
+    }
+}
+
+/// The end of a connection as an error.
+pub(super) fn connection_error(error: &quinn::ConnectionError) -> CodedError {
+    let code = match close::said(error) {
+        Some((close::REVOKED, _)) => &codes::DEVICE_REVOKED,
+        Some((close::UNKNOWN_PEER, _)) => &codes::UNKNOWN_DEVICE,
+        Some((close::PROTOCOL, _)) => &codes::BAD_FRAME,
+        _ => &codes::SESSION_ENDED,
+    };
+    CodedError::new(code, format!("the session with the core ended: {}", close::describe(error)))
+}
+
+fn join_error(error: JoinError) -> CodedError {
+    match error {
+        JoinError::Refused(refusal) => refusal.into(),
+        JoinError::OtherCore { .. } => {
+            CodedError::new(&codes::TOKEN_OF_ANOTHER_CORE, error.to_string()).with_source(error)
+        }
+        JoinError::Unreachable(_) | JoinError::Silent(_) => {
+            CodedError::new(&codes::CORE_UNREACHABLE, error.to_string())
+        }
+        JoinError::Exchange(ref broken) => {
+            let error = frame_error(broken);
+            if error.is(&codes::SESSION_ENDED) {
+                CodedError::new(&codes::CORE_UNREACHABLE, error.message)
+            } else {
+                error
+            }
+        }
+        JoinError::Answer => CodedError::new(&codes::BAD_FRAME, error.to_string()),
+        JoinError::Identity(_) => CodedError::new(&codes::IDENTITY_UNUSABLE, error.to_string()).with_source(error),
+    }
+}
+
+/// The machine's name, as far as it can be a device's.
+fn host_name() -> String {
+    let system = rustix::system::uname();
+    let name = system.nodename().to_string_lossy();
+    let fits = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    name.split('.').next().unwrap_or_default().chars().filter(fits).collect()
+}

@@ -1,0 +1,230 @@
+//! A session from the agent's side: what the core says of datasets is gathered here, for whoever waits for it.
+//!
+//! One small task reads the session's events. It answers what needs no thought, and keeps the rest as state that others
+//! watch: the heads that were asked for, the newest version of each followed dataset, the end of the session.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_host::error::{CodedError, codes};
+use headwater_protocol::wire::{Following, MESSAGE_LIST_MAX, Message, PeerStatus};
+use headwater_quic::endpoint::close;
+use headwater_quic::session::{SessionEvent, SessionEvents, SessionHandle, SessionStats};
+use tokio::sync::watch;
+
+/// How long the core may take to answer a question that needs no work.
+const ANSWER_WAIT: Duration = Duration::from_secs(60);
+
+/// A live session. Cheap to clone.
+#[derive(Clone)]
+pub struct Link {
+    connection: quinn::Connection,
+    handle: SessionHandle,
+    news: watch::Sender<News>,
+    questions: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What the core has said so far.
+#[derive(Clone, Debug, Default)]
+struct News {
+    heads: Option<Vec<Following>>,
+    following: BTreeMap<String, Following>,
+    follow_done: Option<Vec<String>>,
+    ended: Option<Ended>,
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// A code, where the core gave one.
+    pub code: Option<String>,
+    /// Why.
+    pub reason: String,
+    /// What to do.
+    pub hint: String,
+}
+
+impl Ended {
+    /// The end as an error.
+    pub fn to_error(&self) -> CodedError {
+        match &self.code {
+            Some(code) => headwater_protocol::wire::Refusal {
+                code: code.clone(),
+                message: self.reason.clone(),
+                hint: self.hint.clone(),
+            }
+            .into(),
+            None => CodedError::new(&codes::SESSION_ENDED, format!("the session with the core ended: {}", self.reason)),
+        }
+    }
+}
+
+impl Link {
+    /// Takes a session that has just been started. `fetches` gets what the core asks for.
+    pub fn start(
+        connection: quinn::Connection,
+        handle: SessionHandle,
+        events: SessionEvents,
+        fetches: Arc<dyn Fetches>,
+    ) -> Self {
+        let (news, _) = watch::channel(News::default());
+        let link = Self { connection, handle, news, questions: Arc::default() };
+        tokio::spawn(link.clone().pump(events, fetches));
+        link
+    }
+
+    /// The session, for transfers.
+    pub fn handle(&self) -> &SessionHandle {
+        &self.handle
+    }
+
+    /// Its counters.
+    pub fn stats(&self) -> SessionStats {
+        self.handle.stats()
+    }
+
+    /// The newest committed version of each of this device's own datasets.
+    pub async fn heads(&self, datasets: &[String]) -> Result<Vec<Following>, CodedError> {
+        let _one_at_a_time = self.questions.lock().await;
+        let mut heads = Vec::new();
+        for part in datasets.chunks(MESSAGE_LIST_MAX) {
+            self.news.send_modify(|news| news.heads = None);
+            self.send(Message::Heads { datasets: part.to_vec() }).await?;
+            heads.extend(self.wait(|news| news.heads.clone()).await?);
+        }
+        Ok(heads)
+    }
+
+    /// Follows datasets, and gives what they are at now and the names that match nothing. Their news keep coming.
+    pub async fn follow(&self, names: &[String]) -> Result<(Vec<Following>, Vec<String>), CodedError> {
+        let _one_at_a_time = self.questions.lock().await;
+        self.news.send_modify(|news| {
+            news.follow_done = None;
+            news.following.clear();
+        });
+        self.send(Message::Follow { names: names.to_vec() }).await?;
+        let unmatched = self.wait(|news| news.follow_done.clone()).await?;
+        Ok((self.following(), unmatched))
+    }
+
+    /// The newest version of each followed dataset, as far as the core has said.
+    pub fn following(&self) -> Vec<Following> {
+        self.news.borrow().following.values().cloned().collect()
+    }
+
+    /// Resolves when a followed dataset has a newer version than when `seen` was taken from [`Link::following`].
+    pub async fn news_after(&self, seen: &[Following]) -> Result<Vec<Following>, CodedError> {
+        let mut receiver = self.news.subscribe();
+        let news = receiver
+            .wait_for(|news| news.ended.is_some() || !news.following.values().eq(seen.iter()))
+            .await
+            .map_err(|_| gone())?;
+        match &news.ended {
+            Some(ended) => Err(ended.to_error()),
+            None => Ok(news.following.values().cloned().collect()),
+        }
+    }
+
+    /// Tells the core how this device is.
+    pub async fn send_status(&self, status: PeerStatus) -> Result<(), CodedError> {
+        self.send(Message::Status(status)).await
+    }
+
+    /// Resolves when the session has ended.
+    pub async fn ended(&self) -> Ended {
+        let mut receiver = self.news.subscribe();
+        let ended = receiver.wait_for(|news| news.ended.is_some()).await.ok().and_then(|news| news.ended.clone());
+        ended.unwrap_or_else(|| Ended { code: None, reason: "the session is gone".to_owned(), hint: String::new() })
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.news.borrow().ended.is_some()
+    }
+
+    /// Ends the session cleanly.
+    pub fn close(&self, reason: &str) {
+        self.handle.close(0, reason);
+    }
+
+    async fn send(&self, message: Message) -> Result<(), CodedError> {
+        self.handle.send(message).await.map_err(|error| match self.news.borrow().ended.as_ref() {
+            Some(ended) => ended.to_error(),
+            None => CodedError::new(&codes::SESSION_ENDED, "the session with the core ended").with_source(error),
+        })
+    }
+
+    async fn wait<T>(&self, answer: impl Fn(&News) -> Option<T>) -> Result<T, CodedError> {
+        let mut receiver = self.news.subscribe();
+        let waited = receiver.wait_for(|news| news.ended.is_some() || answer(news).is_some());
+        let news = tokio::time::timeout(ANSWER_WAIT, waited)
+            .await
+            .map_err(|_| CodedError::new(&codes::CORE_UNREACHABLE, "the core does not answer any more"))?
+            .map_err(|_| gone())?;
+        match (answer(&news), &news.ended) {
+            (Some(answer), _) => Ok(answer),
+            (None, Some(ended)) => Err(ended.to_error()),
+            (None, None) => Err(gone()),
+        }
+    }
+
+    async fn pump(self, mut events: SessionEvents, fetches: Arc<dyn Fetches>) {
+        while let Some(event) = events.next().await {
+            match event {
+                SessionEvent::Message(message) => self.take(message),
+                SessionEvent::Offer(offer) => {
+                    let refusal =
+                        CodedError::new(&codes::FORBIDDEN, "this device takes only versions that it asked for");
+                    let _ = self.handle.refuse(offer.transfer, refusal.refusal()).await;
+                }
+                SessionEvent::Fetch { transfer, dataset, version } => {
+                    fetches.fetch(self.handle.clone(), transfer, dataset, version);
+                }
+                SessionEvent::Closed { reason } => self.end(&reason),
+            }
+        }
+        self.end("the connection is gone");
+    }
+
+    /// Notes the end; a reason that the core gave in words comes before what the connection says.
+    fn end(&self, reason: &str) {
+        let ended = match self.connection.close_reason() {
+            Some(cause) => {
+                let error = super::dial::connection_error(&cause);
+                let code = (!error.is(&codes::SESSION_ENDED)).then(|| error.code.into_owned());
+                Ended { code, reason: close::describe(&cause), hint: error.hint }
+            }
+            None => Ended { code: None, reason: reason.to_owned(), hint: String::new() },
+        };
+        self.news.send_modify(|news| {
+            news.ended.get_or_insert(ended);
+        });
+    }
+
+    fn take(&self, message: Message) {
+        match message {
+            Message::HeadsAre(heads) => self.news.send_modify(|news| news.heads = Some(heads)),
+            Message::News(list) => self.news.send_modify(|news| {
+                for following in list {
+                    news.following.insert(following.dataset.clone(), following);
+                }
+            }),
+            Message::FollowDone { unmatched } => self.news.send_modify(|news| news.follow_done = Some(unmatched)),
+            Message::Refused { transfer: None, refusal } => self.news.send_modify(|news| {
+                news.ended = Some(Ended { code: Some(refusal.code), reason: refusal.message, hint: refusal.hint });
+            }),
+            other => tracing::debug!(?other, "the core sent something that means nothing to a device"),
+        }
+    }
+}
+
+/// What answers the core when it asks for a version of this device.
+pub trait Fetches: Send + Sync + 'static {
+    /// Begins to send the version, or refuses. Must not block.
+    fn fetch(&self, handle: SessionHandle, transfer: u32, dataset: String, version: headwater_protocol::id::VersionId);
+}
+
+fn gone() -> CodedError {
+    CodedError::new(&codes::SESSION_ENDED, "the session with the core is gone")
+}

@@ -1,0 +1,129 @@
+//! Sessions with the core: dialling, saying hello, and what goes over one in both directions.
+
+pub mod collect;
+pub mod dial;
+pub mod link;
+pub mod publish;
+pub mod subscribe;
+pub mod sync;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use headwater_host::error::{CodedError, codes};
+use headwater_protocol::id::VersionId;
+use headwater_protocol::wire::Following;
+use headwater_quic::transfer::{DestinationError, SourceError, TransferError};
+
+use crate::catalog::Catalog;
+use link::Link;
+
+/// A session with what the core said of this device's own datasets at its start, kept up to date since.
+pub struct Connected {
+    /// The session.
+    pub link: Link,
+    heads: Mutex<HashMap<String, Following>>,
+}
+
+impl Connected {
+    /// Asks for the heads of `datasets`.
+    pub async fn new(link: Link, datasets: &[String]) -> Result<Self, CodedError> {
+        let heads = if datasets.is_empty() { Vec::new() } else { link.heads(datasets).await? };
+        let heads = heads.into_iter().map(|head| (head.dataset.clone(), head)).collect();
+        Ok(Self { link, heads: Mutex::new(heads) })
+    }
+
+    /// The newest version that the core has of one of this device's own datasets.
+    pub fn head(&self, dataset: &str) -> Option<Following> {
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner).get(dataset).cloned()
+    }
+
+    /// Notes a commit that went over this session.
+    pub fn set_head(&self, dataset: &str, number: u64, version: VersionId) {
+        let head = Following { dataset: dataset.to_owned(), number, version };
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner).insert(dataset.to_owned(), head);
+    }
+
+    /// Asks the core again, as for a dataset that was added since the session began.
+    pub async fn ask_head(&self, dataset: &str) -> Result<(), CodedError> {
+        let heads = self.link.heads(&[dataset.to_owned()]).await?;
+        let mut known = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
+        known.remove(dataset);
+        for head in heads {
+            known.insert(head.dataset.clone(), head);
+        }
+        Ok(())
+    }
+}
+
+/// A session that is there or being dialled, for several who wait for it.
+#[derive(Clone)]
+pub struct Access(Shared<BoxFuture<'static, Result<Arc<Connected>, Arc<CodedError>>>>);
+
+impl Access {
+    /// The session that `dialling` gives. It runs as a task of its own.
+    pub fn new(dialling: impl Future<Output = Result<Arc<Connected>, CodedError>> + Send + 'static) -> Self {
+        let task = tokio::spawn(dialling);
+        let dialled = async move {
+            match task.await {
+                Ok(result) => result.map_err(Arc::new),
+                Err(error) => Err(Arc::new(CodedError::new(&codes::INTERNAL, "dialling failed").with_source(error))),
+            }
+        };
+        Self(dialled.boxed().shared())
+    }
+
+    /// A session that is there.
+    pub fn ready(connected: Arc<Connected>) -> Self {
+        Self(futures_util::future::ready(Ok(connected)).boxed().shared())
+    }
+
+    /// The session, or why there is none.
+    pub async fn connected(&self) -> Result<Arc<Connected>, CodedError> {
+        self.0.clone().await.map_err(|error| CodedError {
+            code: error.code.clone(),
+            message: crate::agent::one_line(&error),
+            hint: error.hint.clone(),
+            source: None,
+        })
+    }
+}
+
+/// The end of a transfer as an error for people, and, where it shows one, a finding about the catalog.
+pub(crate) fn transfer_error(catalog: &Catalog, error: TransferError) -> CodedError {
+    let damaged = |error: &(dyn std::error::Error + 'static)| {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if error.downcast_ref::<crate::catalog::CatalogError>().is_some_and(crate::catalog::CatalogError::is_damage)
+            {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    };
+    if damaged(&error) || catalog.is_suspect() {
+        catalog.suspect();
+        return CodedError::new(&codes::CATALOG_DAMAGED, error.to_string());
+    }
+    match error {
+        TransferError::Refused(refusal) => refusal.into(),
+        TransferError::Disconnected(reason) => {
+            CodedError::new(&codes::SESSION_ENDED, format!("the session with the core ended: {reason}"))
+        }
+        TransferError::Destination(DestinationError::Refused(refusal)) => refusal.into(),
+        TransferError::Violation(violation) => {
+            CodedError::new(&codes::BAD_FRAME, format!("the core broke the protocol: {violation}"))
+        }
+        TransferError::Source { source: SourceError::OutOfScope, .. } => {
+            CodedError::new(&codes::BAD_FRAME, "the core asked for what was not offered")
+        }
+        TransferError::Source { .. } => CodedError::new(&codes::READ_FAILED, error.to_string()).with_source(error),
+        TransferError::Withdrawn => {
+            CodedError::new(&codes::SESSION_ENDED, "the core took its version back; it is asked again")
+        }
+        other => CodedError::new(&codes::WRITE_FAILED, other.to_string()).with_source(other),
+    }
+}

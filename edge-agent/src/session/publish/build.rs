@@ -1,0 +1,383 @@
+//! Building the next version of a folder into the catalog.
+//!
+//! What the build compares with is the newest version here, committed or not, so what was hashed once while the link was
+//! down is not hashed again. What the new version *follows* is always the newest committed one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use headwater_host::error::{CodedError, codes};
+use headwater_host::scan::{Cancel, ScanOptions, SkipReason, Stamp};
+use headwater_host::version::{
+    self, BuildContext, BuildOptions, BuildReport, BuiltVersion, Deferred, DeferredReason, Earlier, NoChunks,
+    StatCache, StatCacheError,
+};
+use headwater_protocol::id::ChunkId;
+use headwater_protocol::manifest::Manifest;
+use headwater_protocol::page::Page;
+use headwater_protocol::path::RelPath;
+use headwater_protocol::tree::{PageSink, SinkError, Tree};
+
+use super::index::ChunkIndexer;
+use crate::agent::{Agent, Folder};
+use crate::catalog::{
+    Catalog, CatalogError, DatasetId, DatasetPages, DatasetRow, EventLevel, Role, VersionRow, VersionState,
+    refers_to_pages,
+};
+use crate::request::SkippedReport;
+use crate::settings::Mode;
+
+/// Encoded pages that wait to be written together, in bytes.
+const PAGES_BATCH_BYTES: usize = 2 << 20;
+/// Encoded stamps that wait to be written together, in bytes.
+const STAMPS_BATCH_BYTES: usize = 1 << 20;
+/// Threads that read and hash, where the settings name no number.
+const THREADS_DEFAULT_MAX: usize = 4;
+/// Skipped and waiting files that a report names.
+const NOTES_MAX: usize = 100;
+
+/// What building a folder gave.
+#[derive(Debug)]
+pub struct Built {
+    /// The dataset.
+    pub row: DatasetRow,
+    /// Whether there is a version that was not there before.
+    pub is_new: bool,
+    /// What the scan found.
+    pub report: BuildReport,
+    /// Files that were left out or wait.
+    pub skipped: Vec<SkippedReport>,
+}
+
+/// Scans the folder and, if something changed, puts the next version into the catalog. With `afresh` it compares with the
+/// newest committed version only, as after a file of an uncommitted one has vanished. Blocking.
+pub fn build(
+    agent: &Agent,
+    folder: &Folder,
+    afresh: bool,
+    cancel: &Cancel,
+    progress: &mut dyn FnMut(version::Progress),
+) -> Result<Built, CodedError> {
+    let catalog = agent.catalog();
+    let row = catalog.dataset(folder.dataset.as_str(), folder.role, &folder.path)?;
+    let committed = catalog.committed(row.id)?;
+    let pending = if afresh { None } else { catalog.pending(row.id)? };
+    let base = pending.as_ref().or(committed.as_ref());
+    let base_manifest = base.map(VersionRow::decode_manifest).transpose()?;
+    let pages = DatasetPages::new(Arc::clone(&catalog), row.id);
+    let keep = Keep::new(&catalog, row.id, folder, committed.as_ref(), base)?;
+    let mut stamps = CatalogStamps::new(&catalog, row.id);
+    let mut sink = CatalogSink::new(&catalog, row.id, folder.role != Role::Local);
+    let options = options(agent, folder, cancel);
+    let earlier = match (&base_manifest, base) {
+        (Some(manifest), Some(base)) => Some(Earlier { id: base.version, manifest, pages: &pages }),
+        _ => None,
+    };
+    let context = BuildContext {
+        earlier,
+        stamps: &mut stamps,
+        freed: &|path: &RelPath| keep.keeps(path),
+        pages: &mut sink,
+        chunks: &NoChunks,
+        progress,
+    };
+    let (built, report) = version::build(&folder.path, &options, context).map_err(|error| {
+        let error = CodedError::from(error);
+        if catalog.is_suspect() { CodedError::new(&codes::CATALOG_DAMAGED, error.message) } else { error }
+    })?;
+    sink.finish()?;
+    stamps.finish()?;
+    keep.finish(&catalog, row.id)?;
+    let is_new = match built {
+        Some(built) => record(&catalog, folder, row.id, committed.as_ref(), built, afresh)?,
+        None if afresh => {
+            catalog.forget_uncommitted(row.id)?;
+            false
+        }
+        None => false,
+    };
+    let skipped = skipped(agent, folder, &report);
+    Ok(Built { row, is_new, report, skipped })
+}
+
+/// Puts the built version into the catalog, following the newest committed one. It may prove to be that one again.
+fn record(
+    catalog: &Catalog,
+    folder: &Folder,
+    dataset: DatasetId,
+    committed: Option<&VersionRow>,
+    built: BuiltVersion,
+    afresh: bool,
+) -> Result<bool, CodedError> {
+    let mut manifest = built.manifest;
+    if let Some(committed) = committed {
+        let before = committed.decode_manifest()?;
+        if before.root == manifest.root && before.height == manifest.height {
+            catalog.forget_uncommitted(dataset)?;
+            return Ok(false);
+        }
+    }
+    if afresh {
+        catalog.forget_uncommitted(dataset)?;
+    }
+    manifest.parent = committed.map(|committed| committed.version);
+    let body = manifest.encode();
+    let version = VersionRow {
+        number: committed.map_or(1, |committed| committed.number + 1),
+        version: Manifest::id_of(&body),
+        state: VersionState::Built,
+        manifest: body,
+        record: Vec::new(),
+        receipt: Vec::new(),
+    };
+    if folder.role == Role::Local {
+        catalog.commit_version(dataset, &version, 1)?;
+        catalog.prune_pages(dataset)?;
+    } else {
+        catalog.put_version(dataset, &version)?;
+        catalog.trim_uncommitted(dataset)?;
+    }
+    Ok(true)
+}
+
+fn options(agent: &Agent, folder: &Folder, cancel: &Cancel) -> BuildOptions {
+    let settings = agent.settings();
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = if settings.scan.threads == 0 { cores.min(THREADS_DEFAULT_MAX) } else { settings.scan.threads };
+    BuildOptions {
+        scan: ScanOptions {
+            settle: settings.scan.settle.0,
+            exclude: vec![agent.data().to_owned()],
+            threads,
+            cancel: cancel.clone(),
+            ..ScanOptions::default()
+        },
+        // Files that are gone are judged one by one in `Keep`, which knows more than the mode.
+        mode: Mode::Mirror,
+        origin: agent.device().map(|device| device.card.name.clone()).unwrap_or_default(),
+        read_bytes_max: (folder.role == Role::Publish).then_some(settings.scan.version_bytes.0),
+        ..BuildOptions::default()
+    }
+}
+
+fn skipped(agent: &Agent, folder: &Folder, report: &BuildReport) -> Vec<SkippedReport> {
+    let dataset = folder.dataset.as_str();
+    let of_skipped = report.skipped.iter().map(|entry| (entry.path.clone(), skip_reason(&entry.reason)));
+    let of_deferred = report.deferred.iter().map(|Deferred { path, reason }| {
+        let reason = match reason {
+            DeferredReason::Settling => "was modified a moment ago and waits until it is left alone".to_owned(),
+            DeferredReason::ChangedWhileRead => "changed while it was read and waits for the next scan".to_owned(),
+            DeferredReason::Unreadable(reason) => format!("can't be read: {reason}"),
+        };
+        (path.clone(), reason)
+    });
+    let unreadable = |entry: &&Deferred| matches!(entry.reason, DeferredReason::Unreadable(_));
+    if let Some(first) = report.deferred.iter().find(unreadable) {
+        let count = report.deferred.iter().filter(unreadable).count();
+        let text =
+            format!("{count} files can't be read, `{}` among them; what was published of them stays", first.path);
+        agent.note_once(EventLevel::Warn, codes::FOLDER_UNREADABLE.code, dataset, text);
+    }
+    of_skipped
+        .chain(of_deferred)
+        .take(NOTES_MAX)
+        .map(|(path, reason)| SkippedReport { dataset: dataset.to_owned(), path, reason })
+        .collect()
+}
+
+fn skip_reason(reason: &SkipReason) -> String {
+    match reason {
+        SkipReason::Special => "is a pipe, socket or device".to_owned(),
+        SkipReason::Unreadable(reason) => format!("can't be read: {reason}"),
+        SkipReason::PathUnsuitable(reason) => format!("can't be in a dataset: {reason}"),
+        SkipReason::BadRule => "holds a line that is no ignore rule".to_owned(),
+    }
+}
+
+/// Which files that are gone from the folder stay in the next version.
+///
+/// - `append`: those that the core has, unless the user deleted them by command.
+/// - `mirror`: those that were freed. After the catalog was lost, nobody knows any more which these were, so all that
+///   are missing count as freed: a command can still delete them, but nothing brings a version back.
+struct Keep<'a> {
+    catalog: &'a Catalog,
+    dataset: DatasetId,
+    mode: Mode,
+    recovering: bool,
+    committed: Option<(Manifest, DatasetPages)>,
+    committed_is_base: bool,
+    deletions: Vec<Vec<u8>>,
+    found_freed: Mutex<Vec<Vec<u8>>>,
+}
+
+impl<'a> Keep<'a> {
+    fn new(
+        catalog: &'a Arc<Catalog>,
+        dataset: DatasetId,
+        folder: &Folder,
+        committed: Option<&VersionRow>,
+        base: Option<&VersionRow>,
+    ) -> Result<Self, CatalogError> {
+        let pages = || DatasetPages::new(Arc::clone(catalog), dataset);
+        let manifest = committed.map(VersionRow::decode_manifest).transpose()?;
+        Ok(Self {
+            catalog,
+            dataset,
+            mode: folder.mode,
+            recovering: catalog.meta(&recovering_key(dataset))?.is_some(),
+            committed_is_base: committed.map(|row| row.version) == base.map(|row| row.version),
+            committed: manifest.map(|manifest| (manifest, pages())),
+            deletions: catalog.deletions(dataset)?,
+            found_freed: Mutex::default(),
+        })
+    }
+
+    fn keeps(&self, path: &RelPath) -> bool {
+        if self.deletions.iter().any(|deleted| is_at_or_below(path.as_bytes(), deleted)) || !self.is_committed(path) {
+            return false;
+        }
+        if self.mode == Mode::Append {
+            return true;
+        }
+        if self.recovering {
+            self.found_freed.lock().unwrap_or_else(PoisonError::into_inner).push(path.as_bytes().to_vec());
+            return true;
+        }
+        self.catalog.is_freed(self.dataset, path.as_bytes()).unwrap_or_else(|_| {
+            // Not knowing keeps the file; the damage is dealt with after the build.
+            self.catalog.suspect();
+            true
+        })
+    }
+
+    fn is_committed(&self, path: &RelPath) -> bool {
+        if self.committed_is_base {
+            return true;
+        }
+        let Some((manifest, pages)) = &self.committed else { return false };
+        !matches!(Tree::new(manifest, pages).find(path), Ok(None))
+    }
+
+    fn finish(self, catalog: &Catalog, dataset: DatasetId) -> Result<(), CatalogError> {
+        if self.recovering {
+            catalog.put_freed(dataset, &self.found_freed.into_inner().unwrap_or_else(PoisonError::into_inner))?;
+            catalog.forget_meta(&recovering_key(dataset))?;
+        }
+        Ok(())
+    }
+}
+
+/// The name of the mark that a dataset was taken over from the core after the catalog had been lost.
+pub(super) fn recovering_key(dataset: DatasetId) -> String {
+    format!("recovering.{}", dataset.number())
+}
+
+/// Whether `path` is `at` or lies in the folder `at`.
+pub(super) fn is_at_or_below(path: &[u8], at: &[u8]) -> bool {
+    path.strip_prefix(at).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+}
+
+/// The catalog as a stat cache: writes only what differs from what it has, in batches.
+struct CatalogStamps<'a> {
+    catalog: &'a Catalog,
+    dataset: DatasetId,
+    last_read: Option<(ChunkId, Vec<u8>)>,
+    waiting: Vec<(ChunkId, Vec<u8>)>,
+    waiting_bytes: usize,
+}
+
+impl<'a> CatalogStamps<'a> {
+    fn new(catalog: &'a Catalog, dataset: DatasetId) -> Self {
+        Self { catalog, dataset, last_read: None, waiting: Vec::new(), waiting_bytes: 0 }
+    }
+
+    fn finish(&mut self) -> Result<(), CatalogError> {
+        self.waiting_bytes = 0;
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        self.catalog.put_stamps(self.dataset, &std::mem::take(&mut self.waiting))
+    }
+
+    fn failed(&self, error: CatalogError) -> StatCacheError {
+        if error.is_damage() {
+            self.catalog.suspect();
+        }
+        StatCacheError(Box::new(error))
+    }
+}
+
+impl StatCache for CatalogStamps<'_> {
+    fn stamps(&mut self, leaf: &ChunkId) -> Result<Option<Vec<Stamp>>, StatCacheError> {
+        let Some(bytes) = self.catalog.stamps(self.dataset, leaf).map_err(|error| self.failed(error))? else {
+            return Ok(None);
+        };
+        let stamps = Stamp::decode_all(&bytes);
+        self.last_read = Some((*leaf, bytes));
+        Ok(stamps)
+    }
+
+    fn put(&mut self, leaf: &ChunkId, stamps: &[Stamp]) -> Result<(), StatCacheError> {
+        let bytes = Stamp::encode_all(stamps);
+        if self.last_read.as_ref().is_some_and(|(id, known)| id == leaf && *known == bytes) {
+            return Ok(());
+        }
+        self.waiting_bytes += bytes.len();
+        self.waiting.push((*leaf, bytes));
+        if self.waiting_bytes >= STAMPS_BATCH_BYTES {
+            self.finish().map_err(|error| self.failed(error))?;
+        }
+        Ok(())
+    }
+}
+
+/// The catalog as the place where new pages go: in batches, and with their chunks in the index.
+struct CatalogSink<'a> {
+    catalog: &'a Arc<Catalog>,
+    dataset: DatasetId,
+    waiting: Vec<(ChunkId, bool, Vec<u8>)>,
+    waiting_bytes: usize,
+    indexer: Option<ChunkIndexer>,
+}
+
+impl<'a> CatalogSink<'a> {
+    fn new(catalog: &'a Arc<Catalog>, dataset: DatasetId, indexed: bool) -> Self {
+        let indexer = indexed.then(|| ChunkIndexer::new(Arc::clone(catalog), dataset));
+        Self { catalog, dataset, waiting: Vec::new(), waiting_bytes: 0, indexer }
+    }
+
+    fn flush(&mut self) -> Result<(), CatalogError> {
+        self.waiting_bytes = 0;
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        self.catalog.put_pages(self.dataset, &std::mem::take(&mut self.waiting))
+    }
+
+    fn finish(&mut self) -> Result<(), CatalogError> {
+        self.flush()?;
+        match self.indexer.take() {
+            Some(indexer) => indexer.finish(),
+            None => Ok(()),
+        }
+    }
+
+    fn take(&mut self, id: ChunkId, bytes: Vec<u8>, page: &Page) -> Result<(), CatalogError> {
+        self.waiting_bytes += bytes.len();
+        self.waiting.push((id, refers_to_pages(page), bytes));
+        if let Some(indexer) = &mut self.indexer {
+            indexer.page(id, page)?;
+        }
+        if self.waiting_bytes >= PAGES_BATCH_BYTES { self.flush() } else { Ok(()) }
+    }
+}
+
+impl PageSink for CatalogSink<'_> {
+    fn put_page(&mut self, id: ChunkId, bytes: Vec<u8>, page: &Page) -> Result<(), SinkError> {
+        self.take(id, bytes, page).map_err(|error| {
+            if error.is_damage() {
+                self.catalog.suspect();
+            }
+            SinkError::new(error)
+        })
+    }
+}

@@ -1,0 +1,213 @@
+//! Sending a built version: signed, offered, and, once the core has committed it, acknowledged in the catalog.
+
+use std::sync::Arc;
+
+use headwater_host::error::{CodedError, codes};
+use headwater_protocol::codec::{decode_stored, encode_stored};
+use headwater_protocol::commit::{CommitRecord, Receipt};
+use headwater_protocol::id::VersionId;
+use headwater_protocol::manifest::Manifest;
+use headwater_protocol::name::DatasetName;
+use headwater_protocol::path::RelPath;
+use headwater_protocol::tree::Tree;
+use headwater_quic::session::{Priority, SessionHandle};
+use headwater_quic::transfer::{OutgoingVersion, ProgressSink, SendReport, TransferError, no_progress};
+
+use super::build::is_at_or_below;
+use super::source::PublishSource;
+use crate::agent::Agent;
+use crate::catalog::{Catalog, DatasetPages, DatasetRow, EventLevel, Role, VersionRow, VersionState};
+use crate::session::link::Link;
+use crate::session::transfer_error;
+
+/// How an offer ended.
+#[derive(Debug)]
+pub enum Sent {
+    /// The core committed the version.
+    Committed(Box<SendReport>),
+    /// Files changed or vanished underneath: the folder must be looked at again.
+    Unavailable,
+    /// The core has another newest version than we think: ask it again.
+    Conflict,
+}
+
+/// Offers a version, sends what the core lacks, and notes the commit.
+pub(super) async fn send(
+    agent: &Agent,
+    link: &Link,
+    row: &DatasetRow,
+    version: VersionRow,
+    progress: ProgressSink,
+) -> Result<Sent, CodedError> {
+    let catalog = agent.catalog();
+    let version = signed(agent, &catalog, row, version)?;
+    let source = source(&catalog, row, &version)?;
+    let outgoing = OutgoingVersion {
+        dataset: row.name.clone(),
+        manifest: version.manifest.clone().into(),
+        commit: version.record.clone().into(),
+    };
+    let sent = link.handle().send_version(outgoing, Priority::Bulk, Arc::new(source), progress).await;
+    match sent {
+        Ok(report) => {
+            acknowledged(agent, &catalog, row, version, &report).await?;
+            Ok(Sent::Committed(Box::new(report)))
+        }
+        Err(TransferError::Unavailable(chunks)) => {
+            let reason = chunks.first().map(|chunk| chunk.reason.clone()).unwrap_or_default();
+            let text = format!("version {} is built again, because {reason} while it was sent", version.number);
+            agent.note(EventLevel::Info, codes::FILE_CHANGED.code, &row.name, text);
+            Ok(Sent::Unavailable)
+        }
+        Err(TransferError::Refused(refusal)) if refusal.code == codes::VERSION_CONFLICT.code => Ok(Sent::Conflict),
+        Err(error) => Err(transfer_error(&catalog, error)),
+    }
+}
+
+/// Asks for the receipt of a version that is committed already: offering it again costs one round trip.
+pub(super) async fn ask_receipt(
+    agent: &Agent,
+    link: &Link,
+    row: &DatasetRow,
+    version: VersionRow,
+) -> Result<(), CodedError> {
+    let catalog = agent.catalog();
+    let source = source(&catalog, row, &version)?;
+    let outgoing = OutgoingVersion {
+        dataset: row.name.clone(),
+        manifest: version.manifest.clone().into(),
+        commit: version.record.clone().into(),
+    };
+    let sent = link.handle().send_version(outgoing, Priority::Bulk, Arc::new(source), no_progress()).await;
+    let report = sent.map_err(|error| transfer_error(&catalog, error))?;
+    acknowledged(agent, &catalog, row, version, &report).await
+}
+
+/// Answers the core when it asks for a version of this device, as to replace a chunk that it found damaged. What is
+/// local does not exist for it.
+pub fn serve_fetch(agent: &Arc<Agent>, handle: SessionHandle, transfer: u32, dataset: String, version: VersionId) {
+    let agent = Arc::clone(agent);
+    tokio::spawn(async move {
+        let found = find_published(&agent, &dataset, &version);
+        let (row, known) = match found {
+            Ok(Some(found)) => found,
+            Ok(None) | Err(_) => {
+                let refusal =
+                    CodedError::new(&codes::NOT_FOUND, format!("this device has no such version of `{dataset}`"));
+                let _ = handle.refuse(transfer, refusal.refusal()).await;
+                return;
+            }
+        };
+        let source = match source(&agent.catalog(), &row, &known) {
+            Ok(source) => source,
+            Err(error) => {
+                let _ = handle.refuse(transfer, error.refusal()).await;
+                return;
+            }
+        };
+        let outgoing = OutgoingVersion { dataset, manifest: known.manifest.into(), commit: known.record.into() };
+        let sent = handle.send_version_as(transfer, outgoing, Priority::Bulk, Arc::new(source), no_progress()).await;
+        if let Err(error) = sent {
+            tracing::debug!(%error, "a version that the core asked for could not be sent");
+        }
+    });
+}
+
+fn find_published(
+    agent: &Agent,
+    dataset: &str,
+    version: &VersionId,
+) -> Result<Option<(DatasetRow, VersionRow)>, CodedError> {
+    let catalog = agent.catalog();
+    for row in catalog.datasets()? {
+        if row.role == Role::Publish
+            && row.name == dataset
+            && let Some(known) = catalog.version(row.id, version)?
+            && known.state == VersionState::Committed
+        {
+            return Ok(Some((row, known)));
+        }
+    }
+    Ok(None)
+}
+
+fn source(catalog: &Arc<Catalog>, row: &DatasetRow, version: &VersionRow) -> Result<PublishSource, CodedError> {
+    // Whatever else goes wrong, what is local is never a source.
+    assert!(row.role == Role::Publish, "only published datasets are sent");
+    let manifest = version.decode_manifest()?;
+    let parent = match catalog.committed(row.id)? {
+        Some(committed) if committed.version != version.version => Some(committed.decode_manifest()?),
+        _ => None,
+    };
+    PublishSource::new(Arc::clone(catalog), row.id, &row.folder, manifest, parent).map_err(|error| {
+        CodedError::io(&codes::FOLDER_MISSING, format!("`{}` can't be opened", row.folder.display()), error)
+    })
+}
+
+/// The version with this device's signature, durably noted as offered.
+fn signed(agent: &Agent, catalog: &Catalog, row: &DatasetRow, version: VersionRow) -> Result<VersionRow, CodedError> {
+    let device = agent.joined()?;
+    let known = decode_stored::<CommitRecord>(&version.record).ok();
+    let ours = known.is_some_and(|record| {
+        record.author == device.identity.public_key()
+            && record.number == version.number
+            && record.dataset == row.name
+            && record.version == version.version
+    });
+    if ours && version.state != VersionState::Built {
+        return Ok(version);
+    }
+    let name = DatasetName::new(row.name.as_str())
+        .map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
+    let certificate = device.identity.certificate().to_vec();
+    let record = CommitRecord::sign_as_author(&name, version.number, version.version, &device.identity, certificate);
+    let offered = VersionRow { record: encode_stored(&record), state: VersionState::Offered, ..version };
+    catalog.put_version(row.id, &offered)?;
+    Ok(offered)
+}
+
+/// Checks what the core answered, and makes it durable here.
+async fn acknowledged(
+    agent: &Agent,
+    catalog: &Arc<Catalog>,
+    row: &DatasetRow,
+    version: VersionRow,
+    report: &SendReport,
+) -> Result<(), CodedError> {
+    let device = agent.joined()?;
+    let bad = |reason: String| CodedError::new(&codes::BAD_FRAME, format!("the core's answer can't be used: {reason}"));
+    let record: CommitRecord = decode_stored(&report.commit).map_err(|error| bad(error.to_string()))?;
+    let receipt: Receipt = decode_stored(&report.receipt).map_err(|error| bad(error.to_string()))?;
+    if record.dataset != row.name || record.version != version.version || record.number != version.number {
+        return Err(bad(format!("it commits version {} of `{}`", record.number, record.dataset)));
+    }
+    receipt.verify(&record, device.identity.authority()).map_err(|error| bad(error.to_string()))?;
+    let number = version.number;
+    let committed = VersionRow { record: report.commit.clone(), receipt: report.receipt.clone(), ..version };
+    let (catalog, row_here) = (Arc::clone(catalog), row.clone());
+    tokio::task::spawn_blocking(move || note_commit(&catalog, &row_here, &committed))
+        .await
+        .map_err(|error| CodedError::new(&codes::INTERNAL, "noting a commit failed").with_source(error))??;
+    agent.note(EventLevel::Info, "", &row.name, format!("version {number} is committed"));
+    Ok(())
+}
+
+fn note_commit(catalog: &Arc<Catalog>, row: &DatasetRow, committed: &VersionRow) -> Result<(), CodedError> {
+    catalog.commit_version(row.id, committed, 1)?;
+    let deletions = catalog.deletions(row.id)?;
+    if !deletions.is_empty() {
+        let manifest = committed.decode_manifest()?;
+        let pages = DatasetPages::new(Arc::clone(catalog), row.id);
+        let done: Vec<_> = deletions.into_iter().filter(|path| !has_at_or_below(&manifest, &pages, path)).collect();
+        catalog.forget_deletions(row.id, &done)?;
+    }
+    catalog.prune_pages(row.id)?;
+    Ok(())
+}
+
+/// Whether a version has a file at this path or in a folder of this path.
+pub fn has_at_or_below(manifest: &Manifest, pages: &DatasetPages, path: &[u8]) -> bool {
+    let Ok(from) = RelPath::new(path.to_vec()) else { return false };
+    let first = Tree::new(manifest, pages).records_from(&from).next();
+    first.is_some_and(|record| record.map_or(true, |record| is_at_or_below(&record.path, path)))
+}

@@ -1,0 +1,186 @@
+//! Where this device and its core stand with a dataset: compared at the start of every session, because nothing else is
+//! kept of the last one.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use headwater_host::error::{CodedError, codes};
+use headwater_protocol::codec::decode_stored;
+use headwater_protocol::commit::CommitRecord;
+use headwater_protocol::id::{ChunkId, VersionId};
+use headwater_protocol::manifest::Manifest;
+use headwater_protocol::page::Page;
+use headwater_protocol::record::ChunkRef;
+use headwater_protocol::sync::Presence;
+use headwater_protocol::trust::Certificate;
+use headwater_protocol::wire::{DeltaSource, Following, Refusal};
+use headwater_quic::transfer::{
+    Committed, Destination, DestinationError, HeldPage, IncomingItem, IncomingOffer, no_progress,
+};
+
+use super::build::recovering_key;
+use super::index::ChunkIndexer;
+use crate::agent::Agent;
+use crate::catalog::{Catalog, CatalogError, DatasetRow, EventLevel, VersionRow, VersionState, refers_to_pages};
+use crate::session::link::Link;
+
+/// How the catalog compares with what the core says of a dataset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Both know the same newest committed version.
+    Level,
+    /// The core has a version of ours that we never heard the answer for.
+    AnswerLost(Box<VersionRow>),
+    /// The core has a version that is not here: the catalog was lost, or is an old one.
+    Behind,
+    /// The core has nothing of what we think is committed: it is another core, or the dataset was deleted there.
+    Ahead,
+}
+
+/// Compares the catalog with the core's newest version.
+pub fn standing(catalog: &Catalog, row: &DatasetRow, head: Option<&Following>) -> Result<Standing, CatalogError> {
+    let committed = catalog.committed(row.id)?;
+    let Some(head) = head else {
+        return Ok(if committed.is_some() { Standing::Ahead } else { Standing::Level });
+    };
+    if committed.as_ref().is_some_and(|committed| committed.version == head.version) {
+        return Ok(Standing::Level);
+    }
+    let known = catalog.version(row.id, &head.version)?.filter(|known| known.state != VersionState::Committed);
+    // Its number can only be other than ours if the core counts differently; then its pages are asked for.
+    Ok(match known {
+        Some(known) if known.number == head.number => Standing::AnswerLost(Box::new(known)),
+        _ => Standing::Behind,
+    })
+}
+
+/// Takes over the core's newest version of one of this device's own datasets: its pages, none of its chunks. Files that
+/// the version has and the folder hasn't count as freed from the next build on.
+pub async fn adopt(agent: &Agent, link: &Link, row: &DatasetRow, head: &Following) -> Result<(), CodedError> {
+    let device = agent.joined()?;
+    let catalog = agent.catalog();
+    let indexer = ChunkIndexer::new(Arc::clone(&catalog), row.id);
+    let adopter = Adopter(Arc::new(AdopterInner {
+        catalog: Arc::clone(&catalog),
+        row: row.clone(),
+        version: head.version,
+        authority: device.identity.authority().clone(),
+        indexer: Mutex::new(Some(indexer)),
+    }));
+    link.handle()
+        .fetch_version(&row.name, head.version, Arc::new(adopter), no_progress())
+        .await
+        .map_err(|error| crate::session::transfer_error(&catalog, error))?;
+    let text = format!("took over version {} from the core, because the catalog did not know it", head.number);
+    agent.note(EventLevel::Info, "", &row.name, text);
+    Ok(())
+}
+
+struct Adopter(Arc<AdopterInner>);
+
+struct AdopterInner {
+    catalog: Arc<Catalog>,
+    row: DatasetRow,
+    version: VersionId,
+    authority: Certificate,
+    indexer: Mutex<Option<ChunkIndexer>>,
+}
+
+impl AdopterInner {
+    fn store(&self, batch: &[IncomingItem]) -> Result<(), CatalogError> {
+        let mut pages = Vec::with_capacity(batch.len());
+        let mut indexer = self.indexer.lock().unwrap_or_else(PoisonError::into_inner);
+        for item in batch.iter().filter(|item| item.is_page) {
+            let Ok(page) = Page::decode(&item.plain) else { continue };
+            pages.push((item.id, refers_to_pages(&page), item.plain.to_vec()));
+            if let Some(indexer) = indexer.as_mut() {
+                indexer.page(item.id, &page)?;
+            }
+        }
+        self.catalog.put_pages(self.row.id, &pages)
+    }
+
+    fn commit(&self, manifest: &[u8], commit: &[u8]) -> Result<(), CodedError> {
+        let bad = |reason: String| CodedError::new(&codes::UNSAFE_MANIFEST, reason);
+        let record: CommitRecord = decode_stored(commit).map_err(|error| bad(error.to_string()))?;
+        record.verify_offline(&self.authority).map_err(|error| bad(error.to_string()))?;
+        if record.dataset != self.row.name || record.version != self.version {
+            return Err(bad(format!("the core gave version {} of `{}`", record.number, record.dataset)));
+        }
+        if let Some(indexer) = self.indexer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            indexer.finish()?;
+        }
+        let version = VersionRow {
+            number: record.number,
+            version: self.version,
+            state: VersionState::Committed,
+            manifest: manifest.to_vec(),
+            record: commit.to_vec(),
+            receipt: Vec::new(),
+        };
+        self.catalog.put_meta(&recovering_key(self.row.id), b"1")?;
+        self.catalog.forget_versions(self.row.id)?;
+        self.catalog.commit_version(self.row.id, &version, 1)?;
+        Ok(())
+    }
+}
+
+impl Destination for Adopter {
+    fn pages(&self, ids: &[ChunkId]) -> Result<Vec<Option<HeldPage>>, DestinationError> {
+        ids.iter()
+            .map(|id| {
+                let bytes = self.0.catalog.page(self.0.row.id, id).map_err(io)?;
+                Ok(bytes.map(|bytes| HeldPage { bytes: bytes.into(), complete_below: false }))
+            })
+            .collect()
+    }
+
+    fn presence(&self, chunks: &[ChunkRef]) -> Result<Vec<Presence>, DestinationError> {
+        // The bytes stay where they are: in the folder, or, of freed files, at the core.
+        Ok(vec![Presence::Here; chunks.len()])
+    }
+
+    fn delta_source(&self, source: &DeltaSource) -> Result<Option<Bytes>, DestinationError> {
+        let bytes = self.0.catalog.page(self.0.row.id, &source.id).map_err(io)?;
+        let end = source.offset as usize + source.length as usize;
+        Ok(bytes.and_then(|bytes| bytes.get(source.offset as usize..end).map(Bytes::copy_from_slice)))
+    }
+
+    fn prefix(&self, _id: &ChunkId) -> Result<Option<Bytes>, DestinationError> {
+        Ok(None)
+    }
+
+    fn keep_prefix(&self, _id: &ChunkId, _bytes: &[u8]) -> Result<(), DestinationError> {
+        Ok(())
+    }
+
+    fn store(&self, batch: Vec<IncomingItem>) -> BoxFuture<'_, Result<(), DestinationError>> {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move {
+            let stored = tokio::task::spawn_blocking(move || inner.store(&batch)).await;
+            stored.map_err(|error| DestinationError::Io(Box::new(error)))?.map_err(io)
+        })
+    }
+
+    fn commit<'a>(
+        &'a self,
+        offer: &'a IncomingOffer,
+        _manifest: &'a Manifest,
+    ) -> BoxFuture<'a, Result<Committed, Refusal>> {
+        let inner = Arc::clone(&self.0);
+        let (manifest, commit) = (offer.manifest.clone(), offer.commit.clone());
+        Box::pin(async move {
+            let committed = tokio::task::spawn_blocking(move || inner.commit(&manifest, &commit)).await;
+            match committed {
+                Ok(Ok(())) => Ok(Committed::default()),
+                Ok(Err(error)) => Err(error.refusal()),
+                Err(_) => Err(CodedError::new(&codes::INTERNAL, "taking over a version failed").refusal()),
+            }
+        })
+    }
+}
+
+fn io(error: CatalogError) -> DestinationError {
+    DestinationError::Io(Box::new(error))
+}

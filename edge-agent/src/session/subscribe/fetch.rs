@@ -1,0 +1,149 @@
+//! Fetching the newest version of a dataset and putting it into its folder.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use headwater_host::error::{CodedError, codes};
+use headwater_host::materialise::{MaterialiseError, MaterialiseOptions, Version, materialise};
+use headwater_host::scan::Cancel;
+use headwater_protocol::name::DatasetName;
+use headwater_protocol::wire::Following;
+use headwater_quic::transfer::ReceiveReport;
+
+use super::destination::SubscribeDestination;
+use crate::agent::{Agent, Subscription};
+use crate::catalog::{Catalog, DatasetPages, DatasetRow, EventLevel, Role, VersionRow};
+use crate::session::collect::Collector;
+use crate::session::link::Link;
+use crate::session::transfer_error;
+
+/// Brings the folder of one subscribed dataset to the version that the core says is newest.
+pub async fn fetch(
+    agent: &Arc<Agent>,
+    subscription: &Subscription,
+    newest: &Following,
+    link: &Link,
+    collector: &Collector,
+) -> Result<(), CodedError> {
+    let _mine = agent.have(&format!("{} -> {}", newest.dataset, subscription.to.display())).await;
+    let folder = folder_of(subscription, &newest.dataset)?;
+    let catalog = agent.catalog();
+    let row = catalog.dataset(&newest.dataset, Role::Subscribe, &folder)?;
+    if catalog.committed(row.id)?.is_some_and(|committed| committed.version == newest.version)
+        && folder.join(headwater_host::materialise::CURRENT_LINK).exists()
+    {
+        collector.unchanged();
+        return Ok(());
+    }
+    let mut received = ReceiveReport::default();
+    for distrust in [false, true] {
+        let destination = destination(agent, &catalog, &row, newest, distrust).await?;
+        let progress = collector.transfer_progress(&newest.dataset, false);
+        let report = link
+            .handle()
+            .fetch_version(&newest.dataset, newest.version, Arc::new(destination.clone()), progress)
+            .await
+            .map_err(|error| transfer_error(&catalog, error))?;
+        received = add(received, report);
+        match write_out(&catalog, &row, newest, subscription.keep, destination).await? {
+            Ok(version) => {
+                agent.note(EventLevel::Info, "", &newest.dataset, format!("version {} is here", newest.number));
+                collector.received(&newest.dataset, &version, &received);
+                return Ok(());
+            }
+            // A file that was said to hold a chunk does so no longer. Once more, reading before believing.
+            Err(error) if !distrust => tracing::debug!(%error, "a chunk that should be here is gone"),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// The folder of one dataset of a subscription: below the subscription's own, with the dataset's name.
+fn folder_of(subscription: &Subscription, dataset: &str) -> Result<PathBuf, CodedError> {
+    // Names are checked: no part of one can be empty or begin with a dot, so none leads out of the folder.
+    let name = DatasetName::new(dataset)
+        .map_err(|error| CodedError::new(&codes::NAME_INVALID, format!("the core named a dataset: {error}")))?;
+    Ok(subscription.to.join(name.as_str()))
+}
+
+async fn destination(
+    agent: &Agent,
+    catalog: &Arc<Catalog>,
+    row: &DatasetRow,
+    newest: &Following,
+    distrust: bool,
+) -> Result<SubscribeDestination, CodedError> {
+    let authority = agent.joined()?.identity.authority().clone();
+    let (data, catalog, row, at) =
+        (agent.data().to_owned(), Arc::clone(catalog), row.clone(), (newest.number, newest.version));
+    blocking(move || SubscribeDestination::new(&data, catalog, row, at, authority, distrust))
+        .await?
+        .map_err(|error| staging(&error))
+}
+
+/// Writes the version's files, swaps `current`, and notes it. The inner error is one that another fetch may mend.
+async fn write_out(
+    catalog: &Arc<Catalog>,
+    row: &DatasetRow,
+    newest: &Following,
+    keep: u32,
+    destination: SubscribeDestination,
+) -> Result<Result<VersionRow, MaterialiseError>, CodedError> {
+    let (catalog, row, newest) = (Arc::clone(catalog), row.clone(), newest.clone());
+    blocking(move || {
+        let incoming = catalog.version(row.id, &newest.version)?.ok_or_else(|| {
+            CodedError::new(&codes::CATALOG_DAMAGED, "a version that has just come is not in the catalog")
+        })?;
+        let manifest = incoming.decode_manifest()?;
+        let before = catalog.committed(row.id)?;
+        let before_manifest = before.as_ref().map(VersionRow::decode_manifest).transpose()?;
+        let pages = DatasetPages::new(Arc::clone(&catalog), row.id);
+        let version = Version { number: newest.number, id: newest.version, manifest: &manifest, pages: &pages };
+        let previous = match (&before, &before_manifest) {
+            (Some(before), Some(manifest)) => {
+                Some(Version { number: before.number, id: before.version, manifest, pages: &pages })
+            }
+            _ => None,
+        };
+        let options = MaterialiseOptions { keep: keep as usize, cancel: Cancel::default() };
+        let mut provider = destination.provider();
+        match materialise(&row.folder, version, previous, &mut provider, &options, &mut |_| {}) {
+            Ok(report) => {
+                for note in &report.notes {
+                    tracing::warn!(dataset = row.name, "{note}");
+                }
+                catalog.commit_version(row.id, &incoming, 1)?;
+                destination.clear_staging().map_err(|error| staging(&error))?;
+                catalog.prune_pages(row.id)?;
+                Ok(Ok(incoming))
+            }
+            Err(error @ (MaterialiseError::Chunk(_) | MaterialiseError::Mismatch { .. })) => Ok(Err(error)),
+            Err(error) => Err(error.into()),
+        }
+    })
+    .await?
+}
+
+fn add(left: ReceiveReport, right: ReceiveReport) -> ReceiveReport {
+    let mut sum = right;
+    sum.wire.pages += left.wire.pages;
+    sum.wire.chunks += left.wire.chunks;
+    sum.wire.overhead += left.wire.overhead;
+    sum.wire.wasted += left.wire.wasted;
+    sum.pages += left.pages;
+    sum.chunks += left.chunks;
+    sum.plain_bytes += left.plain_bytes;
+    sum
+}
+
+fn staging(error: &crate::storage::staging::StagingError) -> CodedError {
+    let code = if error.is_full() { &codes::DISK_FULL } else { &codes::WRITE_FAILED };
+    CodedError::new(code, error.to_string())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CodedError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| CodedError::new(&codes::INTERNAL, "a piece of work failed").with_source(error))
+}

@@ -1,0 +1,224 @@
+//! Everything once: scan all folders, exchange what is new with the core, report.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use headwater_host::control::ReplySender;
+use headwater_host::error::{CodedError, codes};
+use headwater_protocol::id::VersionId;
+use headwater_protocol::name::{DatasetName, NameContext, NamePattern};
+use headwater_protocol::wire::{Following, PeerStatus};
+use headwater_quic::session::SessionHandle;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::collect::Collector;
+use super::link::{Fetches, Link};
+use super::publish::{Rounds, publish, serve_fetch};
+use super::subscribe::fetch;
+use super::{Access, Connected};
+use crate::agent::{Agent, Folder, Subscription};
+use crate::catalog::Role;
+use crate::request::SyncReport;
+
+/// Folders and subscriptions that are worked on at once.
+const TASKS_MAX: usize = 4;
+
+/// Does everything once. `access` is the daemon's session; without one this dials for itself.
+pub async fn sync(agent: &Arc<Agent>, access: Option<Access>, reply: ReplySender) -> SyncReport {
+    let began = Instant::now();
+    let collector = Collector::new(reply);
+    let (folders, problems) = agent.folders();
+    for (name, error) in &problems {
+        collector.problem(name, error);
+    }
+    let subscriptions = agent.subscriptions();
+    let needs_core = !subscriptions.is_empty() || folders.iter().any(|folder| folder.role == Role::Publish);
+    let own = access.is_none();
+    let access = access.or_else(|| (needs_core && agent.device().is_some()).then(|| dialling(agent, &folders)));
+    if needs_core && access.is_none() {
+        collector.problem("", &CodedError::new(&codes::NOT_JOINED, "this device has not joined a core"));
+    }
+    let before = match &access {
+        Some(access) if !own => access.connected().await.ok().map(|connected| connected.link.stats()),
+        _ => None,
+    };
+    let mut tasks = JoinSet::new();
+    let slots = Arc::new(Semaphore::new(TASKS_MAX));
+    for folder in folders {
+        let (agent, access, collector, slots) =
+            (Arc::clone(agent), access.clone(), collector.clone(), Arc::clone(&slots));
+        tasks.spawn(async move {
+            let _slot = slots.acquire().await;
+            let name = folder.dataset.as_str().to_owned();
+            let access = access.as_ref();
+            let rounds = Rounds { settle: true };
+            let work = || Box::pin(publish(&agent, &folder, access, rounds, &collector));
+            if let Err(error) = agent.healing(work).await {
+                agent.note_error(&name, &error);
+                collector.problem(&name, &error);
+            }
+        });
+    }
+    if let Some(access) = &access
+        && !subscriptions.is_empty()
+    {
+        let (agent, access, collector) = (Arc::clone(agent), access.clone(), collector.clone());
+        tasks.spawn(async move {
+            if let Err(error) = subscribe_once(&agent, &subscriptions, &access, &collector).await {
+                agent.note_error("", &error);
+                collector.problem("", &error);
+            }
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+    finish(agent, access, own, before.map_or(0, |stats| stats.udp_bytes_sent + stats.udp_bytes_received), &collector)
+        .await;
+    let mut report = collector.report();
+    report.duration_ms = began.elapsed().as_millis() as u64;
+    report
+}
+
+/// Counts the session's bytes, and ends it if it was dialled for this.
+async fn finish(agent: &Arc<Agent>, access: Option<Access>, own: bool, udp_before: u64, collector: &Collector) {
+    let Some(access) = access else { return };
+    let Ok(connected) = access.connected().await else { return };
+    let stats = connected.link.stats();
+    collector.with(|report| {
+        report.wire.udp = (stats.udp_bytes_sent + stats.udp_bytes_received).saturating_sub(udp_before);
+    });
+    if own {
+        count_wire(agent, collector);
+        if collector.with(|report| report.wire.pages + report.wire.chunks > 0) {
+            count_udp(agent, &connected.link);
+        }
+        connected.link.close("the work is done");
+    }
+}
+
+/// Adds what a session cost to the counters that `status` shows.
+pub(crate) fn count_wire(agent: &Agent, collector: &Collector) {
+    let wire = collector.with(|report| report.wire);
+    if wire.pages + wire.chunks + wire.wasted == 0 {
+        // Nothing was exchanged: not worth a write to the disk.
+        return;
+    }
+    let spent = [("pages", wire.pages), ("chunks", wire.chunks), ("control", wire.overhead), ("repeated", wire.wasted)];
+    if let Err(error) = agent.catalog().count_bytes(&spent) {
+        tracing::debug!(%error, "bytes could not be counted");
+    }
+}
+
+/// Adds all bytes of a session that has ended.
+pub(crate) fn count_udp(agent: &Agent, link: &Link) {
+    let stats = link.stats();
+    let spent = [("sessions in all", stats.udp_bytes_sent + stats.udp_bytes_received)];
+    if let Err(error) = agent.catalog().count_bytes(&spent) {
+        tracing::debug!(%error, "bytes could not be counted");
+    }
+}
+
+/// A session that is being dialled for `folders`.
+pub(crate) fn dialling(agent: &Arc<Agent>, folders: &[Folder]) -> Access {
+    let agent = Arc::clone(agent);
+    let names = own_names(folders);
+    Access::new(async move { connect(&agent, &names).await })
+}
+
+/// Dials, and asks for the heads of this device's own datasets.
+pub(crate) async fn connect(agent: &Arc<Agent>, names: &[String]) -> Result<Arc<Connected>, CodedError> {
+    let fetches: Arc<dyn Fetches> = Arc::new(ServeFetches(Arc::clone(agent)));
+    let link = super::dial::dial(agent, peer_status(agent), fetches).await?;
+    Ok(Arc::new(Connected::new(link, names).await?))
+}
+
+/// The names of the datasets that this device publishes.
+pub(crate) fn own_names(folders: &[Folder]) -> Vec<String> {
+    let published = folders.iter().filter(|folder| folder.role == Role::Publish);
+    published.map(|folder| folder.dataset.as_str().to_owned()).collect()
+}
+
+/// What this device tells the core of itself.
+pub(crate) fn peer_status(agent: &Agent) -> PeerStatus {
+    let problem = agent.link().borrow().problem.clone();
+    PeerStatus {
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        backlog_bytes: agent.backlog_bytes(),
+        oldest_unsent_s: agent.oldest_unsent_s(),
+        disk_free_bytes: agent.disk_free_bytes(),
+        last_error: problem.map(|problem| format!("{} {}", problem.code, problem.message)).unwrap_or_default(),
+    }
+}
+
+async fn subscribe_once(
+    agent: &Arc<Agent>,
+    subscriptions: &[Subscription],
+    access: &Access,
+    collector: &Collector,
+) -> Result<(), CodedError> {
+    let connected = access.connected().await?;
+    let names: Vec<String> = subscriptions.iter().map(|subscription| subscription.name.clone()).collect();
+    let (following, unmatched) = connected.link.follow(&names).await?;
+    for name in unmatched {
+        let error =
+            CodedError::new(&codes::NOT_FOUND, format!("the core has nothing for the subscription `{name}` yet"));
+        collector.problem(&name, &error);
+    }
+    let mut tasks = JoinSet::new();
+    let slots = Arc::new(Semaphore::new(TASKS_MAX));
+    for (subscription, newest) in wanted(agent, subscriptions, &following) {
+        let (agent, connected, collector, slots) =
+            (Arc::clone(agent), Arc::clone(&connected), collector.clone(), Arc::clone(&slots));
+        tasks.spawn(async move {
+            let _slot = slots.acquire().await;
+            let work = || Box::pin(fetch(&agent, &subscription, &newest, &connected.link, &collector));
+            if let Err(error) = agent.healing(work).await {
+                agent.note_error(&newest.dataset, &error);
+                collector.problem(&newest.dataset, &error);
+            }
+        });
+    }
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+/// Which subscription wants which dataset. A collection's members match no name of ours: they go to the subscriptions
+/// that are no pattern of any followed dataset.
+pub(crate) fn wanted(
+    agent: &Agent,
+    subscriptions: &[Subscription],
+    following: &[Following],
+) -> Vec<(Subscription, Following)> {
+    let device = agent.device();
+    let context = device.as_ref().map_or(NameContext { device: "", labels: &[] }, |device| device.name_context());
+    let mut pairs = Vec::new();
+    for newest in following {
+        let mut direct: Vec<_> = subscriptions
+            .iter()
+            .filter(|subscription| names(subscription, &newest.dataset, &context))
+            .cloned()
+            .collect();
+        if direct.is_empty() {
+            let names_any = |subscription: &Subscription| {
+                following.iter().any(|other| names(subscription, &other.dataset, &context))
+            };
+            direct = subscriptions.iter().filter(|subscription| !names_any(subscription)).cloned().collect();
+        }
+        pairs.extend(direct.into_iter().map(|subscription| (subscription, newest.clone())));
+    }
+    pairs
+}
+
+/// Whether a subscription names this dataset, literally or by its pattern.
+fn names(subscription: &Subscription, dataset: &str, context: &NameContext<'_>) -> bool {
+    let Ok(dataset) = DatasetName::new(dataset) else { return false };
+    NamePattern::new(subscription.name.as_str()).is_ok_and(|pattern| pattern.matches_for(&dataset, context))
+}
+
+struct ServeFetches(Arc<Agent>);
+
+impl Fetches for ServeFetches {
+    fn fetch(&self, handle: SessionHandle, transfer: u32, dataset: String, version: VersionId) {
+        serve_fetch(&self.0, handle, transfer, dataset, version);
+    }
+}

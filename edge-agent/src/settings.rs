@@ -1,0 +1,260 @@
+//! What a person tells the agent: `agent.toml`, and `folders.toml` beside it.
+//!
+//! Both have the same form. The first is the person's own and never written here; the second holds the folders that
+//! commands added. Folders are in no catalog, so a damaged catalog never costs a setting.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use headwater_host::config::{ConfigError, ConfigSources, HumanBytes, HumanDuration, Problem, Validate};
+use headwater_host::durable;
+use headwater_host::error::{CodedError, codes};
+pub use headwater_host::version::PublishMode as Mode;
+use headwater_protocol::name::{NamePattern, NameTemplate};
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::Role;
+
+/// The folders that commands added, in the data folder.
+pub const FOLDERS_FILE: &str = "folders.toml";
+/// The person's configuration, in the data folder unless `--config` says otherwise.
+pub const CONFIG_FILE: &str = "agent.toml";
+/// What environment variables that override settings begin with: `HEADWATER_AGENT_SCAN__THREADS=2`.
+pub const ENVIRONMENT_PREFIX: &str = "HEADWATER_AGENT_";
+const ENVIRONMENT_NOT_KEYS: &[&str] = &["DATA", "CONFIG"];
+const FOLDERS_HEADER: &str = "# Folders that commands of edge-agent added. Your own settings belong into agent.toml.\n";
+/// Versions of a subscription that stay beside the current one's predecessors, if nobody says otherwise.
+pub const KEEP_VERSIONS: u32 = 3;
+/// Time between two scans of a published folder, if nobody says otherwise. Watching finds most changes sooner.
+pub const SCAN_EVERY: Duration = Duration::from_secs(300);
+/// Time that a file must have been left alone before it is published, if nobody says otherwise.
+pub const SETTLE: Duration = Duration::from_secs(2);
+/// Most folders of one agent.
+pub const FOLDERS_MAX: usize = 1024;
+
+/// All settings of the agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// How to log.
+    pub log: LogSettings,
+    /// How to reach the core.
+    pub core: CoreSettings,
+    /// How to scan folders.
+    pub scan: ScanSettings,
+    /// Folders that become datasets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<PublishSettings>,
+    /// Datasets that are kept here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub subscribe: Vec<SubscribeSettings>,
+    /// Folders that are versioned here and never leave the device.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub local: Vec<LocalSettings>,
+}
+
+/// How to log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    /// What: `info`, `warn`, or a filter of `tracing`.
+    pub filter: String,
+    /// One JSON object a line.
+    pub json: bool,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self { filter: "info".to_owned(), json: false }
+    }
+}
+
+/// How to reach the core.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CoreSettings {
+    /// Addresses to dial instead of those that the token named, as `core.example:4733`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// `cubic`, `newreno` or `bbr`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub congestion: Option<String>,
+    /// Largest UDP payload that is tried, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu_max: Option<u16>,
+}
+
+/// How to scan folders.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScanSettings {
+    /// Threads that read and hash; 0 means one for each core, four at most.
+    pub threads: usize,
+    /// Time that a file must have been left alone before it is published.
+    pub settle: HumanDuration,
+    /// Whether changes are watched for between scans.
+    pub watch: bool,
+    /// Bytes of a first scan after which a version is committed while the scan goes on.
+    pub version_bytes: HumanBytes,
+}
+
+impl Default for ScanSettings {
+    fn default() -> Self {
+        Self { threads: 0, settle: HumanDuration(SETTLE), watch: true, version_bytes: HumanBytes(8 << 30) }
+    }
+}
+
+/// A folder that becomes a dataset.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublishSettings {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The dataset's name; may hold `{device}` and `{label.KEY}`.
+    pub dataset: NameTemplate,
+    /// What happens to deleted files.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Time between two scans.
+    #[serde(default = "scan_every")]
+    pub every: HumanDuration,
+}
+
+/// A dataset that is kept here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubscribeSettings {
+    /// A dataset's or collection's name, or a pattern such as `cam/*`.
+    pub dataset: String,
+    /// The folder in which each dataset gets one of its own.
+    pub to: PathBuf,
+    /// Versions that stay.
+    #[serde(default = "keep_versions")]
+    pub keep: u32,
+}
+
+/// A folder that is versioned here and never leaves the device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalSettings {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The dataset's name on this device.
+    pub dataset: NameTemplate,
+}
+
+fn scan_every() -> HumanDuration {
+    HumanDuration(SCAN_EVERY)
+}
+
+fn keep_versions() -> u32 {
+    KEEP_VERSIONS
+}
+
+impl Settings {
+    /// Reads the person's file, if there is one, the environment, and the folders that commands added.
+    pub fn load(data: &Path, config: Option<&Path>) -> Result<Self, CodedError> {
+        let sources = match config {
+            Some(path) => ConfigSources::new().file(path, true),
+            None => ConfigSources::new().file(data.join(CONFIG_FILE), false),
+        };
+        let sources = sources.environment(ENVIRONMENT_PREFIX, ENVIRONMENT_NOT_KEYS, std::env::vars());
+        let mut settings: Self = sources.load().map_err(CodedError::from)?;
+        let added = Self::added(data)?;
+        settings.publish.extend(added.publish);
+        settings.subscribe.extend(added.subscribe);
+        settings.local.extend(added.local);
+        settings.check()?;
+        Ok(settings)
+    }
+
+    /// Only the folders that commands added.
+    pub fn added(data: &Path) -> Result<Self, CodedError> {
+        ConfigSources::new().file(data.join(FOLDERS_FILE), false).load().map_err(CodedError::from)
+    }
+
+    /// Keeps the folders that commands added, durably.
+    pub fn save_added(&self, data: &Path) -> Result<(), CodedError> {
+        let path = data.join(FOLDERS_FILE);
+        let failed = |error| CodedError::io(&codes::WRITE_FAILED, format!("can't write `{}`", path.display()), error);
+        let folders = Folders { publish: &self.publish, subscribe: &self.subscribe, local: &self.local };
+        let text = toml::to_string(&folders).map_err(|error| {
+            CodedError::new(&codes::INTERNAL, "the folders can't be written down").with_source(error)
+        })?;
+        let text = format!("{FOLDERS_HEADER}\n{text}");
+        durable::write_atomic(&path, text.as_bytes(), durable::PRIVATE_FILE_MODE).map_err(failed)
+    }
+
+    /// Checks what only shows when all settings are seen together.
+    pub fn check(&self) -> Result<(), CodedError> {
+        let problems = self.problems();
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError::Mistakes(problems).into()) }
+    }
+
+    /// Folders that are scanned: path, name template and role.
+    pub fn scanned(&self) -> impl Iterator<Item = (&Path, &str, Role)> {
+        let published =
+            self.publish.iter().map(|entry| (entry.folder.as_path(), entry.dataset.as_str(), Role::Publish));
+        let local = self.local.iter().map(|entry| (entry.folder.as_path(), entry.dataset.as_str(), Role::Local));
+        published.chain(local)
+    }
+}
+
+impl Validate for Settings {
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut found = |key: &str, message: String| problems.push(Problem::of_key(key, message));
+        let count = self.publish.len() + self.subscribe.len() + self.local.len();
+        if count > FOLDERS_MAX {
+            found("", format!("{count} folders are configured, and {FOLDERS_MAX} are the most"));
+        }
+        let mut seen: Vec<&str> = Vec::new();
+        for (folder, dataset, role) in self.scanned() {
+            let key = if role == Role::Local { "local" } else { "publish" };
+            if !folder.is_absolute() {
+                found(key, format!("the folder `{}` of dataset `{dataset}` must be absolute", folder.display()));
+            }
+            if seen.contains(&dataset) {
+                found(key, format!("the dataset `{dataset}` is configured twice"));
+            }
+            seen.push(dataset);
+        }
+        for local in &self.local {
+            // A local folder inside a published one, or the reverse, would leave the device by the back door.
+            if let Some(publish) = self.publish.iter().find(|publish| overlap(&publish.folder, &local.folder)) {
+                let (local, published) = (local.folder.display(), publish.folder.display());
+                found(
+                    "local",
+                    format!("its folder `{local}` overlaps the published `{published}`: it would leave the device"),
+                );
+            }
+        }
+        for subscribe in &self.subscribe {
+            let (name, to) = (&subscribe.dataset, subscribe.to.display());
+            if !subscribe.to.is_absolute() {
+                found("subscribe", format!("the folder `{to}` of `{name}` must be absolute"));
+            }
+            if let Err(error) = NamePattern::new(name.as_str()) {
+                found("subscribe", format!("`{name}` can't be used: {error}"));
+            }
+            if subscribe.keep == 0 {
+                found("subscribe", format!("`{name}` must keep at least 1 version"));
+            }
+            if let Some((folder, dataset, _)) = self.scanned().find(|(folder, ..)| overlap(folder, &subscribe.to)) {
+                found("subscribe", format!("its folder `{to}` overlaps `{}` of dataset `{dataset}`", folder.display()));
+            }
+        }
+        problems
+    }
+}
+
+#[derive(Serialize)]
+struct Folders<'a> {
+    publish: &'a [PublishSettings],
+    subscribe: &'a [SubscribeSettings],
+    local: &'a [LocalSettings],
+}
+
+fn overlap(left: &Path, right: &Path) -> bool {
+    left.starts_with(right) || right.starts_with(left)
+}

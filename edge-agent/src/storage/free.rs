@@ -1,0 +1,264 @@
+//! Freeing files: their bytes go from this device, they stay in every later version. Only under the core's receipt, only
+//! after the file was read again and is what the receipt covers, and the note that it was freed is durable before the file
+//! goes. And deleting files: they leave later versions too.
+
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use headwater_host::error::{CodedError, codes};
+use headwater_protocol::codec::decode_stored;
+use headwater_protocol::commit::{CommitRecord, Receipt};
+use headwater_protocol::id::ChunkId;
+use headwater_protocol::path::RelPath;
+use headwater_protocol::record::{Content, FileKind};
+use headwater_protocol::tree::{RecordAt, Tree};
+
+use crate::agent::{Agent, Folder};
+use crate::catalog::{Catalog, DatasetPages, DatasetRow, EventLevel, Role, VersionRow};
+use crate::request::{FreeReport, SkippedReport};
+
+/// Files whose freeing is noted in one step.
+const BATCH: usize = 512;
+/// Files that stayed, named in the report.
+const KEPT_MAX: usize = 100;
+/// Bytes read at once.
+const READ_BYTES: usize = 1 << 20;
+
+/// Removes the local bytes of files that the core has a receipt for.
+pub fn free(agent: &Arc<Agent>, dataset: &str, paths: &[String]) -> Result<FreeReport, CodedError> {
+    let folder = agent.folder(dataset)?;
+    if folder.role != Role::Publish {
+        let message = format!("`{dataset}` is local: no core has its files, so none can be freed");
+        return Err(CodedError::new(&codes::LOCAL_DATASET, message));
+    }
+    let catalog = agent.catalog();
+    let row = catalog.dataset(folder.dataset.as_str(), folder.role, &folder.path)?;
+    let committed = covered(agent, &catalog, &row)?;
+    let manifest = committed.decode_manifest()?;
+    let pages = DatasetPages::new(Arc::clone(&catalog), row.id);
+    let tree = Tree::new(&manifest, &pages);
+    let mut freeing = Freeing { catalog: &catalog, row: &row, tree, batch: Vec::new(), report: FreeReport::default() };
+    for path in paths {
+        freeing.below(&rel_path(path)?)?;
+    }
+    freeing.flush()?;
+    let report = freeing.report;
+    if report.files > 0 {
+        let text = format!("{} files were freed, {} bytes; the core keeps them", report.files, report.bytes);
+        agent.note(EventLevel::Info, "", dataset, text);
+    }
+    Ok(report)
+}
+
+/// Leaves files out of later versions, and removes them here. Gives how many paths were named.
+pub fn delete(agent: &Arc<Agent>, dataset: &str, paths: &[String]) -> Result<usize, CodedError> {
+    let folder = agent.folder(dataset)?;
+    let catalog = agent.catalog();
+    let row = catalog.dataset(folder.dataset.as_str(), folder.role, &folder.path)?;
+    let newest = match catalog.pending(row.id)? {
+        Some(pending) => Some(pending),
+        None => catalog.committed(row.id)?,
+    };
+    let manifest = newest.as_ref().map(VersionRow::decode_manifest).transpose()?;
+    let pages = DatasetPages::new(Arc::clone(&catalog), row.id);
+    let mut deleted = Vec::new();
+    for path in paths {
+        let path = rel_path(path)?;
+        let in_version = manifest
+            .as_ref()
+            .is_some_and(|manifest| crate::session::publish::has_at_or_below(manifest, &pages, path.as_bytes()));
+        let on_disk = local_path(&folder.path, path.as_bytes()).is_some_and(|path| path.symlink_metadata().is_ok());
+        if !in_version && !on_disk {
+            return Err(CodedError::new(&codes::PATH_NOT_IN_DATASET, format!("`{dataset}` has no file `{path}`")));
+        }
+        deleted.push(path);
+    }
+    if folder.role == Role::Publish {
+        let noted: Vec<_> = deleted.iter().map(|path| path.as_bytes().to_vec()).collect();
+        catalog.put_deletions(row.id, &noted)?;
+        forget_freed_below(&catalog, &row, &noted)?;
+    }
+    for path in &deleted {
+        remove(&folder, path)?;
+    }
+    agent.note(EventLevel::Info, "", dataset, format!("{} paths were deleted by command", deleted.len()));
+    Ok(deleted.len())
+}
+
+/// The newest committed version, if its receipt is good.
+fn covered(agent: &Agent, catalog: &Catalog, row: &DatasetRow) -> Result<VersionRow, CodedError> {
+    let without = |reason: &str| {
+        CodedError::new(&codes::LAST_COPY, format!("no file of `{}` can be freed: {reason}", row.name))
+            .with_hint("wait until the dataset is in sync (`edge-agent status`), then try again")
+    };
+    let device = agent.joined()?;
+    let committed = catalog.committed(row.id)?.ok_or_else(|| without("no version of it is committed"))?;
+    let record = decode_stored::<CommitRecord>(&committed.record).ok();
+    let receipt = decode_stored::<Receipt>(&committed.receipt).ok();
+    let (Some(record), Some(receipt)) = (record, receipt) else {
+        return Err(without("the core has not given a receipt for its newest version yet"));
+    };
+    if record.version != committed.version || receipt.verify(&record, device.identity.authority()).is_err() {
+        return Err(without("the receipt for its newest version is not good"));
+    }
+    Ok(committed)
+}
+
+struct Freeing<'a> {
+    catalog: &'a Catalog,
+    row: &'a DatasetRow,
+    tree: Tree<'a>,
+    /// Files that were read and are what the core has, with the stamp at that time.
+    batch: Vec<(Vec<u8>, PathBuf, FileStamp)>,
+    report: FreeReport,
+}
+
+#[derive(PartialEq, Eq)]
+struct FileStamp(u64, u64, i64, i64, i64, i64);
+
+impl FileStamp {
+    fn of(path: &Path) -> Option<Self> {
+        let found = path.symlink_metadata().ok()?;
+        let stamp =
+            Self(found.ino(), found.size(), found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec());
+        found.is_file().then_some(stamp)
+    }
+}
+
+impl Freeing<'_> {
+    /// Frees the file at `path` or all files in the folder `path`.
+    fn below(&mut self, path: &RelPath) -> Result<(), CodedError> {
+        let mut found = false;
+        for record in self.tree.records_from(path) {
+            let record = record.map_err(|error| CodedError::new(&codes::CATALOG_DAMAGED, error.to_string()))?;
+            let below =
+                record.path.strip_prefix(path.as_bytes()).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')));
+            if !below {
+                // Names that only begin alike may stand between a folder's contents; what comes after them is no longer below.
+                if record.path.starts_with(path.as_bytes()) { continue } else { break }
+            }
+            found = true;
+            if record.kind == FileKind::File && record.size > 0 {
+                self.one(&record)?;
+            }
+        }
+        if found {
+            return Ok(());
+        }
+        let message = format!("`{}` has no committed file `{path}`", self.row.name);
+        Err(CodedError::new(&codes::PATH_NOT_IN_DATASET, message))
+    }
+
+    fn one(&mut self, record: &RecordAt) -> Result<(), CodedError> {
+        let Some(path) = local_path(&self.row.folder, &record.path) else { return Ok(()) };
+        // What is not here is freed already, or was deleted.
+        let Some(before) = FileStamp::of(&path) else { return Ok(()) };
+        match self.holds(&path, record) {
+            Ok(true) => {
+                self.batch.push((record.path.clone(), path, before));
+                if self.batch.len() >= BATCH { self.flush() } else { Ok(()) }
+            }
+            Ok(false) => {
+                self.keep(record, "it has changed since it was committed");
+                Ok(())
+            }
+            Err(error) => {
+                self.keep(record, &format!("it can't be read: {error}"));
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the file holds exactly what the record says.
+    fn holds(&self, path: &Path, record: &RecordAt) -> std::io::Result<bool> {
+        let file = File::open(path)?;
+        if file.metadata()?.len() != record.size {
+            return Ok(false);
+        }
+        let mut buffer = vec![0; READ_BYTES];
+        if let Content::Shared { hash, extent } = &record.content {
+            let bytes = &mut buffer[..extent.length as usize];
+            file.read_exact_at(bytes, 0)?;
+            return Ok(ChunkId::of(bytes) == *hash);
+        }
+        for stretch in self.tree.stretches(record) {
+            let stretch = stretch.map_err(std::io::Error::other)?;
+            let bytes = &mut buffer[..stretch.length as usize];
+            file.read_exact_at(bytes, stretch.file_offset)?;
+            if ChunkId::of(bytes) != stretch.chunk.id {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn flush(&mut self) -> Result<(), CodedError> {
+        let batch = std::mem::take(&mut self.batch);
+        let paths: Vec<_> = batch.iter().map(|(path, ..)| path.clone()).collect();
+        self.catalog.put_freed(self.row.id, &paths)?;
+        let mut stayed = Vec::new();
+        for (path, local, before) in batch {
+            // Somebody may have written to it since it was read.
+            let removed = FileStamp::of(&local).as_ref() == Some(&before) && fs::remove_file(&local).is_ok();
+            if removed {
+                self.report.files += 1;
+                self.report.bytes += before.1;
+            } else {
+                stayed.push(path);
+            }
+        }
+        Ok(self.catalog.forget_freed(self.row.id, &stayed)?)
+    }
+
+    fn keep(&mut self, record: &RecordAt, reason: &str) {
+        if self.report.kept.len() < KEPT_MAX {
+            self.report.kept.push(SkippedReport {
+                dataset: self.row.name.clone(),
+                path: String::from_utf8_lossy(&record.path).into_owned(),
+                reason: reason.to_owned(),
+            });
+        }
+    }
+}
+
+fn forget_freed_below(catalog: &Catalog, row: &DatasetRow, deleted: &[Vec<u8>]) -> Result<(), CodedError> {
+    let below = |path: &[u8]| {
+        deleted
+            .iter()
+            .any(|at| path.strip_prefix(at.as_slice()).is_some_and(|rest| matches!(rest.first(), None | Some(b'/'))))
+    };
+    let gone: Vec<_> = catalog.freed(row.id)?.into_iter().filter(|path| below(path)).collect();
+    Ok(catalog.forget_freed(row.id, &gone)?)
+}
+
+fn remove(folder: &Folder, path: &RelPath) -> Result<(), CodedError> {
+    let Some(local) = local_path(&folder.path, path.as_bytes()) else { return Ok(()) };
+    let removed = match local.symlink_metadata() {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(&local),
+        Ok(_) => fs::remove_file(&local),
+        Err(_) => return Ok(()),
+    };
+    removed.map_err(|error| CodedError::io(&codes::WRITE_FAILED, format!("can't remove `{}`", local.display()), error))
+}
+
+/// The file at `path` in `folder`, unless a link on the way leads elsewhere.
+fn local_path(folder: &Path, path: &[u8]) -> Option<PathBuf> {
+    let mut local = folder.to_owned();
+    let mut parts = path.split(|&byte| byte == b'/').peekable();
+    while let Some(part) = parts.next() {
+        local.push(std::ffi::OsStr::from_bytes(part));
+        let is_last = parts.peek().is_none();
+        if !is_last && !local.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+            return None;
+        }
+    }
+    Some(local)
+}
+
+fn rel_path(path: &str) -> Result<RelPath, CodedError> {
+    RelPath::new(path.trim_end_matches('/'))
+        .map_err(|error| CodedError::new(&codes::PATH_NOT_IN_DATASET, error.to_string()))
+}

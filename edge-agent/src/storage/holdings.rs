@@ -1,0 +1,114 @@
+//! Finding the bytes of a chunk in files that this device has already, whichever dataset they belong to.
+//!
+//! The catalog's index names a file; the file's record says where in it the chunk is; what is read is hashed. So a file
+//! that changed underneath costs a look, never a wrong byte. Local datasets are not in the index, and are refused here
+//! once more: even the answer "I have that" would tell a core something.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use headwater_host::version::LocalChunks;
+use headwater_protocol::id::ChunkId;
+use headwater_protocol::path::RelPath;
+use headwater_protocol::record::{ChunkRef, Content};
+use headwater_protocol::tree::{ChunkPlace, RecordAt, Within};
+
+use crate::catalog::{Catalog, CatalogError, ChunkHome, DatasetId, DatasetPages, Role};
+
+/// The link, in a subscription's folder, to the version in force.
+pub const CURRENT_LINK: &str = "current";
+
+/// The files of this device as a store of chunks. Cheap to make; made anew for each transfer, because it remembers which
+/// version of a dataset is the newest.
+pub struct Holdings {
+    catalog: Arc<Catalog>,
+    open: Mutex<HashMap<DatasetId, Option<Arc<Held>>>>,
+}
+
+struct Held(LocalChunks);
+
+impl Holdings {
+    /// All files that published and subscribed datasets have on this device.
+    pub fn new(catalog: Arc<Catalog>) -> Self {
+        Self { catalog, open: Mutex::default() }
+    }
+
+    /// Whether a file is said to hold the chunk. Nothing is read.
+    pub fn is_said(&self, id: &ChunkId) -> Result<bool, CatalogError> {
+        for home in self.catalog.chunk_homes(id)? {
+            if self.held(home.dataset)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The bytes of a chunk, verified, if a file has them. An entry of the index that proves wrong is dropped. A chunk of a
+    /// long file is found only if its length is given.
+    pub fn read(&self, id: &ChunkId, length: Option<u32>) -> Result<Option<Bytes>, CatalogError> {
+        for home in self.catalog.chunk_homes(id)? {
+            let Some(held) = self.held(home.dataset)? else { continue };
+            if let Some(bytes) = held.read(&home, id, length) {
+                return Ok(Some(bytes));
+            }
+            self.catalog.forget_chunk(home.dataset, id)?;
+        }
+        Ok(None)
+    }
+
+    fn held(&self, dataset: DatasetId) -> Result<Option<Arc<Held>>, CatalogError> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = open.get(&dataset) {
+            return Ok(held.clone());
+        }
+        let held = self.open_dataset(dataset)?.map(Arc::new);
+        open.insert(dataset, held.clone());
+        Ok(held)
+    }
+
+    fn open_dataset(&self, dataset: DatasetId) -> Result<Option<Held>, CatalogError> {
+        let Some(row) = self.catalog.dataset_by_id(dataset)? else { return Ok(None) };
+        let root = match row.role {
+            Role::Local => return Ok(None),
+            Role::Publish => row.folder,
+            Role::Subscribe => row.folder.join(CURRENT_LINK),
+        };
+        let newest = match self.catalog.pending(dataset)? {
+            Some(pending) => Some(pending),
+            None => self.catalog.committed(dataset)?,
+        };
+        let Some(newest) = newest else { return Ok(None) };
+        let manifest = newest.decode_manifest()?;
+        let pages = Arc::new(DatasetPages::new(Arc::clone(&self.catalog), dataset));
+        // A folder that is not there, as on a disk that isn't mounted, holds nothing for now.
+        Ok(LocalChunks::new(&root, manifest, pages).ok().map(Held))
+    }
+}
+
+impl Held {
+    fn read(&self, home: &ChunkHome, id: &ChunkId, length: Option<u32>) -> Option<Bytes> {
+        let path = RelPath::new(home.path.clone()).ok()?;
+        let record = self.0.tree().find(&path).ok()??;
+        if let Some(index) = record.leaf.chunks.iter().position(|known| known.id == *id) {
+            return self.at(&record, &record.leaf.chunks[index], Within::Table(index));
+        }
+        if !matches!(record.content, Content::Paged { .. }) {
+            return None;
+        }
+        let chunk = &ChunkRef { id: *id, length: length? };
+        let within = |file_offset| Within::Extent { record: record.index, file_offset };
+        self.at(&record, chunk, within(home.file_offset)).or_else(|| {
+            // Something was inserted before it: look where the version says that it is now.
+            let mut stretches = self.0.tree().stretches(&record);
+            let found =
+                stretches.find(|stretch| stretch.as_ref().map_or(true, |stretch| stretch.chunk.id == chunk.id))?;
+            self.at(&record, chunk, within(found.ok()?.file_offset))
+        })
+    }
+
+    fn at(&self, record: &RecordAt, chunk: &ChunkRef, within: Within) -> Option<Bytes> {
+        let place = ChunkPlace { ordinal: 0, chunk: *chunk, leaf: record.leaf.clone(), within };
+        self.0.at(&place).ok()
+    }
+}
