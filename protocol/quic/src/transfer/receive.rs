@@ -64,6 +64,8 @@ struct Receiving {
     commit_waits: bool,
     /// Headers of items between arrival and storage, for the account.
     headers: BTreeMap<ItemKey, ItemHeader>,
+    /// Items whose streams broke; what came of them is kept if the link is lost.
+    cut: Vec<ArrivedItem>,
     failure: Option<DestinationError>,
     started: Instant,
     report: ReceiveReport,
@@ -112,6 +114,7 @@ pub(crate) async fn run(
         announcing: 0,
         commit_waits: false,
         headers: BTreeMap::new(),
+        cut: Vec::new(),
         failure: None,
         started: Instant::now(),
         report: ReceiveReport::default(),
@@ -123,27 +126,28 @@ pub(crate) async fn run(
 enum Next {
     Event(Option<Box<TransferEvent>>),
     Done(Done),
-    Sent,
+    Sent(bool),
 }
 
 impl Receiving {
     async fn run(&mut self) -> Result<ReceiveReport, TransferError> {
         loop {
             if let Some(end) = self.apply() {
-                self.outbox.flush(&self.claim.shared).await?;
+                // With the session gone the end is what it is; the sender learns it when it offers again.
+                let _ = self.outbox.flush(&self.claim.shared).await;
                 return self.ended(end);
             }
             self.start_batches();
             let next = tokio::select! {
                 event = self.claim.events.recv() => Next::Event(event),
                 Some(done) = self.jobs.join_next() => Next::Done(done.unwrap_or(Done::Failed)),
-                sent = self.outbox.send_one(&self.claim.shared), if !self.outbox.is_empty() => { sent?; Next::Sent }
+                sent = self.outbox.send_one(&self.claim.shared), if !self.outbox.is_empty() => Next::Sent(sent.is_ok()),
             };
             match next {
                 Next::Event(Some(event)) => self.handle_event(*event),
-                Next::Event(None) => return Err(self.disconnected().await),
+                Next::Event(None) | Next::Sent(false) => return Err(self.disconnected().await),
                 Next::Done(done) => self.handle_done(done),
-                Next::Sent => {}
+                Next::Sent(true) => {}
             }
         }
     }
@@ -213,7 +217,7 @@ impl Receiving {
                 }
             }
             // The sender let go of a stream: it withdraws, or the connection is lost; either is told elsewhere.
-            TransferEvent::Cut(item) => self.report.wire.wasted += item.payload.len() as u64,
+            TransferEvent::Cut(item) => self.cut.push(item),
             TransferEvent::Broken(violation) => self.machine.handle_violation(violation),
         }
     }
@@ -343,28 +347,23 @@ impl Receiving {
     async fn disconnected(&mut self) -> TransferError {
         let reason = self.claim.shared.why_ended();
         self.claim.done();
-        let mut cut = Vec::new();
         let salvage = async {
             while let Some(event) = self.claim.events.recv().await {
-                match *event {
-                    TransferEvent::Item(item) => self.handle_event(TransferEvent::Item(item)),
-                    TransferEvent::Cut(item) if item.payload.len() >= PREFIX_BYTES_MIN => {
-                        if let Ok(expected) = self.machine.handle_item(&item.header) {
-                            cut.push((expected, item));
-                        }
-                    }
-                    TransferEvent::Cut(_) | TransferEvent::Message(_) | TransferEvent::Broken(_) => {}
+                if matches!(*event, TransferEvent::Item(_) | TransferEvent::Cut(_)) {
+                    self.handle_event(*event);
                 }
             }
         };
         // Readers end with their connection; one that does not loses a prefix, no more.
         let _ = tokio::time::timeout(CUT_WAIT, salvage).await;
+        let mut cut = std::mem::take(&mut self.cut);
+        cut.retain(|item| item.payload.len() >= PREFIX_BYTES_MIN && matches!(item.header.key, ItemKey::Chunk(_)));
+        let with_expected = |item: ArrivedItem| Some((self.machine.handle_item(&item.header).ok()?, item));
+        let cut: Vec<(Expected, ArrivedItem)> = cut.into_iter().filter_map(with_expected).collect();
         let destination = Arc::clone(&self.destination);
         self.jobs.spawn_blocking(move || {
             let keep = |(expected, item): &(Expected, ArrivedItem)| verify::keep(&*destination, *expected, item);
-            Done::Announced(
-                cut.iter().filter(|(_, item)| matches!(item.header.key, ItemKey::Chunk(_))).try_for_each(keep),
-            )
+            Done::Announced(cut.iter().try_for_each(keep))
         });
         self.announcing += 1;
         self.drain().await;

@@ -1,6 +1,8 @@
 //! Versions between two peers over real QUIC on loopback, with stores in memory.
 
+mod hostile;
 mod memory;
+mod speed;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -92,4 +94,263 @@ async fn a_version_moves_whole_and_then_only_its_changes() {
     let (sent, received) = (sent.expect("sent"), received.expect("received"));
     assert_eq!((sent.pages, sent.chunks), (0, 0));
     assert!(sent.wire.total() + received.wire.total() < 2000, "{sent:?} {received:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cut_costs_what_was_under_way() {
+    let store = Store::default();
+    *store.0.store_delay.lock().unwrap() = Duration::from_millis(3);
+    let version = Version::of(&folder(2000, 30));
+    let (mut chunk_bytes, mut cuts) = (0, 0);
+    loop {
+        let mut pair = pair().await;
+        let before = store.0.stored_chunks.load(Ordering::Relaxed);
+        let connection = pair.core.0.connection().clone();
+        let cut = tokio::spawn({
+            let store = store.clone();
+            async move {
+                while cuts < 3 && store.0.stored_chunks.load(Ordering::Relaxed) < before + 40 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                if cuts < 3 {
+                    connection.close(99u32.into(), b"cut");
+                }
+            }
+        });
+        let (sent, received) = publish(&mut pair, &version, &store).await;
+        cut.await.expect("it only cuts");
+        if let (Ok(sent), Ok(_)) = (&sent, &received) {
+            chunk_bytes += sent.wire.chunks;
+            break;
+        }
+        assert!(matches!(sent, Err(TransferError::Disconnected(_))), "{sent:?}");
+        assert!(matches!(received, Err(TransferError::Disconnected(_))), "{received:?}");
+        cuts += 1;
+    }
+    assert_eq!(cuts, 3);
+    assert!(store.has(&version), "each cut went on where the last one stopped, and the store takes no chunk twice");
+    let total = version.manifest.totals().bytes;
+    assert!(chunk_bytes < total - 3 * 40 * 64 * 1024, "the last session sent {chunk_bytes} of {total}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_under_way_is_bounded_whatever_the_disk_does() {
+    let mut pair = pair_with(SessionOptions { window_bytes: 2 << 20, ..SessionOptions::default() }).await;
+    let store = Store::default();
+    *store.0.store_delay.lock().unwrap() = Duration::from_millis(20);
+    let version = Version::of(&(0..10).map(|n| (format!("{n}.bin"), memory::noise(n, 2 << 20))).collect());
+    let (sent, received) = publish(&mut pair, &version, &store).await;
+    sent.expect("sent");
+    received.expect("received");
+    assert!(store.0.stores_max.load(Ordering::Relaxed) <= 2 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_vanish_are_named_and_everything_else_arrives() {
+    let mut pair = pair().await;
+    let (store, version) = (Store::default(), Version::of(&folder(500, 5)));
+    version.vanished.lock().unwrap().extend([3, 4, 9]);
+    let (sent, received) = publish(&mut pair, &version, &store).await;
+    let Err(TransferError::Unavailable(lacking)) = sent else { panic!("{sent:?}") };
+    let ranges: Vec<_> = lacking.iter().map(|lacking| (lacking.range.first, lacking.range.count)).collect();
+    assert_eq!(ranges, [(3, 2), (9, 1)]);
+    assert_eq!(lacking[0].reason, "the file of chunk 3 is gone");
+    assert!(matches!(received, Err(TransferError::Unavailable(_))), "{received:?}");
+    assert!(!store.has(&version));
+    version.vanished.lock().unwrap().clear();
+    let (sent, received) = publish(&mut pair, &version, &store).await;
+    received.expect("received");
+    assert_eq!(sent.expect("sent").chunks, 3);
+    assert!(store.has(&version));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_is_told_to_the_sender() {
+    let mut pair = pair().await;
+    let (store, version) = (Store::default(), Version::of(&folder(500, 1)));
+    store.0.full.store(true, Ordering::Relaxed);
+    let (sent, received) = publish(&mut pair, &version, &store).await;
+    assert!(matches!(&sent, Err(TransferError::Refused(refusal)) if refusal.code == "HW-4006"), "{sent:?}");
+    assert!(matches!(received, Err(TransferError::Destination(_))), "{received:?}");
+    store.0.full.store(false, Ordering::Relaxed);
+    let (sent, received) = publish(&mut pair, &version, &store).await;
+    sent.expect("the session goes on");
+    received.expect("received");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deltas_travel_where_the_receiver_may_read_their_base() {
+    for in_scope in [true, false] {
+        let mut pair = pair().await;
+        let store = Store::default();
+        let mut folder = memory::Folder::new();
+        folder.insert("model.bin".into(), memory::noise(1, 60_000));
+        let first = Version::of(&folder);
+        publish(&mut pair, &first, &store).await.0.expect("sent");
+        folder.get_mut("model.bin").expect("there")[30_000] ^= 1;
+        let second = Version::child_of(Some(first.id()), &folder);
+        let (old, new) = (first.ordinals[0], second.ordinals[0]);
+        let prefix = first.contents.lock().unwrap().chunks[&old].clone();
+        let sources = vec![headwater_protocol::wire::DeltaSource { id: old, offset: 0, length: prefix.len() as u32 }];
+        second.bases.lock().unwrap().insert(new, headwater_quic::transfer::DeltaBase { sources, prefix });
+        if !in_scope {
+            store.0.out_of_scope.lock().unwrap().insert(old);
+        }
+        let (sent, received) = publish(&mut pair, &second, &store).await;
+        let (sent, received) = (sent.expect("sent"), received.expect("received"));
+        assert!(store.has(&second));
+        if in_scope {
+            assert!(sent.wire.chunks < 200 && sent.saved_delta_bytes > 59_000, "{sent:?}");
+            assert_eq!(received.wire.wasted, 0);
+        } else {
+            assert!(sent.wire.chunks > 60_000 && received.wire.wasted > 0, "{sent:?} {received:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_is_fetched_as_well_as_offered() {
+    let mut pair = pair().await;
+    let (store, version) = (Store::default(), Version::of(&folder(300, 2)));
+    let fetch = pair.device.0.fetch_version("cams", version.id(), Arc::new(store.clone()), no_progress());
+    let serve = async {
+        let Some(SessionEvent::Fetch { transfer, dataset, version: asked }) = pair.core.1.next().await else {
+            panic!("a fetch was expected")
+        };
+        assert_eq!((dataset.as_str(), asked), ("cams", version.id()));
+        let source = Arc::clone(&version);
+        pair.core.0.send_version_as(transfer, version.outgoing(), Priority::Subscribed, source, no_progress()).await
+    };
+    let (fetched, served) = tokio::join!(fetch, serve);
+    fetched.expect("fetched");
+    served.expect("served");
+    assert!(store.has(&version));
+
+    let asked = headwater_protocol::id::VersionId::of(b"another");
+    let fetch = pair.device.0.fetch_version("cams", asked, Arc::new(store.clone()), no_progress());
+    let serve = async {
+        let Some(SessionEvent::Fetch { transfer, .. }) = pair.core.1.next().await else { panic!("a fetch") };
+        let source = Arc::clone(&version);
+        pair.core.0.send_version_as(transfer, version.outgoing(), Priority::Subscribed, source, no_progress()).await
+    };
+    let (fetched, served) = tokio::join!(fetch, serve);
+    assert!(matches!(fetched, Err(TransferError::WrongVersion { .. })), "{fetched:?}");
+    assert!(matches!(&served, Err(TransferError::Refused(refusal)) if refusal.code == "HW-3007"), "{served:?}");
+
+    let fetch = pair.device.0.fetch_offer("cams", asked);
+    let refuse = async {
+        let Some(SessionEvent::Fetch { transfer, .. }) = pair.core.1.next().await else { panic!("a fetch") };
+        pair.core.0.refuse(transfer, refusal("HW-2002")).await
+    };
+    let (fetched, refused) = tokio::join!(fetch, refuse);
+    refused.expect("sent");
+    assert!(matches!(&fetched, Err(TransferError::Refused(refusal)) if refusal.code == "HW-2002"), "{fetched:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_offer_can_be_looked_at_before_it_is_taken() {
+    let mut pair = pair().await;
+    let (store, version) = (Store::default(), Version::of(&folder(300, 2)));
+    let fetch = async {
+        let offer = pair.device.0.fetch_offer("cams", version.id()).await.expect("offered");
+        assert_eq!(&offer.commit[..], b"commit");
+        pair.device.0.receive_version(offer, Arc::new(store.clone()), no_progress()).await
+    };
+    let serve = async {
+        let Some(SessionEvent::Fetch { transfer, .. }) = pair.core.1.next().await else { panic!("a fetch") };
+        let source = Arc::clone(&version);
+        pair.core.0.send_version_as(transfer, version.outgoing(), Priority::Subscribed, source, no_progress()).await
+    };
+    let (fetched, served) = tokio::join!(fetch, serve);
+    fetched.expect("fetched");
+    served.expect("served");
+    assert!(store.has(&version));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_lets_go_of_a_transfer_tells_the_other() {
+    let mut pair = pair().await;
+    let (store, version) = (Store::default(), Version::of(&folder(100, 30)));
+    *store.0.store_delay.lock().unwrap() = Duration::from_millis(20);
+    let short = Duration::from_millis(60);
+
+    let send = pair.device.0.send_version(version.outgoing(), Priority::Bulk, version.clone(), no_progress());
+    let receive = async {
+        let Some(SessionEvent::Offer(offer)) = pair.core.1.next().await else { panic!("an offer") };
+        let receive = pair.core.0.receive_version(offer, Arc::new(store.clone()), no_progress());
+        tokio::time::timeout(short, receive).await.expect_err("it takes longer");
+    };
+    let (sent, ()) = tokio::join!(send, receive);
+    assert!(matches!(&sent, Err(TransferError::Refused(refusal)) if refusal.code == "HW-3007"), "{sent:?}");
+
+    let send = async {
+        let send = pair.device.0.send_version(version.outgoing(), Priority::Bulk, version.clone(), no_progress());
+        tokio::time::timeout(short, send).await.expect_err("it takes longer");
+    };
+    let receive = async {
+        let Some(SessionEvent::Offer(offer)) = pair.core.1.next().await else { panic!("an offer") };
+        pair.core.0.receive_version(offer, Arc::new(store.clone()), no_progress()).await
+    };
+    let ((), received) = tokio::join!(send, receive);
+    assert!(matches!(received, Err(TransferError::Withdrawn)), "{received:?}");
+
+    *store.0.store_delay.lock().unwrap() = Duration::ZERO;
+    let (sent, received) = publish(&mut pair, &version, &store).await;
+    sent.expect("the session goes on");
+    received.expect("received");
+    assert_eq!(pair.core.0.stats().transfers, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_carries_messages_and_ends_with_a_word() {
+    let mut pair = pair().await;
+    pair.device.0.send(Message::Follow { names: vec!["cams".into()] }).await.expect("sent");
+    let Some(SessionEvent::Message(Message::Follow { names })) = pair.core.1.next().await else { panic!("a message") };
+    assert_eq!(names, ["cams"]);
+    assert!(pair.core.0.ping().await.expect("a round trip") < Duration::from_secs(5));
+    pair.device.0.close(0, "going home");
+    let Some(SessionEvent::Closed { reason }) = pair.core.1.next().await else { panic!("an end") };
+    assert_eq!(reason, "the peer said goodbye");
+    let Some(SessionEvent::Closed { reason }) = pair.device.1.next().await else { panic!("an end") };
+    assert_eq!(reason, "going home");
+    assert!(pair.device.1.next().await.is_none());
+    assert!(pair.device.0.is_closed());
+    assert!(pair.device.0.send(Message::Ping(1)).await.is_err());
+    assert!(pair.device.0.ping().await.is_err());
+}
+
+/// Several versions at once, both ways, on one session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transfers_do_not_disturb_each_other() {
+    let Pair { device, core, _core } = pair().await;
+    let versions: Vec<_> = (0..6).map(|n| Version::of(&folder(50 + n * 97, n % 3))).collect();
+    let take = |(handle, mut events): (SessionHandle, SessionEvents), store: Store| async move {
+        let mut tasks = Vec::new();
+        while tasks.len() < 6 {
+            let Some(SessionEvent::Offer(offer)) = events.next().await else { panic!("an offer") };
+            let (handle, store) = (handle.clone(), Arc::new(store.clone()));
+            tasks.push(tokio::spawn(async move { handle.receive_version(offer, store, no_progress()).await }));
+        }
+        for task in tasks {
+            task.await.expect("no panic").expect("received");
+        }
+    };
+    // One store each way would meet the same chunk in two transfers at once, which this store refuses.
+    let offer = |handle: SessionHandle, version: Arc<Version>| async move {
+        handle.send_version(version.outgoing(), Priority::Bulk, version.clone(), no_progress()).await.expect("sent")
+    };
+    let all = async {
+        let sends = versions
+            .iter()
+            .flat_map(|version| [offer(device.0.clone(), version.clone()), offer(core.0.clone(), version.clone())]);
+        futures_util::future::join_all(sends).await
+    };
+    let (to_core, to_device) = (Store::lenient(), Store::lenient());
+    let handles = (device.0.clone(), core.0.clone());
+    tokio::join!(all, take((handles.1, core.1), to_core.clone()), take((handles.0, device.1), to_device.clone()));
+    assert!(versions.iter().all(|version| to_core.has(version) && to_device.has(version)));
+}
+
+pub(crate) fn refusal(code: &str) -> headwater_protocol::wire::Refusal {
+    headwater_protocol::wire::Refusal { code: code.into(), message: "no".into(), hint: "none".into() }
 }
