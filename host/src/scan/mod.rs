@@ -8,6 +8,7 @@
 //! skipped with a note. Hidden files are files like others. `.headwaterignore` files (gitignore syntax) always count;
 //! `.gitignore` only where [`ScanOptions::gitignore`] says so; global and per-repository git settings never do.
 
+mod large;
 mod options;
 pub mod read;
 mod rules;

@@ -1,12 +1,11 @@
-//! Reading files on all cores: small ones by the batch into shared buffers, large ones cut into chunks as they are read.
+//! Reading files on all cores: small ones by the batch, large ones by the segment.
 //!
 //! A file is believed only if its `stat` after reading is the one that the walk saw before it.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Scope;
 
@@ -18,17 +17,16 @@ use headwater_protocol::record::ChunkRef;
 use headwater_protocol::tree::SinkError;
 use rustix::io::Errno;
 
+use super::large::SegmentJob;
 use super::options::Cancel;
 use super::stamp::Stamp;
 use crate::beneath;
 use crate::version::ChunkSink;
 
-/// Bytes of a batch's buffer.
-const BATCH_BYTES: usize = 512 << 10;
+/// Most bytes of a batch, unless it is a single file: as much as malloc takes from memory that was used before.
+const BATCH_BYTES: usize = 120 << 10;
 /// Most files of a batch.
 const BATCH_FILES_MAX: usize = 256;
-/// Buffers that wait for reuse.
-const BUFFERS_KEPT_MAX: usize = 16;
 
 /// A file to be read, as the walk saw it.
 #[derive(Clone, Debug)]
@@ -75,7 +73,7 @@ pub type Outcome = (u64, ReadOutcome);
 
 enum Job {
     Small(Vec<ReadRequest>),
-    Large(ReadRequest),
+    Large(SegmentJob),
 }
 
 /// What all reading threads share.
@@ -91,18 +89,18 @@ pub struct ReadContext<'e> {
     pub cancel: &'e Cancel,
 }
 
-/// Threads that read files; they start with the first request and end when the pool is dropped.
+/// Threads that read files; they start with the first request and end when the pool is dropped. What waits for them is
+/// bounded by who asks.
 pub struct ReadPool<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     context: ReadContext<'env>,
     threads: usize,
-    jobs: Option<SyncSender<Job>>,
+    jobs: Option<Sender<Job>>,
     sender: Sender<Outcome>,
     outcomes: Receiver<Outcome>,
     batch: Vec<ReadRequest>,
     batch_bytes: usize,
     waiting: usize,
-    backlog: VecDeque<Job>,
 }
 
 impl<'scope, 'env> ReadPool<'scope, 'env> {
@@ -119,7 +117,6 @@ impl<'scope, 'env> ReadPool<'scope, 'env> {
             batch: Vec::new(),
             batch_bytes: 0,
             waiting: 0,
-            backlog: VecDeque::new(),
         }
     }
 
@@ -127,7 +124,10 @@ impl<'scope, 'env> ReadPool<'scope, 'env> {
     pub fn request(&mut self, request: ReadRequest) {
         self.waiting += 1;
         if request.stamp.size >= u64::from(self.context.chunker.min_bytes) {
-            return self.send(Job::Large(request));
+            for job in SegmentJob::all_of(request, self.threads) {
+                self.send(Job::Large(job));
+            }
+            return;
         }
         let size = request.stamp.size as usize;
         if self.batch_bytes + size > BATCH_BYTES || self.batch.len() == BATCH_FILES_MAX {
@@ -154,7 +154,6 @@ impl<'scope, 'env> ReadPool<'scope, 'env> {
 
     /// An outcome that is there already.
     pub fn arrived(&mut self) -> Option<Outcome> {
-        self.drain_backlog();
         let outcome = self.outcomes.try_recv().ok()?;
         self.waiting -= 1;
         assert!(outcome.0 != PANICKED, "a reading thread panicked");
@@ -167,27 +166,11 @@ impl<'scope, 'env> ReadPool<'scope, 'env> {
             let batch = std::mem::take(&mut self.batch);
             self.send(Job::Small(batch));
         }
-        self.drain_backlog();
     }
 
     fn send(&mut self, job: Job) {
-        self.backlog.push_back(job);
-        self.drain_backlog();
-    }
-
-    fn drain_backlog(&mut self) {
-        use std::sync::mpsc::TrySendError;
-        while let Some(job) = self.backlog.pop_front() {
-            let jobs = match &self.jobs {
-                Some(jobs) => jobs,
-                None => self.jobs.insert(start(self.scope, self.context, self.threads, &self.sender)),
-            };
-            match jobs.try_send(job) {
-                Ok(()) => {}
-                Err(TrySendError::Full(job)) => return self.backlog.push_front(job),
-                Err(TrySendError::Disconnected(_)) => unreachable!("reading threads end after their channel"),
-            }
-        }
+        let jobs = self.jobs.get_or_insert_with(|| start(self.scope, self.context, self.threads, &self.sender));
+        assert!(jobs.send(job).is_ok(), "reading threads end after their channel");
     }
 }
 
@@ -196,22 +179,22 @@ fn start<'scope, 'env>(
     context: ReadContext<'env>,
     threads: usize,
     results: &Sender<Outcome>,
-) -> SyncSender<Job> {
-    let (sender, receiver) = sync_channel(threads * 2);
+) -> Sender<Job> {
+    let (sender, receiver) = channel();
     let receiver = Arc::new(Mutex::new(receiver));
-    let buffers = BufferPool::default();
     for _ in 0..threads {
-        let (receiver, results, buffers) = (receiver.clone(), results.clone(), buffers.clone());
+        let (receiver, results) = (receiver.clone(), results.clone());
         scope.spawn(move || {
             let _guard = PanicGuard(results.clone());
             let mut chunker = StreamChunker::new(context.chunker).expect("the parameters were checked");
             loop {
                 let job = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
                 match job {
-                    Ok(Job::Small(batch)) => read_batch(context, &buffers, batch, &results),
-                    Ok(Job::Large(request)) => {
-                        let outcome = read_large(context, &mut chunker, &request);
-                        let _ = results.send((request.ticket, outcome));
+                    Ok(Job::Small(batch)) => read_batch(context, batch, &results),
+                    Ok(Job::Large(job)) => {
+                        if let Some(outcome) = job.run(context, &mut chunker) {
+                            let _ = results.send(outcome);
+                        }
                     }
                     Err(_) => return,
                 }
@@ -234,13 +217,13 @@ impl Drop for PanicGuard {
     }
 }
 
-fn read_batch(context: ReadContext<'_>, buffers: &BufferPool, batch: Vec<ReadRequest>, results: &Sender<Outcome>) {
-    let mut buffer = buffers.take();
+fn read_batch(context: ReadContext<'_>, batch: Vec<ReadRequest>, results: &Sender<Outcome>) {
+    let mut buffer = vec![0; batch.iter().map(|request| request.stamp.size as usize).sum()];
     let mut end = 0;
     let mut outcomes = Vec::with_capacity(batch.len());
     for request in batch {
         let size = request.stamp.size as usize;
-        let outcome = read_small(context, &request, &mut buffer.bytes[end..end + size]);
+        let outcome = read_small(context, &request, &mut buffer[end..end + size]);
         let outcome = outcome.map(|hash| {
             let range = end..end + size;
             end += size;
@@ -248,7 +231,7 @@ fn read_batch(context: ReadContext<'_>, buffers: &BufferPool, batch: Vec<ReadReq
         });
         outcomes.push((request.ticket, outcome));
     }
-    let shared = Bytes::from_owner(buffer);
+    let shared = Bytes::from(buffer);
     for (ticket, outcome) in outcomes {
         let outcome = match outcome {
             Ok((hash, range)) => ReadOutcome::Read(FileContent::Small { hash, bytes: shared.slice(range) }),
@@ -272,35 +255,7 @@ fn read_small(context: ReadContext<'_>, request: &ReadRequest, into: &mut [u8]) 
     Ok(ChunkId::of(into))
 }
 
-fn read_large(context: ReadContext<'_>, chunker: &mut StreamChunker, request: &ReadRequest) -> ReadOutcome {
-    let read = |chunker: &mut StreamChunker| {
-        let mut file = open(context, request)?;
-        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
-        let mut chunks = Vec::new();
-        let mut bytes = 0;
-        while let Some((chunk, plain)) = chunker.next_chunk(&mut file).map_err(ReadOutcome::Unreadable)? {
-            context.chunks.put_chunk(chunk, plain).map_err(ReadOutcome::Sink)?;
-            chunks.push(chunk);
-            bytes += u64::from(chunk.length);
-            if context.cancel.is_cancelled() {
-                return Err(ReadOutcome::Cancelled);
-            }
-            if bytes > request.stamp.size {
-                return Err(ReadOutcome::Changed);
-            }
-        }
-        unchanged(&file, request)?;
-        if bytes == request.stamp.size { Ok(chunks) } else { Err(ReadOutcome::Changed) }
-    };
-    let outcome = read(chunker);
-    chunker.reset();
-    match outcome {
-        Ok(chunks) => ReadOutcome::Read(FileContent::Large(chunks)),
-        Err(outcome) => outcome,
-    }
-}
-
-fn open(context: ReadContext<'_>, request: &ReadRequest) -> Result<File, ReadOutcome> {
+pub(super) fn open(context: ReadContext<'_>, request: &ReadRequest) -> Result<File, ReadOutcome> {
     match beneath::open_file(context.root.as_fd(), request.path.as_bytes()) {
         Ok(file) => Ok(file),
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::NXIO) => Err(ReadOutcome::Changed),
@@ -308,38 +263,7 @@ fn open(context: ReadContext<'_>, request: &ReadRequest) -> Result<File, ReadOut
     }
 }
 
-fn unchanged(file: &File, request: &ReadRequest) -> Result<(), ReadOutcome> {
+pub(super) fn unchanged(file: &File, request: &ReadRequest) -> Result<(), ReadOutcome> {
     let stat = rustix::fs::fstat(file).map_err(|error| ReadOutcome::Unreadable(error.into()))?;
     if Stamp::of(&stat) == request.stamp { Ok(()) } else { Err(ReadOutcome::Changed) }
-}
-
-/// Buffers for batches. A fresh page of memory costs more to touch than its file to read.
-#[derive(Clone, Default)]
-struct BufferPool(Arc<Mutex<Vec<Vec<u8>>>>);
-
-struct PooledBuffer {
-    bytes: Vec<u8>,
-    pool: BufferPool,
-}
-
-impl BufferPool {
-    fn take(&self) -> PooledBuffer {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        PooledBuffer { bytes: kept.unwrap_or_else(|| vec![0; BATCH_BYTES]), pool: self.clone() }
-    }
-}
-
-impl AsRef<[u8]> for PooledBuffer {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for PooledBuffer {
-    fn drop(&mut self) {
-        let mut kept = self.pool.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < BUFFERS_KEPT_MAX {
-            kept.push(std::mem::take(&mut self.bytes));
-        }
-    }
 }

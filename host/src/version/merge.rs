@@ -28,7 +28,7 @@ use crate::scan::{Cancelled, Stamp};
 /// Most paths whose turn has not come.
 const SLOTS_MAX: usize = 4096;
 /// Most bytes of small files among them.
-const SMALL_BYTES_AHEAD_MAX: u64 = 8 << 20;
+const SMALL_BYTES_AHEAD_MAX: u64 = 4 << 20;
 /// Most large files among them.
 const LARGE_FILES_AHEAD_MAX: usize = 32;
 /// A file that changed this shortly before the scan could change again within the clock's granularity.
