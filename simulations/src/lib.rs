@@ -1,1 +1,3 @@
-//! x
+//! Where the real programs and state machines are put through what the world does to them: lies, kills, full disks.
+
+pub mod processes;

@@ -1,0 +1,190 @@
+//! An agent in a folder of its own.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::core::plain_command;
+use super::daemon::{Daemon, show_if_failing};
+use super::{Program, Said, run, wait_for};
+
+/// Tests write files and publish them at once; and they say themselves when to scan.
+const SETTINGS: &str = "[scan]\nsettle = \"0s\"\nwatch = false\n";
+
+/// An agent, with its daemon if that was started.
+#[derive(Debug)]
+pub struct AgentProcess {
+    base: TempDir,
+    data: PathBuf,
+    name: String,
+    user: Option<u32>,
+    daemon: Option<Daemon>,
+}
+
+impl AgentProcess {
+    /// An agent that belongs to no core yet.
+    pub fn new(name: &str) -> Self {
+        let base = tempfile::tempdir().expect("a folder");
+        let data = base.path().join("agent");
+        Self::in_folder(name, base, data)
+    }
+
+    /// An agent whose data folder is `data`, as on a disk of its own, or the copy of another's.
+    pub fn at(name: &str, data: &Path) -> Self {
+        Self::in_folder(name, tempfile::tempdir().expect("a folder"), data.to_owned())
+    }
+
+    fn in_folder(name: &str, base: TempDir, data: PathBuf) -> Self {
+        std::fs::create_dir_all(&data).expect("a folder");
+        let settings = data.join("agent.toml");
+        if !settings.exists() {
+            std::fs::write(settings, SETTINGS).expect("written");
+        }
+        Self { base, data, name: name.to_owned(), user: None, daemon: None }
+    }
+
+    /// Runs everything as this user from now on; only root can do that.
+    pub fn as_user(&mut self, user: u32) {
+        for path in [self.base.path(), &self.data, &self.data.join("agent.toml")] {
+            std::os::unix::fs::chown(path, Some(user), Some(user)).expect("root may give files away");
+        }
+        self.user = Some(user);
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The folder with its key and certificates.
+    pub fn identity(&self) -> PathBuf {
+        self.data.join("identity")
+    }
+
+    /// A folder for what a test needs beside it.
+    pub fn scratch(&self) -> &Path {
+        self.base.path()
+    }
+
+    /// All that its daemon logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.base.path().join("agent.log")
+    }
+
+    /// A command for this agent, not yet started.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = plain_command(Program::Agent);
+        command.arg("--data").arg(&self.data).args(arguments);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        command
+    }
+
+    /// Runs a command.
+    #[track_caller]
+    pub fn run_command(&self, arguments: &[&str]) -> Said {
+        run(self.command(arguments))
+    }
+
+    /// The only document with which a command answers.
+    #[track_caller]
+    pub fn ask(&self, arguments: &[&str]) -> Value {
+        self.run_command(&[arguments, &["--json"]].concat()).success().document()
+    }
+
+    /// Publishes a folder in `append` mode.
+    #[track_caller]
+    pub fn publish(&self, folder: &Path, dataset: &str) {
+        self.run_command(&["publish", text(folder), "--dataset", dataset]).success();
+    }
+
+    /// Subscribes to a dataset; gives the folder where its newest version will stand.
+    #[track_caller]
+    pub fn subscribe(&self, dataset: &str) -> PathBuf {
+        let to = self.base.path().join("subscribed");
+        self.run_command(&["subscribe", dataset, "--to", text(&to)]).success();
+        to.join(dataset).join("current")
+    }
+
+    /// Exchanges everything once, whatever comes of it.
+    #[track_caller]
+    pub fn sync_once(&self) -> Said {
+        self.run_command(&["sync", "--once", "--json"])
+    }
+
+    /// Exchanges everything once, which must succeed; gives the report.
+    #[track_caller]
+    pub fn sync(&self) -> Value {
+        self.sync_once().success().document()
+    }
+
+    /// Starts the daemon and waits until it answers.
+    #[track_caller]
+    pub fn run(&mut self) {
+        assert!(self.daemon.is_none(), "the agent runs already");
+        let mut daemon = Daemon::start(self.command(&["run"]), &self.log_file());
+        wait_for("the agent to be ready", || {
+            let ended = daemon.ended();
+            assert!(ended.is_none(), "the agent ended instead ({ended:?}):\n{}", daemon.log());
+            let status = self.run_command(&["status", "--json"]);
+            (status.status == Some(0) && status.document()["running"] == true).then_some(())
+        });
+        self.daemon = Some(daemon);
+    }
+
+    /// Starts the daemon and does not wait for anything.
+    pub fn spawn(&mut self) {
+        assert!(self.daemon.is_none(), "the agent runs already");
+        self.daemon = Some(Daemon::start(self.command(&["run"]), &self.log_file()));
+    }
+
+    /// Waits until the daemon's status satisfies `wanted`.
+    #[track_caller]
+    pub fn wait_status(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        wait_for(what, || {
+            let said = self.run_command(&["status", "--json"]);
+            (said.status == Some(0)).then(|| said.document()).filter(|status| wanted(status))
+        })
+    }
+
+    /// Ends the daemon with SIGKILL.
+    #[track_caller]
+    pub fn kill(&mut self) {
+        self.daemon.take().expect("the agent runs").kill();
+    }
+
+    /// Stops the daemon as systemd does.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        self.daemon.take().expect("the agent runs").stop();
+    }
+
+    /// Whether the daemon still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.daemon.as_mut().is_some_and(|daemon| daemon.ended().is_none())
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        self.daemon = None;
+        show_if_failing(&format!("agent `{}`", self.name), &self.log_file());
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("tests use plain paths")
+}

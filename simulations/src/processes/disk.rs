@@ -1,0 +1,52 @@
+//! A disk that is full soon: a file system in memory, of a few MiB.
+
+use std::path::Path;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+/// A mounted file system of a given size; unmounted on drop.
+#[derive(Debug)]
+pub struct SmallDisk {
+    folder: TempDir,
+}
+
+impl SmallDisk {
+    /// Mounts one; none where this user may not, which is said on stderr.
+    #[allow(clippy::print_stderr, reason = "a test that can't check something must say so")]
+    pub fn mount(bytes: u64) -> Option<Self> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let size = format!("size={bytes},mode=0777");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).output();
+        match mounted {
+            Ok(output) if output.status.success() => Some(Self { folder }),
+            Ok(output) => {
+                eprintln!("SKIPPED: no small disk can be mounted: {}", String::from_utf8_lossy(&output.stderr).trim());
+                None
+            }
+            Err(error) => {
+                eprintln!("SKIPPED: no small disk can be mounted: {error}");
+                None
+            }
+        }
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Makes it larger, as an operator does who frees space.
+    pub fn grow(&self, bytes: u64) {
+        let size = format!("remount,size={bytes}");
+        let status = Command::new("mount").args(["-o", &size]).arg(self.folder.path()).status().expect("mount runs");
+        assert!(status.success(), "the small disk could not be made larger");
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: a daemon that is dropped after this may still be in it.
+        let _ = Command::new("umount").arg("-l").arg(self.folder.path()).status();
+    }
+}
