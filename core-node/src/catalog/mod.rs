@@ -17,6 +17,7 @@ mod collections;
 mod datasets;
 mod devices;
 mod events;
+mod memory;
 mod sqlite;
 
 use std::fmt;
@@ -32,11 +33,12 @@ pub use collections::{
     AddEditionError, CollectionMember, CollectionRecord, CollectionTable, CreateCollectionError, Edition, NewCollection,
 };
 pub use datasets::{
-    CommitVersionError, CreateDatasetError, DatasetId, DatasetRecord, DatasetTable, DropError, Head, NewDataset,
-    NewVersion, PublishMode, Retention, TagError, TagRecord, VersionRecord, VersionSummary,
+    CommitVersionError, CreateDatasetError, DatasetId, DatasetRecord, DatasetTable, DropError, Head, MISSING_NAMED_MAX,
+    NewDataset, NewVersion, PublishMode, Retention, TagError, TagRecord, VersionRecord, VersionSummary,
 };
 pub use devices::{DeviceRecord, DeviceState, DeviceTable, RedeemError, TokenRecord};
-pub use events::{Event, EventLog, EventRecord, EventSeverity};
+pub use events::{EVENTS_MAX, Event, EventLog, EventRecord, EventSeverity};
+pub use memory::MemoryCatalog;
 pub use sqlite::{LAYOUT_KNOWN, SqliteCatalog};
 
 /// Everything that a core knows, as one object.
@@ -153,3 +155,6 @@ impl fmt::Debug for Principal {
 pub fn open(path: &std::path::Path) -> Result<std::sync::Arc<dyn Catalog>, CatalogError> {
     Ok(std::sync::Arc::new(SqliteCatalog::open(path)?))
 }
+
+#[cfg(test)]
+mod conformance;

@@ -1,0 +1,531 @@
+//! What every catalog must do, as one suite that each implementation runs.
+
+use std::time::Duration;
+
+use headwater_protocol::id::{ChunkId, PublicKey, VersionId};
+use headwater_protocol::manifest::Totals;
+use headwater_protocol::trust::Role;
+use headwater_protocol::wire::PeerStatus;
+
+use super::*;
+
+const DEVICE: Principal = Principal::Device(PublicKey([1; 32]));
+const OTHER: Principal = Principal::Device(PublicKey([2; 32]));
+const NOW: UnixMs = UnixMs(1_000_000);
+
+macro_rules! conformance {
+    ($($name:ident),* $(,)?) => {
+        mod memory {
+            $(#[test] fn $name() { super::$name(&super::MemoryCatalog::new()); })*
+        }
+        mod sqlite {
+            $(#[test] fn $name() {
+                let folder = tempfile::tempdir().unwrap();
+                super::$name(&super::SqliteCatalog::open(&folder.path().join("catalog.sqlite")).unwrap());
+            })*
+        }
+    };
+}
+
+conformance!(
+    chunks_are_adopted_once,
+    damage_is_set_aside_and_healed,
+    scope_is_members_and_proofs,
+    wide_scopes_answer_like_narrow_ones,
+    commits_take_turns,
+    commits_need_their_chunks,
+    complete_pages_are_checked_again,
+    reliance_guards_the_last_copy,
+    versions_are_listed_and_dropped,
+    tags_keep_versions,
+    editions_are_immutable,
+    tokens_are_used_up,
+    devices_keep_their_nonces,
+    packs_are_swept_whole,
+    sweeps_stop_at_new_roots,
+    members_are_trimmed,
+    leases_are_roots,
+    events_and_notes_are_kept,
+);
+
+fn id(number: u32) -> ChunkId {
+    ChunkId::of(&number.to_le_bytes())
+}
+
+fn at(pack: u64, offset: u64) -> ChunkLocation {
+    ChunkLocation { pack: PackNumber(pack), offset, stored_bytes: 10, plain_bytes: 20, codec: ChunkCodec::Zstd }
+}
+
+/// Enters chunks `numbers` into `pack`, one every 100 bytes, uploaded by `DEVICE`.
+fn store(catalog: &dyn Catalog, pack: u64, numbers: std::ops::Range<u32>) {
+    let chunks: Vec<_> = numbers
+        .clone()
+        .map(|number| AdoptedChunk { id: id(number), location: at(pack, u64::from(number) * 100) })
+        .collect();
+    let pin = Pin { principal: DEVICE, expires_at: UnixMs(NOW.0 + 10), chunks: numbers.clone().map(id).collect() };
+    let pack_ends = vec![(PackNumber(pack), u64::from(numbers.end) * 100)];
+    catalog.adopt(&AdoptGroup { chunks, pins: vec![pin], pack_ends }).unwrap();
+}
+
+fn dataset(catalog: &dyn Catalog, name: &str, writer: Principal) -> DatasetId {
+    let new = NewDataset {
+        name: name.to_owned(),
+        writer,
+        mode: PublishMode::Append,
+        retention: Retention::default(),
+        created_at: NOW,
+    };
+    catalog.create_dataset(&new).unwrap().id
+}
+
+/// Version `number` of `dataset`, whose members are the chunks `members`; the first is its root.
+fn version(dataset: DatasetId, number: u64, writer: Principal, members: std::ops::Range<u32>) -> NewVersion {
+    let manifest = format!("{dataset:?} {number}").into_bytes();
+    NewVersion {
+        dataset,
+        number,
+        version: VersionId::of(&manifest),
+        writer,
+        manifest,
+        root: members.clone().next().map(id),
+        commit: b"signed".to_vec(),
+        receipt: b"receipt".to_vec(),
+        totals: Totals { files: number, samples: 1, bytes: u64::MAX, chunks: 2 },
+        committed_at: UnixMs(NOW.0 + number),
+        members: members.map(id).collect(),
+        complete_pages: Vec::new(),
+    }
+}
+
+fn scope(datasets: &[DatasetId], uploader: Option<Principal>) -> Scope {
+    Scope { everything: false, datasets: datasets.to_vec(), uploader }
+}
+
+fn seen(catalog: &dyn Catalog, scope: &Scope, number: u32, now: UnixMs) -> bool {
+    catalog.locate_visible(scope, &[id(number)], now).unwrap()[0].is_some()
+}
+
+fn chunks_are_adopted_once(catalog: &dyn Catalog) {
+    store(catalog, 1, 0..3);
+    store(catalog, 2, 2..4);
+    let found = catalog.locate(&[id(2), id(9), id(3)]).unwrap();
+    assert_eq!(found[0].unwrap().location, at(1, 200), "what is stored keeps its place");
+    assert_eq!(found[1], None);
+    assert_eq!(found[2].unwrap().location, at(2, 300));
+    let totals = catalog.chunk_totals().unwrap();
+    assert_eq!(totals, ChunkTotals { chunks: 4, stored_bytes: 40, plain_bytes: 80, damaged: 0 });
+    let ends: Vec<_> = catalog.packs().unwrap().iter().map(|pack| (pack.number.0, pack.end_bytes)).collect();
+    assert_eq!(ends, [(1, 300), (2, 400)]);
+    let in_pack: Vec<_> = catalog.chunks_in_pack(PackNumber(1), 100, 10).unwrap().iter().map(|e| e.id).collect();
+    assert_eq!(in_pack, [id(1), id(2)]);
+
+    let unknown = Pin { principal: DEVICE, expires_at: NOW, chunks: vec![id(77)] };
+    let group = AdoptGroup {
+        chunks: vec![AdoptedChunk { id: id(5), location: at(2, 500) }],
+        pins: vec![unknown],
+        ..Default::default()
+    };
+    assert!(catalog.adopt(&group).is_err());
+    assert_eq!(catalog.locate(&[id(5)]).unwrap(), [None], "all of a group is entered, or nothing");
+
+    let moves =
+        [ChunkMove { id: id(0), from: at(1, 0), to: at(3, 7) }, ChunkMove { id: id(1), from: at(9, 9), to: at(3, 8) }];
+    assert_eq!(catalog.relocate(&moves, (PackNumber(3), 50)).unwrap(), 1);
+    assert_eq!(catalog.locate(&[id(0)]).unwrap()[0].unwrap().location, at(3, 7));
+    assert_eq!(catalog.locate(&[id(1)]).unwrap()[0].unwrap().location, at(1, 100));
+}
+
+fn damage_is_set_aside_and_healed(catalog: &dyn Catalog) {
+    store(catalog, 1, 0..3);
+    let cam = dataset(catalog, "cam", DEVICE);
+    catalog.commit_version(&version(cam, 1, DEVICE, 0..3)).unwrap();
+    assert_eq!(catalog.pages_complete(cam, &[id(0), id(9)]).unwrap(), [true, false]);
+    assert!(!catalog.mark_damaged(&id(1), &at(1, 5)).unwrap(), "the place must be the one that was read");
+    assert!(catalog.mark_damaged(&id(1), &at(1, 100)).unwrap());
+    assert!(!catalog.mark_damaged(&id(1), &at(1, 100)).unwrap());
+    assert!(catalog.locate(&[id(1)]).unwrap()[0].unwrap().damaged);
+    assert_eq!(catalog.damaged().unwrap().len(), 1);
+    assert_eq!(catalog.datasets_holding(&id(1)).unwrap(), [cam]);
+    assert_eq!(catalog.pages_complete(cam, &[id(0)]).unwrap(), [false], "the next publication looks everywhere");
+    let again = version(cam, 2, DEVICE, 0..3);
+    assert!(matches!(catalog.commit_version(&again), Err(CommitVersionError::Missing(ids)) if ids == [id(1)]));
+
+    store(catalog, 2, 1..2);
+    let healed = catalog.locate(&[id(1)]).unwrap()[0].unwrap();
+    assert_eq!((healed.location, healed.damaged), (at(2, 100), false));
+    assert_eq!(catalog.pages_complete(cam, &[id(0)]).unwrap(), [true]);
+    catalog.commit_version(&again).unwrap();
+}
+
+fn scope_is_members_and_proofs(catalog: &dyn Catalog) {
+    store(catalog, 1, 0..4);
+    let (mine, theirs) = (dataset(catalog, "mine", DEVICE), dataset(catalog, "theirs", OTHER));
+    assert!(seen(catalog, &Scope::everything(), 0, NOW));
+    assert!(seen(catalog, &scope(&[], Some(DEVICE)), 0, NOW), "what it uploaded");
+    assert!(!seen(catalog, &scope(&[], Some(DEVICE)), 0, UnixMs(NOW.0 + 10)), "the proof has ended");
+    assert!(!seen(catalog, &scope(&[mine, theirs], Some(OTHER)), 0, NOW), "knowing a hash gives no access");
+    catalog.commit_version(&version(mine, 1, DEVICE, 0..2)).unwrap();
+    assert!(seen(catalog, &scope(&[mine], None), 1, NOW));
+    assert!(!seen(catalog, &scope(&[theirs], None), 1, NOW));
+    assert!(!seen(catalog, &scope(&[mine], None), 2, NOW));
+    assert!(!seen(catalog, &scope(&[], Some(DEVICE)), 1, NOW), "the version has taken the proof's place");
+    assert!(seen(catalog, &scope(&[], Some(DEVICE)), 2, NOW));
+}
+
+fn wide_scopes_answer_like_narrow_ones(catalog: &dyn Catalog) {
+    store(catalog, 1, 0..4);
+    let datasets: Vec<_> = (0..40).map(|number| dataset(catalog, &format!("d{number}"), DEVICE)).collect();
+    catalog.commit_version(&version(datasets[33], 1, DEVICE, 0..2)).unwrap();
+    assert!(seen(catalog, &scope(&datasets, None), 1, NOW));
+    assert!(!seen(catalog, &scope(&datasets[..33], None), 1, NOW));
+    assert!(!seen(catalog, &scope(&datasets, None), 2, NOW));
+}
+
+fn commits_take_turns(catalog: &dyn Catalog) {
+    store(catalog, 1, 0..4);
+    let cam = dataset(catalog, "cam", DEVICE);
+    let exists = catalog.create_dataset(&NewDataset {
+        name: "cam".into(),
+        writer: OTHER,
+        mode: PublishMode::Mirror,
+        retention: Retention::default(),
+        created_at: NOW,
+    });
+    assert!(matches!(exists, Err(CreateDatasetError::Exists { writer: DEVICE, .. })));
+    let nowhere = version(DatasetId(99), 1, DEVICE, 0..1);
+    assert!(matches!(catalog.commit_version(&nowhere), Err(CommitVersionError::NoDataset)));
+    let second_writer = version(cam, 1, OTHER, 0..1);
+    assert!(matches!(catalog.commit_version(&second_writer), Err(CommitVersionError::Writer { writer: DEVICE })));
+    let skipping = version(cam, 2, DEVICE, 0..1);
+    assert!(matches!(catalog.commit_version(&skipping), Err(CommitVersionError::Number { expected: 1 })));
+    let first = version(cam, 1, DEVICE, 0..1);
+    catalog.commit_version(&first).unwrap();
+    assert!(matches!(catalog.commit_version(&first), Err(CommitVersionError::Already { number: 1 })));
+    catalog.commit_version(&version(cam, 2, DEVICE, 1..3)).unwrap();
+
+    assert!(!catalog.hand_over(cam, OTHER, Principal::Core).unwrap());
+    assert!(catalog.hand_over(cam, DEVICE, OTHER).unwrap());
+    catalog.commit_version(&version(cam, 3, OTHER, 0..0)).unwrap();
+    let record = catalog.dataset("cam").unwrap().unwrap();
+    let head = record.head.unwrap();
+    assert_eq!((record.writer, head.number, head.totals.bytes), (OTHER, 3, u64::MAX));
+    assert_eq!(catalog.dataset_by_id(cam).unwrap().unwrap(), record);
+    let kept = catalog.version(cam, 2).unwrap().unwrap();
+    assert_eq!((kept.summary.root, kept.commit, kept.receipt), (Some(id(1)), b"signed".to_vec(), b"receipt".to_vec()));
+    assert_eq!(catalog.version(cam, 3).unwrap().unwrap().summary.root, None);
+    let by_id = catalog.version_by_id(cam, &first.version).unwrap().unwrap();
+    assert_eq!((by_id.summary.number, by_id.summary.writer, by_id.manifest), (1, DEVICE, first.manifest));
+}
+
+fn commits_need_their_chunks(catalog: &dyn Catalog) {
+    store(catalog, 1, 0..2);
+    let cam = dataset(catalog, "cam", DEVICE);
+    match catalog.commit_version(&version(cam, 1, DEVICE, 0..4)) {
+        Err(CommitVersionError::Missing(ids)) => assert_eq!(ids, [id(2), id(3)]),
+        other => panic!("{other:?}"),
+    }
+    assert!(!seen(catalog, &scope(&[cam], None), 0, NOW), "nothing of a refused commit stays");
+    assert_eq!(catalog.dataset("cam").unwrap().unwrap().head, None);
+}
+
+fn complete_pages_are_checked_again(catalog: &dyn Catalog) {
+    store(catalog, 1, 0..4);
+    let cam = dataset(catalog, "cam", DEVICE);
+    catalog.commit_version(&version(cam, 1, DEVICE, 0..2)).unwrap();
+    let second = |complete: u32| NewVersion { complete_pages: vec![id(complete)], ..version(cam, 2, DEVICE, 2..4) };
+    assert!(matches!(catalog.commit_version(&second(3)), Err(CommitVersionError::Incomplete(ids)) if ids == [id(3)]));
+    catalog.commit_version(&second(1)).unwrap();
+}
+
+fn reliance_guards_the_last_copy(catalog: &dyn Catalog) {
+    store(catalog, 1, 0..4);
+    let cam = dataset(catalog, "cam", DEVICE);
+    for number in 1..=3 {
+        catalog.commit_version(&version(cam, number, DEVICE, 0..2)).unwrap();
+    }
+    let device = PublicKey([1; 32]);
+    assert_eq!(catalog.receipt_holders(cam).unwrap(), [(device, 3)]);
+    catalog.note_freed(&device, cam, 2).unwrap();
+    let refused = catalog.drop_versions(cam, &[1, 2], false);
+    assert!(matches!(refused, Err(DropError::LastCopy { versions, devices })
+        if versions == [2] && devices == [device]));
+    assert_eq!(catalog.versions(cam, None, 10).unwrap().len(), 3, "all are dropped, or none");
+    catalog.drop_versions(cam, &[1], false).unwrap();
+    catalog.drop_versions(cam, &[2], true).unwrap();
+    assert!(matches!(catalog.delete_dataset(cam, false), Err(DropError::LastCopy { .. })));
+    catalog.delete_dataset(cam, true).unwrap();
+    assert!(matches!(catalog.delete_dataset(cam, true), Err(DropError::NotFound)));
+    assert_eq!(catalog.dataset("cam").unwrap(), None);
+    assert!(!seen(catalog, &scope(&[cam], None), 0, NOW));
+    assert_ne!(dataset(catalog, "cam", OTHER), cam, "a number is never used again");
+}
+
+fn versions_are_listed_and_dropped(catalog: &dyn Catalog) {
+    let cam = dataset(catalog, "cam", Principal::Core);
+    for number in 1..=5 {
+        catalog.commit_version(&version(cam, number, Principal::Core, 0..0)).unwrap();
+    }
+    let numbers = |before, limit| -> Vec<u64> {
+        catalog.versions(cam, before, limit).unwrap().iter().map(|version| version.number).collect()
+    };
+    assert_eq!(numbers(None, 3), [5, 4, 3]);
+    assert_eq!(numbers(Some(3), 3), [2, 1]);
+    assert!(matches!(catalog.drop_versions(cam, &[5], true), Err(DropError::Newest { number: 5 })));
+    assert!(matches!(catalog.drop_versions(cam, &[9], true), Err(DropError::NotFound)));
+    catalog.drop_versions(cam, &[1, 3], false).unwrap();
+    assert_eq!(numbers(None, 9), [5, 4, 2]);
+    assert_eq!(catalog.datasets_to_trim().unwrap(), [cam]);
+    catalog.set_retention(cam, Retention { keep_last: Some(3), keep_newer_than_s: None }).unwrap();
+    catalog.set_mode(cam, PublishMode::Mirror).unwrap();
+    let record = &catalog.datasets().unwrap()[0];
+    assert_eq!((record.retention.keep_last, record.mode), (Some(3), PublishMode::Mirror));
+}
+
+fn tags_keep_versions(catalog: &dyn Catalog) {
+    let cam = dataset(catalog, "cam", Principal::Core);
+    for number in 1..=3 {
+        catalog.commit_version(&version(cam, number, Principal::Core, 0..0)).unwrap();
+    }
+    let tag = |name: &str, number| TagRecord { name: name.into(), number, tagged_at: NOW };
+    assert!(matches!(catalog.tag(cam, &tag("best", 8), false), Err(TagError::NoVersion { number: 8 })));
+    catalog.tag(cam, &tag("best", 1), false).unwrap();
+    catalog.tag(cam, &tag("best", 1), false).unwrap();
+    assert!(matches!(catalog.tag(cam, &tag("best", 2), false), Err(TagError::Taken { number: 1, .. })));
+    assert!(matches!(catalog.drop_versions(cam, &[1], true), Err(DropError::Tagged { number: 1, .. })));
+    catalog.tag(cam, &tag("best", 2), true).unwrap();
+    assert_eq!(catalog.tags(cam).unwrap(), [tag("best", 2)]);
+    catalog.drop_versions(cam, &[1], false).unwrap();
+    assert!(catalog.untag(cam, "best").unwrap());
+    assert!(!catalog.untag(cam, "best").unwrap());
+    catalog.drop_versions(cam, &[2], false).unwrap();
+}
+
+fn editions_are_immutable(catalog: &dyn Catalog) {
+    let new = NewCollection {
+        name: "site".into(),
+        pattern: "cam/*".into(),
+        labels: vec![("site".into(), "x".into())],
+        every_s: Some(3600),
+        created_at: NOW,
+    };
+    catalog.create_collection(&new).unwrap();
+    assert!(matches!(catalog.create_collection(&new), Err(CreateCollectionError::Exists(_))));
+    let member = |name: &str, number| {
+        let of = catalog.dataset(name).unwrap().unwrap().id;
+        CollectionMember { dataset: name.into(), number, version: version(of, number, Principal::Core, 0..0).version }
+    };
+    for name in ["cam/a", "cam/b"] {
+        let id = dataset(catalog, name, Principal::Core);
+        for number in 1..=2 {
+            catalog.commit_version(&version(id, number, Principal::Core, 0..0)).unwrap();
+        }
+    }
+    let first = catalog.add_edition("site", &[member("cam/b", 1), member("cam/a", 1)], NOW).unwrap();
+    assert_eq!((first.number, first.members[0].dataset.as_str()), (1, "cam/a"));
+    assert_eq!(first.id, Edition::id_of(&first.members));
+    let same = catalog.add_edition("site", &[member("cam/a", 1), member("cam/b", 1)], UnixMs(5)).unwrap();
+    assert_eq!(same, first, "the same members are the same edition");
+    let second = catalog.add_edition("site", &[member("cam/a", 2)], NOW).unwrap();
+    assert_eq!(second.number, 2);
+    assert_eq!(catalog.edition("site", Some(1)).unwrap().unwrap(), first);
+    assert_eq!(catalog.edition("site", None).unwrap().unwrap(), second);
+    assert_eq!(catalog.edition("site", Some(3)).unwrap(), None);
+    let gone = CollectionMember { number: 7, ..member("cam/a", 1) };
+    assert!(matches!(catalog.add_edition("site", &[gone], NOW), Err(AddEditionError::NoMember { number: 7, .. })));
+    assert!(matches!(catalog.add_edition("else", &[], NOW), Err(AddEditionError::NoCollection(_))));
+    let latest = Some((2, second.id, NOW));
+    assert_eq!(catalog.collections().unwrap(), [CollectionRecord { rule: new, latest }]);
+
+    let cam = catalog.dataset("cam/a").unwrap().unwrap().id;
+    match catalog.drop_versions(cam, &[1], true) {
+        Err(DropError::Tagged { number: 1, tag }) => assert_eq!(tag, "site@1"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(catalog.drop_editions("site", 1).unwrap(), 1);
+    catalog.drop_versions(cam, &[1], false).unwrap();
+    assert!(catalog.delete_collection("site").unwrap());
+    assert!(!catalog.delete_collection("site").unwrap());
+    assert_eq!(catalog.collection("site").unwrap(), None);
+}
+
+fn device(key: u8, name: &str) -> DeviceRecord {
+    DeviceRecord {
+        key: PublicKey([key; 32]),
+        name: name.into(),
+        labels: vec![("site".into(), "x".into())],
+        role: Role::Device,
+        state: DeviceState::Active,
+        write_patterns: vec!["cam/{device}".into()],
+        read_patterns: vec!["models/*".into()],
+        nonces: Vec::new(),
+        certificate_expires_at: UnixMs(9),
+        joined_at: NOW,
+        last_seen_at: None,
+        status: PeerStatus::default(),
+    }
+}
+
+fn tokens_are_used_up(catalog: &dyn Catalog) {
+    let token = TokenRecord {
+        secret_hash: [5; 32],
+        uses_left: 2,
+        expires_at: UnixMs(NOW.0 + 100),
+        created_at: NOW,
+        labels: vec![("site".into(), "x".into())],
+        names: vec!["cam-*".into()],
+        role: Role::Device,
+        write_patterns: vec!["cam/{device}".into()],
+        read_patterns: Vec::new(),
+    };
+    catalog.add_token(&token).unwrap();
+    assert!(catalog.add_token(&token).is_err());
+    assert_eq!(catalog.token(&[5; 32]).unwrap().unwrap(), token);
+    assert!(matches!(catalog.redeem_token(&[6; 32], NOW, &device(1, "a")), Err(RedeemError::Unknown)));
+    let late = UnixMs(NOW.0 + 100);
+    assert!(matches!(catalog.redeem_token(&[5; 32], late, &device(1, "a")), Err(RedeemError::Expired { .. })));
+    catalog.redeem_token(&[5; 32], NOW, &device(1, "a")).unwrap();
+    let taken = catalog.redeem_token(&[5; 32], NOW, &device(2, "a"));
+    assert!(matches!(taken, Err(RedeemError::NameTaken(name)) if name == "a"));
+    assert_eq!(catalog.tokens().unwrap()[0].uses_left, 1, "a refused use is none");
+    catalog.redeem_token(&[5; 32], NOW, &device(2, "b")).unwrap();
+    assert!(matches!(catalog.redeem_token(&[5; 32], NOW, &device(3, "c")), Err(RedeemError::UsedUp)));
+    assert_eq!(catalog.device(&PublicKey([2; 32])).unwrap().unwrap(), device(2, "b"));
+    assert!(catalog.remove_token(&[5; 32]).unwrap());
+    assert!(!catalog.remove_token(&[5; 32]).unwrap());
+}
+
+fn devices_keep_their_nonces(catalog: &dyn Catalog) {
+    let key = PublicKey([1; 32]);
+    catalog.add_device(&device(1, "a")).unwrap();
+    assert!(catalog.swap_nonces(&key, &[], &[vec![1, 2]]).unwrap());
+    assert!(!catalog.swap_nonces(&key, &[], &[vec![9]]).unwrap(), "someone was faster");
+    let status = PeerStatus { release: "0.1.0".into(), backlog_bytes: u64::MAX, ..PeerStatus::default() };
+    catalog.note_seen(&key, UnixMs(7), Some(&status)).unwrap();
+    catalog.note_seen(&key, UnixMs(8), None).unwrap();
+    catalog.add_device(&DeviceRecord { name: "a2".into(), ..device(1, "a") }).unwrap();
+    catalog.set_certificate_expiry(&key, UnixMs(77)).unwrap();
+    assert!(catalog.set_device_rights(&key, &vec![("site".into(), "y".into())], &[], &["all".into()]).unwrap());
+    let found = catalog.device_named("a2").unwrap().unwrap();
+    assert_eq!((found.nonces, found.last_seen_at, found.status), (vec![vec![1, 2]], Some(UnixMs(8)), status));
+    assert_eq!((found.certificate_expires_at, found.labels[0].1.as_str()), (UnixMs(77), "y"));
+    assert_eq!((found.write_patterns, found.read_patterns), (vec![], vec!["all".to_owned()]));
+
+    assert!(catalog.revoke_device(&key, NOW).unwrap());
+    assert!(catalog.revoke_device(&key, UnixMs(1)).unwrap(), "again changes nothing");
+    assert_eq!(catalog.device(&key).unwrap().unwrap().state, DeviceState::Revoked(NOW));
+    assert!(matches!(catalog.add_device(&device(1, "a3")), Err(RedeemError::Revoked)));
+    catalog.add_device(&device(2, "a2")).unwrap();
+    assert_eq!(catalog.device_named("a2").unwrap().unwrap().key, PublicKey([2; 32]), "the active one");
+    assert_eq!(catalog.devices().unwrap().len(), 2);
+    assert!(!catalog.revoke_device(&PublicKey([9; 32]), NOW).unwrap());
+}
+
+fn packs_are_swept_whole(catalog: &dyn Catalog) {
+    store(catalog, 1, 0..3);
+    store(catalog, 2, 3..6);
+    let sequence = catalog.roots(0).unwrap().sequence;
+    let epoch = catalog.begin_collection(NOW).unwrap();
+    let pinned = catalog.sweep_pack(PackNumber(1), epoch, sequence, &|_| false, true).unwrap();
+    assert_eq!((pinned.live_chunks, pinned.dropped), (3, false), "proofs pin");
+
+    let later = catalog.begin_collection(UnixMs(NOW.0 + 10)).unwrap();
+    let mut pins = 0;
+    catalog.each_pinned(&mut |_| pins += 1).unwrap();
+    assert_eq!(pins, 0, "the proofs have ended");
+    let live = |chunk: &ChunkId| *chunk == id(4);
+    let partly = catalog.sweep_pack(PackNumber(2), later, sequence, &live, true).unwrap();
+    assert_eq!(partly, PackSweep { live_chunks: 1, live_bytes: 10, dead_chunks: 2, dead_bytes: 20, dropped: false });
+    assert!(catalog.locate(&[id(3)]).unwrap()[0].is_some(), "what is dead beside the living stays known");
+    assert!(!catalog.sweep_pack(PackNumber(1), later, sequence, &live, false).unwrap().dropped, "only a look");
+    assert!(catalog.sweep_pack(PackNumber(1), later, sequence, &live, true).unwrap().dropped);
+    assert_eq!(catalog.locate(&[id(0)]).unwrap(), [None]);
+    assert_eq!(catalog.packs().unwrap()[0].state, PackState::Dropped);
+    catalog.forget_pack(PackNumber(1)).unwrap();
+    assert_eq!(catalog.packs().unwrap().len(), 1);
+    let sealed = PackRecord { number: PackNumber(2), state: PackState::Sealed([3; 32]), end_bytes: 5 };
+    catalog.put_pack(&sealed).unwrap();
+    assert_eq!(catalog.packs().unwrap(), [sealed]);
+}
+
+fn sweeps_stop_at_new_roots(catalog: &dyn Catalog) {
+    store(catalog, 1, 0..3);
+    let cam = dataset(catalog, "cam", DEVICE);
+    let late = UnixMs(NOW.0 + 10);
+    let epoch = catalog.begin_collection(late).unwrap();
+    let before = catalog.roots(0).unwrap();
+    assert_eq!(before.roots, []);
+    catalog.commit_version(&version(cam, 1, DEVICE, 0..3)).unwrap();
+    let refused = catalog.sweep_pack(PackNumber(1), epoch, before.sequence, &|_| false, true);
+    assert!(matches!(refused, Err(SweepError::RootsChanged)));
+    let refused = catalog.trim_members(cam, before.sequence, &|_| false);
+    assert!(matches!(refused, Err(SweepError::RootsChanged)));
+    let after = catalog.roots(before.sequence).unwrap();
+    assert_eq!(after.roots, [Root { dataset: Some(cam), page: id(0) }]);
+    assert_eq!(catalog.roots(after.sequence).unwrap().roots, []);
+
+    // What is stored or pinned during a gc is alive to it.
+    store(catalog, 2, 5..6);
+    catalog.begin_collection(late).unwrap();
+    let touched = catalog.sweep_pack(PackNumber(2), epoch, after.sequence, &|_| false, true).unwrap();
+    assert!(!touched.dropped);
+}
+
+fn members_are_trimmed(catalog: &dyn Catalog) {
+    store(catalog, 1, 0..4);
+    let cam = dataset(catalog, "cam", DEVICE);
+    catalog.commit_version(&version(cam, 1, DEVICE, 0..2)).unwrap();
+    catalog.commit_version(&version(cam, 2, DEVICE, 2..4)).unwrap();
+    catalog.drop_versions(cam, &[1], true).unwrap();
+    let sequence = catalog.roots(0).unwrap().sequence;
+    assert_eq!(catalog.trim_members(cam, sequence, &|chunk| *chunk == id(2) || *chunk == id(3)).unwrap(), 2);
+    assert!(!seen(catalog, &scope(&[cam], None), 0, NOW));
+    assert!(seen(catalog, &scope(&[cam], None), 3, NOW));
+    assert_eq!(catalog.datasets_to_trim().unwrap(), []);
+    let builds_on_it = NewVersion { complete_pages: vec![id(0)], ..version(cam, 3, DEVICE, 2..4) };
+    assert!(matches!(catalog.commit_version(&builds_on_it), Err(CommitVersionError::Incomplete(_))));
+}
+
+fn leases_are_roots(catalog: &dyn Catalog) {
+    let lease = |expires_in: u64| Lease {
+        id: "job-1".into(),
+        version: VersionId([4; 32]),
+        root: Some(id(7)),
+        expires_at: NOW.plus(Duration::from_millis(expires_in)),
+    };
+    catalog.put_lease(&lease(5)).unwrap();
+    catalog.put_lease(&lease(50)).unwrap();
+    assert_eq!(catalog.leases().unwrap(), [lease(50)]);
+    assert_eq!(catalog.roots(0).unwrap().roots, [Root { dataset: None, page: id(7) }]);
+    catalog.begin_collection(UnixMs(NOW.0 + 10)).unwrap();
+    assert_eq!(catalog.leases().unwrap().len(), 1);
+    catalog.begin_collection(UnixMs(NOW.0 + 50)).unwrap();
+    assert_eq!(catalog.leases().unwrap(), []);
+    catalog.put_lease(&Lease { root: None, ..lease(90) }).unwrap();
+    assert_eq!(catalog.leases().unwrap()[0].root, None);
+    assert!(catalog.end_lease("job-1").unwrap());
+    assert!(!catalog.end_lease("job-1").unwrap());
+}
+
+fn events_and_notes_are_kept(catalog: &dyn Catalog) {
+    for number in 0..5u64 {
+        let event = Event {
+            at: UnixMs(number),
+            severity: EventSeverity::Warning,
+            kind: "damage".into(),
+            subject: if number % 2 == 0 { "cam".into() } else { "else".into() },
+            message: format!("event {number}"),
+        };
+        catalog.add_event(&event).unwrap();
+    }
+    let messages = |subject, before, limit| -> Vec<String> {
+        catalog.events(subject, before, limit).unwrap().into_iter().map(|record| record.event.message).collect()
+    };
+    assert_eq!(messages(None, None, 2), ["event 4", "event 3"]);
+    assert_eq!(messages(Some("cam"), None, 9), ["event 4", "event 2", "event 0"]);
+    let third = catalog.events(None, None, 3).unwrap()[2].number;
+    assert_eq!(messages(None, Some(third), 9), ["event 1", "event 0"]);
+    assert_eq!(catalog.note("key").unwrap(), None);
+    catalog.set_note("key", b"one").unwrap();
+    catalog.set_note("key", b"two").unwrap();
+    assert_eq!(catalog.note("key").unwrap().unwrap(), b"two");
+}
