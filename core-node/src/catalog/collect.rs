@@ -11,8 +11,8 @@ use super::{CatalogError, DatasetId, PackNumber, UnixMs};
 /// Where marking begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Root {
-    /// The dataset of the version; none for a lease.
-    pub dataset: Option<DatasetId>,
+    /// The version's dataset and number; none for a lease.
+    pub version: Option<(DatasetId, u64)>,
     /// The root page.
     pub page: ChunkId,
 }

@@ -460,7 +460,7 @@ fn sweeps_stop_at_new_roots(catalog: &dyn Catalog) {
     let refused = catalog.trim_members(cam, before.sequence, &|_| false);
     assert!(matches!(refused, Err(SweepError::RootsChanged)));
     let after = catalog.roots(before.sequence).unwrap();
-    assert_eq!(after.roots, [Root { dataset: Some(cam), page: id(0) }]);
+    assert_eq!(after.roots, [Root { version: Some((cam, 1)), page: id(0) }]);
     assert_eq!(catalog.roots(after.sequence).unwrap().roots, []);
 
     // What is stored or pinned during a gc is alive to it.
@@ -495,7 +495,7 @@ fn leases_are_roots(catalog: &dyn Catalog) {
     catalog.put_lease(&lease(5)).unwrap();
     catalog.put_lease(&lease(50)).unwrap();
     assert_eq!(catalog.leases().unwrap(), [lease(50)]);
-    assert_eq!(catalog.roots(0).unwrap().roots, [Root { dataset: None, page: id(7) }]);
+    assert_eq!(catalog.roots(0).unwrap().roots, [Root { version: None, page: id(7) }]);
     catalog.begin_collection(UnixMs(NOW.0 + 10)).unwrap();
     assert_eq!(catalog.leases().unwrap().len(), 1);
     catalog.begin_collection(UnixMs(NOW.0 + 50)).unwrap();

@@ -1,7 +1,7 @@
 //! The shell around the commit order: one writer thread that appends, syncs and enters chunks in groups, and verified reads.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -170,6 +170,8 @@ pub struct ChunkStore {
     queue: Arc<Semaphore>,
     requests: Option<UnboundedSender<Request>>,
     thread: Option<JoinHandle<()>>,
+    /// Held by a gc or a verification: one runs at a time.
+    maintenance: Mutex<()>,
 }
 
 impl ChunkStore {
@@ -190,7 +192,16 @@ impl ChunkStore {
             .spawn(move || writer.run(receiver))
             .map_err(OpenStoreError::Thread)?;
         let queue = Arc::new(Semaphore::new(options.queue_permits() as usize));
-        let store = Self { catalog, packs, options, counters, queue, requests: Some(requests), thread: Some(thread) };
+        let store = Self {
+            catalog,
+            packs,
+            options,
+            counters,
+            queue,
+            requests: Some(requests),
+            thread: Some(thread),
+            maintenance: Mutex::new(()),
+        };
         Ok((store, resumed.report))
     }
 
@@ -291,6 +302,15 @@ impl ChunkStore {
             }
             self.set_aside(&entry, &detail)?;
             return Err(damaged(&entry, detail));
+        }
+    }
+
+    /// Takes the right to run a gc or a verification; none if another has it.
+    pub(super) fn begin_maintenance(&self) -> Option<MutexGuard<'_, ()>> {
+        match self.maintenance.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
     }
 

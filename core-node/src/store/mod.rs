@@ -6,21 +6,28 @@
 mod chunk_store;
 pub mod commit_order;
 pub mod format;
+mod gc;
 mod local;
 mod memory;
 mod pack;
 mod recovery;
+mod retention;
 mod scan;
+mod verify;
+mod walk;
 mod writer;
 
 pub use chunk_store::{
     ChunkStore, ChunkStoreOptions, NewChunk, ReadError, StoreBatch, StoreError, StoreStats, Stored, StoredBody,
     StoredForm,
 };
+pub use gc::{GcError, GcOptions, GcProgress, GcReport};
 pub use local::LocalPacks;
 pub use memory::MemoryPacks;
 pub use pack::{PackError, PackInfo, PackStore};
 pub use recovery::{OpenStoreError, RecoveryReport};
+pub use verify::{AffectedVersion, DamagedChunk, VerifyError, VerifyProgress, VerifyReport};
+pub use walk::WalkError;
 
 #[cfg(test)]
 mod tests;

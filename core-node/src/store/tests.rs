@@ -25,7 +25,8 @@ fn throughput() {
     let folder = tempfile::tempdir_in(folder).unwrap();
     let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::open(&folder.path().join("catalog.sqlite")).unwrap());
     let packs = Arc::new(LocalPacks::open(&folder.path().join("packs")).unwrap());
-    let (store, _) = ChunkStore::open(packs, catalog, ChunkStoreOptions { compress: false, ..Default::default() }).unwrap();
+    let (store, _) =
+        ChunkStore::open(packs, catalog, ChunkStoreOptions { compress: false, ..Default::default() }).unwrap();
     let mut noise = vec![0u8; 256 << 10];
     let mut state = 1u64;
     for byte in &mut noise {

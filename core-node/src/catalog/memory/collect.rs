@@ -23,11 +23,14 @@ impl CollectorTable for MemoryCatalog {
         let mut roots = Vec::new();
         for (&id, dataset) in &state.datasets {
             let later = dataset.versions.values().filter(|version| version.sequence > sequence);
-            let pages = later.filter_map(|version| version.record.summary.root);
-            roots.extend(pages.map(|page| Root { dataset: Some(id), page }));
+            let summaries = later.map(|version| version.record.summary);
+            roots.extend(
+                summaries
+                    .filter_map(|summary| summary.root.map(|page| Root { version: Some((id, summary.number)), page })),
+            );
         }
         let later = state.leases.values().filter(|(entered, _)| *entered > sequence);
-        roots.extend(later.filter_map(|(_, lease)| lease.root.map(|page| Root { dataset: None, page })));
+        roots.extend(later.filter_map(|(_, lease)| lease.root.map(|page| Root { version: None, page })));
         Ok(Roots { sequence: state.root_sequence, roots })
     }
 

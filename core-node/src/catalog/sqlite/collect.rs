@@ -24,12 +24,13 @@ impl CollectorTable for SqliteCatalog {
     fn roots(&self, sequence: u64) -> Result<Roots, CatalogError> {
         self.read("list roots", |tx| {
             let mut statement = tx.prepare_cached(
-                "SELECT dataset, root FROM version WHERE sequence > ?1 AND root IS NOT NULL
-                 UNION ALL SELECT NULL, root FROM lease WHERE sequence > ?1 AND root IS NOT NULL",
+                "SELECT dataset, root, number FROM version WHERE sequence > ?1 AND root IS NOT NULL
+                 UNION ALL SELECT NULL, root, NULL FROM lease WHERE sequence > ?1 AND root IS NOT NULL",
             )?;
             let rows = statement.query_map([sequence as i64], |row| {
                 let dataset = row.get::<_, Option<i64>>(0)?.map(|id| DatasetId(id as u64));
-                Ok(Root { dataset, page: ChunkId(id_column(row, 1)?) })
+                let version = dataset.zip(row.get::<_, Option<i64>>(2)?.map(|number| number as u64));
+                Ok(Root { version, page: ChunkId(id_column(row, 1)?) })
             })?;
             let roots = rows.collect::<rusqlite::Result<_>>()?;
             Ok(Roots { sequence: counter(tx, "root_sequence")? as u64, roots })
