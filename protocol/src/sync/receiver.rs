@@ -69,7 +69,7 @@ pub enum ReceiveState {
 
 /// What moves a receiver from one state to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Event {
+pub(super) enum Event {
     AllDurable,
     Committed,
     NothingMore,
@@ -80,7 +80,7 @@ enum Event {
 
 impl ReceiveState {
     /// The transition table; none where the event changes nothing.
-    const fn after(self, event: Event) -> Option<Self> {
+    pub(super) const fn after(self, event: Event) -> Option<Self> {
         Some(match (self, event) {
             (Self::Walking, Event::AllDurable) => Self::Committing,
             (Self::Walking, Event::NothingMore) => Self::Incomplete,

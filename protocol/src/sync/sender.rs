@@ -36,7 +36,7 @@ pub enum SendState {
 
 /// What moves a sender from one state to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Event {
+pub(super) enum Event {
     Asked,
     Committed,
     Incomplete,
@@ -47,7 +47,7 @@ enum Event {
 
 impl SendState {
     /// The transition table; none where the event has no place.
-    const fn after(self, event: Event) -> Option<Self> {
+    pub(super) const fn after(self, event: Event) -> Option<Self> {
         Some(match (self, event) {
             (Self::Offered | Self::Serving, Event::Asked) => Self::Serving,
             (Self::Offered | Self::Serving, Event::Committed) => Self::Committed,

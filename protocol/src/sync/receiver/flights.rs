@@ -42,7 +42,7 @@ pub(super) struct Settled {
 pub(super) struct Flights {
     /// Found, and not looked into yet.
     found: BTreeMap<u64, FoundChunk>,
-    flights: BTreeMap<ChunkId, Flight>,
+    under_way: BTreeMap<ChunkId, Flight>,
     /// Those that are lacking, in manifest order.
     lacking: BTreeMap<u64, ChunkId>,
     asked: BTreeMap<u64, ChunkId>,
@@ -59,11 +59,11 @@ impl Flights {
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        self.found.is_empty() && self.flights.is_empty()
+        self.found.is_empty() && self.under_way.is_empty()
     }
 
     pub(super) fn remembered(&self) -> usize {
-        self.found.len() + self.flights.len()
+        self.found.len() + self.under_way.len()
     }
 
     /// The next chunks whose presence is to be looked up.
@@ -72,7 +72,7 @@ impl Flights {
         for _ in 0..chunks_max * QUESTION_SCAN {
             let Some((ordinal, found)) = self.found.pop_first() else { break };
             let chunk = found.chunk;
-            match self.flights.get_mut(&chunk.id) {
+            match self.under_way.get_mut(&chunk.id) {
                 Some(flight) if flight.chunk != chunk => {
                     let reason =
                         format!("the version gives its chunk {} and {} bytes", flight.chunk.length, chunk.length);
@@ -84,7 +84,7 @@ impl Flights {
                 }
                 None => {
                     let flight = Flight { stage: Stage::Questioned, chunk, waiting: vec![found], unavailable: 0 };
-                    self.flights.insert(chunk.id, flight);
+                    self.under_way.insert(chunk.id, flight);
                     wanted.push(Wanted { ordinal, chunk });
                 }
             }
@@ -97,7 +97,7 @@ impl Flights {
 
     /// The chunk is not here, but for its first `offset` bytes.
     pub(super) fn missing(&mut self, id: &ChunkId, offset: u32) {
-        if let Some(flight) = self.flights.get_mut(id)
+        if let Some(flight) = self.under_way.get_mut(id)
             && flight.stage == Stage::Questioned
         {
             flight.stage = Stage::Lacking(offset);
@@ -115,7 +115,7 @@ impl Flights {
             && self.asked.len() < chunks_max
             && let Some((ordinal, id)) = self.lacking.pop_first()
         {
-            let flight = self.flights.get_mut(&id).expect("what is lacking flies");
+            let flight = self.under_way.get_mut(&id).expect("what is lacking flies");
             let Stage::Lacking(offset) = flight.stage else { unreachable!("it is lacking") };
             flight.stage = Stage::Asked(offset);
             self.asked.insert(ordinal, id);
@@ -133,7 +133,7 @@ impl Flights {
 
     /// What a chunk that arrives must be, and from which byte on it was asked for.
     pub(super) fn arrives(&self, ordinal: u64) -> Option<(ChunkRef, u32)> {
-        let flight = self.flights.get(self.asked.get(&ordinal)?)?;
+        let flight = self.under_way.get(self.asked.get(&ordinal)?)?;
         match flight.stage {
             Stage::Asked(offset) => Some((flight.chunk, offset)),
             Stage::Questioned | Stage::Lacking(_) => None,
@@ -143,7 +143,7 @@ impl Flights {
     /// What arrived was of no use; from now on the whole chunk is asked for.
     pub(super) fn asked_again(&mut self, ordinal: u64) {
         if let Some(id) = self.asked.get(&ordinal)
-            && let Some(flight) = self.flights.get_mut(id)
+            && let Some(flight) = self.under_way.get_mut(id)
         {
             flight.stage = Stage::Asked(0);
         }
@@ -153,7 +153,7 @@ impl Flights {
     /// otherwise the positions that will go without are returned. None if it was not asked for.
     pub(super) fn unavailable(&mut self, ordinal: u64) -> Option<Vec<u64>> {
         let id = self.asked.remove(&ordinal)?;
-        let flight = self.flights.get_mut(&id).expect("what is asked for flies");
+        let flight = self.under_way.get_mut(&id).expect("what is asked for flies");
         self.asked_bytes -= u64::from(flight.chunk.length);
         flight.waiting.rotate_left(1);
         flight.unavailable += 1;
@@ -162,13 +162,13 @@ impl Flights {
             self.lacking.insert(flight.waiting[0].ordinal, id);
             return Some(Vec::new());
         }
-        let flight = self.flights.remove(&id).expect("just looked at");
+        let flight = self.under_way.remove(&id).expect("just looked at");
         Some(flight.waiting.iter().map(|found| found.ordinal).collect())
     }
 
     /// The chunk is here.
     pub(super) fn settle(&mut self, id: &ChunkId) -> Settled {
-        let flight = self.flights.remove(id);
+        let flight = self.under_way.remove(id);
         flight.map_or(Settled { length: 0, waiting: Vec::new() }, |flight| Settled {
             length: flight.chunk.length,
             waiting: flight.waiting,
@@ -181,5 +181,36 @@ impl Flights {
         let settled = self.settle(&id);
         self.asked_bytes -= u64::from(settled.length);
         Some(settled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_that_is_gone_in_one_file_is_asked_for_in_the_next() {
+        let chunk = ChunkRef { id: ChunkId::of(b"x"), length: 10 };
+        let found = |ordinal| FoundChunk { ordinal, chunk, slot: 0 };
+        let mut flights = Flights::default();
+        flights.found(vec![found(3), found(9), found(20)]);
+        let wanted = flights.next_question(10).expect("one length");
+        assert_eq!(wanted, [Wanted { ordinal: 3, chunk }]);
+        flights.missing(&chunk.id, 4);
+        let mut ask = || flights.ask(100, 100);
+        let (ranges, partial) = ask().expect("something lacks");
+        assert_eq!((ranges[0].first, partial[0].offset), (3, 4));
+        assert_eq!(ask(), None);
+        for next in [9, 20] {
+            assert_eq!(flights.unavailable(if next == 9 { 3 } else { 9 }), Some(vec![]));
+            let (ranges, partial) = flights.ask(100, 100).expect("it lacks still");
+            assert_eq!((ranges, partial), (vec![OrdinalRange { first: next, count: 1 }], vec![]));
+        }
+        assert_eq!(flights.unavailable(3), None);
+        let mut lacking = flights.unavailable(20).expect("asked for");
+        lacking.sort_unstable();
+        assert_eq!(lacking, [3, 9, 20]);
+        assert!(flights.is_settled());
+        assert_eq!(flights.asked_bytes, 0);
     }
 }
