@@ -172,7 +172,7 @@ pub trait ChunkTable {
         now: UnixMs,
     ) -> Result<Vec<Option<ChunkEntry>>, CatalogError>;
 
-    /// For each of `ids`, whether it is a page of `dataset` under which nothing needs to be looked at: everything below
+    /// For each of `ids`, whether it was committed to `dataset` as a page under which nothing needs to be looked at: everything below
     /// is durable, undamaged, and a member. While any member of the dataset is damaged, the answer is no for all, so
     /// that the next publication finds what to send again.
     fn pages_complete(&self, dataset: DatasetId, ids: &[ChunkId]) -> Result<Vec<bool>, CatalogError>;

@@ -92,7 +92,8 @@ fn version(dataset: DatasetId, number: u64, writer: Principal, members: std::ops
         receipt: b"receipt".to_vec(),
         totals: Totals { files: number, samples: 1, bytes: u64::MAX, chunks: 2 },
         committed_at: UnixMs(NOW.0 + number),
-        members: members.map(id).collect(),
+        new_pages: members.clone().take(1).map(id).collect(),
+        new_chunks: members.skip(1).map(id).collect(),
         complete_pages: Vec::new(),
     }
 }
@@ -234,7 +235,16 @@ fn complete_pages_are_checked_again(catalog: &dyn Catalog) {
     catalog.commit_version(&version(cam, 1, DEVICE, 0..2)).unwrap();
     let second = |complete: u32| NewVersion { complete_pages: vec![id(complete)], ..version(cam, 2, DEVICE, 2..4) };
     assert!(matches!(catalog.commit_version(&second(3)), Err(CommitVersionError::Incomplete(ids)) if ids == [id(3)]));
-    catalog.commit_version(&second(1)).unwrap();
+    let posing = catalog.commit_version(&second(1));
+    assert!(
+        matches!(posing, Err(CommitVersionError::Incomplete(_))),
+        "a data chunk is no page, whatever its bytes are"
+    );
+    assert_eq!(catalog.pages_complete(cam, &[id(0), id(1)]).unwrap(), [true, false]);
+    catalog.commit_version(&second(0)).unwrap();
+    let as_page = NewVersion { new_pages: vec![id(1)], ..version(cam, 3, DEVICE, 0..1) };
+    catalog.commit_version(&as_page).unwrap();
+    assert_eq!(catalog.pages_complete(cam, &[id(1)]).unwrap(), [true]);
 }
 
 fn reliance_guards_the_last_copy(catalog: &dyn Catalog) {

@@ -103,9 +103,13 @@ pub struct NewVersion {
     pub totals: Totals,
     /// When, by the core's clock.
     pub committed_at: UnixMs,
-    /// Every page of the version that [`pages_complete`](super::ChunkTable::pages_complete) said no to, and every chunk and
-    /// page that these name, `complete_pages` left out. All must be stored.
-    pub members: Vec<ChunkId>,
+    /// Every page of the version that [`pages_complete`](super::ChunkTable::pages_complete) said no to. All must be stored, and
+    /// all that they name must be among `new_pages`, `new_chunks` and `complete_pages`: from now on each vouches for what is
+    /// below it.
+    pub new_pages: Vec<ChunkId>,
+    /// Every data chunk that these name. All must be stored. A data chunk vouches for nothing, even if its bytes happen to be a
+    /// page.
+    pub new_chunks: Vec<ChunkId>,
     /// The topmost pages that it said yes to: relied upon, and checked again.
     pub complete_pages: Vec<ChunkId>,
 }
@@ -277,9 +281,9 @@ pub trait DatasetTable {
     /// for any of them, unless `last_copy` is set.
     fn delete_dataset(&self, id: DatasetId, last_copy: bool) -> Result<(), DropError>;
 
-    /// Commits a version: checks writer and number, that all members are stored, and that the complete pages are complete;
-    /// enters membership; ends the writer's pins of the members; notes that the writer relies on the receipt. Costs what is
-    /// in `members`.
+    /// Commits a version: checks writer and number, that all pages and chunks are stored, and that the complete pages are complete;
+    /// enters membership; ends the writer's pins of them; notes that the writer relies on the receipt. Costs what is
+    /// new.
     fn commit_version(&self, new: &NewVersion) -> Result<(), CommitVersionError>;
     /// A version by number.
     fn version(&self, dataset: DatasetId, number: u64) -> Result<Option<VersionRecord>, CatalogError>;

@@ -95,7 +95,7 @@ pub(crate) fn enter(
     let receipt = Receipt::sign(record, Durability::LocalDisk, &core.keys.identity);
     let committed = Committed { commit: codec::encode_stored(record), receipt: codec::encode_stored(&receipt) };
     for _ in 0..COMMIT_TRIES_MAX {
-        let Gathered { members, complete_pages } = gather(core, dataset.id, manifest, scope)?;
+        let Gathered { new_pages, new_chunks, complete_pages } = gather(core, dataset.id, manifest, scope)?;
         let entered = core.catalog.commit_version(&NewVersion {
             dataset: dataset.id,
             number: record.number,
@@ -107,7 +107,8 @@ pub(crate) fn enter(
             receipt: committed.receipt.clone(),
             totals: manifest.totals(),
             committed_at: core.now(),
-            members,
+            new_pages,
+            new_chunks,
             complete_pages,
         });
         match entered {
@@ -160,7 +161,8 @@ fn check_shape(core: &Core, judged: &Judged, manifest: &Manifest) -> Result<(), 
 }
 
 struct Gathered {
-    members: Vec<ChunkId>,
+    new_pages: Vec<ChunkId>,
+    new_chunks: Vec<ChunkId>,
     complete_pages: Vec<ChunkId>,
 }
 
@@ -200,9 +202,7 @@ fn gather(core: &Core, dataset: DatasetId, manifest: &Manifest, scope: &Scope) -
         return Err(catalog_refusal(&error));
     }
     chunks.retain(|chunk| seen.insert(*chunk));
-    let mut members = pages;
-    members.append(&mut chunks);
-    for batch in members.chunks(VISIBLE_BATCH) {
+    for batch in pages.chunks(VISIBLE_BATCH).chain(chunks.chunks(VISIBLE_BATCH)) {
         let entries =
             core.catalog.locate_visible(scope, batch, core.now()).map_err(|error| catalog_refusal(&error))?;
         let hidden = entries.iter().zip(batch).find(|(entry, _)| entry.is_none_or(|entry| entry.damaged));
@@ -210,7 +210,7 @@ fn gather(core: &Core, dataset: DatasetId, manifest: &Manifest, scope: &Scope) -
             return Err(out_of_scope(id));
         }
     }
-    Ok(Gathered { members, complete_pages })
+    Ok(Gathered { new_pages: pages, new_chunks: chunks, complete_pages })
 }
 
 fn committed_before(core: &Core, dataset: DatasetId, version: &VersionId) -> Result<Committed, Refusal> {

@@ -15,7 +15,7 @@ impl State {
             let expires_at = scope.uploader.as_ref().and_then(|uploader| chunk.pins.get(uploader));
             expires_at.is_some_and(|&expires_at| expires_at > now)
         };
-        let member = || scope.datasets.iter().any(|&dataset| self.members.contains(&(dataset, *id)));
+        let member = || scope.datasets.iter().any(|&dataset| self.members.contains_key(&(dataset, *id)));
         (scope.everything || pinned() || member()).then_some(chunk.entry)
     }
 
@@ -49,11 +49,12 @@ impl ChunkTable for MemoryCatalog {
 
     fn pages_complete(&self, dataset: DatasetId, ids: &[ChunkId]) -> Result<Vec<bool>, CatalogError> {
         let state = self.state();
-        let damaged = |(id, chunk): (&ChunkId, &Chunk)| chunk.entry.damaged && state.members.contains(&(dataset, *id));
+        let damaged =
+            |(id, chunk): (&ChunkId, &Chunk)| chunk.entry.damaged && state.members.contains_key(&(dataset, *id));
         if state.chunks.iter().any(damaged) {
             return Ok(vec![false; ids.len()]);
         }
-        Ok(ids.iter().map(|id| state.is_member(dataset, id)).collect())
+        Ok(ids.iter().map(|id| state.is_page_of(dataset, id)).collect())
     }
 
     fn adopt(&self, group: &AdoptGroup) -> Result<(), CatalogError> {
@@ -119,7 +120,7 @@ impl ChunkTable for MemoryCatalog {
 
     fn datasets_holding(&self, id: &ChunkId) -> Result<Vec<DatasetId>, CatalogError> {
         let state = self.state();
-        Ok(state.datasets.keys().copied().filter(|&dataset| state.members.contains(&(dataset, *id))).collect())
+        Ok(state.datasets.keys().copied().filter(|&dataset| state.members.contains_key(&(dataset, *id))).collect())
     }
 
     fn chunk_totals(&self) -> Result<ChunkTotals, CatalogError> {

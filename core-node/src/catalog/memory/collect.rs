@@ -56,7 +56,7 @@ impl CollectorTable for MemoryCatalog {
             return Err(SweepError::RootsChanged);
         }
         let before = state.members.len();
-        state.members.retain(|(of, id)| *of != dataset || keep(id));
+        state.members.retain(|(of, id), _| *of != dataset || keep(id));
         if let Some(found) = state.datasets.get_mut(&dataset) {
             found.trim = false;
         }
@@ -89,7 +89,7 @@ impl CollectorTable for MemoryCatalog {
             }
         }
         if act && sweep.live_chunks == 0 {
-            state.members.retain(|(_, id)| dead.binary_search(id).is_err());
+            state.members.retain(|(_, id), _| dead.binary_search(id).is_err());
             for id in &dead {
                 state.chunks.remove(id);
             }

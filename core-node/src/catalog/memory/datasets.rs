@@ -67,13 +67,14 @@ impl State {
     }
 
     fn check_members(&self, new: &NewVersion) -> Result<(), CommitVersionError> {
-        let gone = |id: &&ChunkId| !self.is_member(new.dataset, id);
+        let gone = |id: &&ChunkId| !self.is_page_of(new.dataset, id);
         let incomplete: Vec<_> = new.complete_pages.iter().filter(gone).copied().collect();
         if !incomplete.is_empty() {
             return Err(CommitVersionError::Incomplete(incomplete));
         }
         let absent = |id: &&ChunkId| self.chunks.get(*id).is_none_or(|chunk| chunk.entry.damaged);
-        let missing: Vec<_> = new.members.iter().filter(absent).take(MISSING_NAMED_MAX).copied().collect();
+        let missing: Vec<_> =
+            new.new_pages.iter().chain(&new.new_chunks).filter(absent).take(MISSING_NAMED_MAX).copied().collect();
         if missing.is_empty() { Ok(()) } else { Err(CommitVersionError::Missing(missing)) }
     }
 }
@@ -157,7 +158,7 @@ impl DatasetTable for MemoryCatalog {
             check_reliance(dataset.versions.values(), false)?;
         }
         state.datasets.remove(&id);
-        state.members.retain(|(of, _)| *of != id);
+        state.members.retain(|(of, _), _| *of != id);
         Ok(())
     }
 
@@ -165,8 +166,9 @@ impl DatasetTable for MemoryCatalog {
         let mut state = self.state();
         state.datasets.get(&new.dataset).ok_or(CommitVersionError::NoDataset)?.check_turn(new)?;
         state.check_members(new)?;
-        for id in &new.members {
-            state.members.insert((new.dataset, *id));
+        let pages = new.new_pages.iter().map(|id| (id, true));
+        for (id, is_page) in pages.chain(new.new_chunks.iter().map(|id| (id, false))) {
+            *state.members.entry((new.dataset, *id)).or_default() |= is_page;
             if let Some(chunk) = state.chunks.get_mut(id) {
                 chunk.pins.remove(&new.writer);
             }

@@ -7,7 +7,7 @@ mod collections;
 mod datasets;
 mod devices;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use headwater_protocol::id::{ChunkId, PublicKey};
@@ -30,7 +30,8 @@ struct State {
     root_sequence: u64,
     packs: BTreeMap<PackNumber, PackRecord>,
     chunks: BTreeMap<ChunkId, Chunk>,
-    members: BTreeSet<(DatasetId, ChunkId)>,
+    /// And whether each was committed as a page.
+    members: BTreeMap<(DatasetId, ChunkId), bool>,
     last_dataset: u64,
     datasets: BTreeMap<DatasetId, Dataset>,
     collections: BTreeMap<String, Collection>,
@@ -95,8 +96,9 @@ impl State {
         self.root_sequence
     }
 
-    fn is_member(&self, dataset: DatasetId, id: &ChunkId) -> bool {
-        self.members.contains(&(dataset, *id)) && self.chunks.get(id).is_some_and(|chunk| !chunk.entry.damaged)
+    fn is_page_of(&self, dataset: DatasetId, id: &ChunkId) -> bool {
+        self.members.get(&(dataset, *id)) == Some(&true)
+            && self.chunks.get(id).is_some_and(|chunk| !chunk.entry.damaged)
     }
 }
 

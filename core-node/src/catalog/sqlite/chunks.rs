@@ -124,11 +124,11 @@ fn any_member_damaged(tx: &Transaction<'_>, dataset: DatasetId) -> rusqlite::Res
     .exists([dataset.0 as i64])
 }
 
-/// Whether `id` is a stored, undamaged member of `dataset`.
-pub(super) fn is_member(tx: &Transaction<'_>, dataset: DatasetId, id: &ChunkId) -> rusqlite::Result<bool> {
+/// Whether `id` is a stored, undamaged page of `dataset`.
+pub(super) fn is_page_of(tx: &Transaction<'_>, dataset: DatasetId, id: &ChunkId) -> rusqlite::Result<bool> {
     tx.prepare_cached(
         "SELECT 1 FROM chunk JOIN member ON member.chunk = chunk.key
-         WHERE chunk.id = ?1 AND member.dataset = ?2 AND chunk.damaged = 0",
+         WHERE chunk.id = ?1 AND member.dataset = ?2 AND member.page = 1 AND chunk.damaged = 0",
     )?
     .exists(params![id.as_bytes(), dataset.0 as i64])
 }
@@ -160,7 +160,7 @@ impl ChunkTable for SqliteCatalog {
             if any_member_damaged(tx, dataset)? {
                 return Ok(vec![false; ids.len()]);
             }
-            ids.iter().map(|id| is_member(tx, dataset, id)).collect()
+            ids.iter().map(|id| is_page_of(tx, dataset, id)).collect()
         })
     }
 

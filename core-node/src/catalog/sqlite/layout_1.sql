@@ -30,6 +30,7 @@ CREATE INDEX chunk_damaged ON chunk (key) WHERE damaged = 1;
 CREATE TABLE member (
     chunk   INTEGER NOT NULL,
     dataset INTEGER NOT NULL,
+    page    INTEGER NOT NULL,               -- 1: committed as a page, so it vouches for what is below it
     PRIMARY KEY (chunk, dataset)
 ) WITHOUT ROWID;
 CREATE INDEX member_by_dataset ON member (dataset, chunk);

@@ -72,7 +72,7 @@ pub(super) fn commit(tx: &Transaction<'_>, new: &NewVersion) -> Result<(), Abort
     check_turn(tx, new)?;
     let mut incomplete = Vec::new();
     for page in &new.complete_pages {
-        if !chunks::is_member(tx, new.dataset, page)? {
+        if !chunks::is_page_of(tx, new.dataset, page)? {
             incomplete.push(*page);
         }
     }
@@ -138,13 +138,17 @@ fn check_turn(tx: &Transaction<'_>, new: &NewVersion) -> Result<(), Abort<Commit
 
 fn enter_members(tx: &Transaction<'_>, new: &NewVersion) -> Result<(), Abort<CommitVersionError>> {
     let mut key_of = tx.prepare_cached("SELECT key FROM chunk WHERE id = ?1 AND damaged = 0")?;
-    let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO member (chunk, dataset) VALUES (?1, ?2)")?;
+    let mut insert = tx.prepare_cached(
+        "INSERT INTO member (chunk, dataset, page) VALUES (?1, ?2, ?3)
+         ON CONFLICT (chunk, dataset) DO UPDATE SET page = 1 WHERE excluded.page = 1 AND page = 0",
+    )?;
     let mut unpin = tx.prepare_cached("DELETE FROM pin WHERE chunk = ?1 AND principal = ?2")?;
     let mut missing = Vec::new();
-    for id in &new.members {
+    let pages = new.new_pages.iter().map(|id| (id, true));
+    for (id, is_page) in pages.chain(new.new_chunks.iter().map(|id| (id, false))) {
         match key_of.query_row([id.as_bytes()], |row| row.get::<_, i64>(0)).optional()? {
             Some(key) => {
-                insert.execute([key, new.dataset.0 as i64])?;
+                insert.execute(params![key, new.dataset.0 as i64, is_page])?;
                 unpin.execute(params![key, new.writer.as_bytes()])?;
             }
             None if missing.len() < MISSING_NAMED_MAX => missing.push(*id),
