@@ -47,6 +47,10 @@ impl Agent {
         let mut problems = Vec::new();
         let mut add = |template: &NameTemplate, path: &PathBuf, role, mode, every| match template.expand(&context) {
             Ok(dataset) => folders.push(Folder { dataset, path: path.clone(), role, mode, every }),
+            Err(_) if device.is_none() => {
+                let message = format!("`{template}` gets its name when this device has joined a core");
+                problems.push((template.as_str().to_owned(), CodedError::new(&codes::NOT_JOINED, message)));
+            }
             Err(error) => {
                 let error = CodedError::new(&codes::NAME_INVALID, error.to_string());
                 problems.push((template.as_str().to_owned(), error));

@@ -207,9 +207,11 @@ impl Agent {
     pub fn note(&self, level: EventLevel, code: &str, dataset: &str, text: impl Into<String>) {
         let text = text.into();
         match level {
+            EventLevel::Info if dataset.is_empty() => tracing::info!("{text}"),
             EventLevel::Info => tracing::info!(dataset, "{text}"),
+            EventLevel::Warn if dataset.is_empty() => tracing::warn!(code, "{text}"),
             EventLevel::Warn => tracing::warn!(dataset, code, "{text}"),
-            EventLevel::Error => tracing::error!(dataset, code, "{text}"),
+            EventLevel::Error => tracing::error!(code, "{text}"),
         }
         let event =
             Event { id: 0, at_s: clock::now_s(), level, code: code.to_owned(), dataset: dataset.to_owned(), text };

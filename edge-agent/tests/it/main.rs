@@ -1,0 +1,9 @@
+//! The agent as its users run it: real programs, a real core, real folders. One test program, so that it is linked once.
+
+mod bad_input;
+mod damage;
+mod hostile;
+mod link;
+mod publish;
+mod subscribe;
+mod support;

@@ -1,0 +1,154 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::{Core, assert_same, noise, put};
+
+#[test]
+fn a_folder_becomes_versions_and_a_change_costs_little() {
+    let core = Core::start();
+    let device = core.device("cam1");
+    let files = device.files("photos");
+    for number in 0..300 {
+        put(&files, &format!("day/{number:04}.json"), format!("{{\"label\": {number}}}").repeat(20));
+    }
+    put(&files, "large.bin", noise(1, 3_000_000));
+    fs::create_dir(files.join("empty")).expect("created");
+    std::os::unix::fs::symlink("day/0001.json", files.join("link")).expect("linked");
+    device.publish(&files, "cam/{device}");
+    let first = device.sync();
+    assert_eq!(first["published"][0]["dataset"], "cam/cam1", "{first}");
+    assert_eq!(first["published"][0]["number"], 1);
+    assert_same(&files, &core.export("cam/cam1").path().join("out"));
+
+    let second = device.sync();
+    assert_eq!(second["unchanged"], 1, "{second}");
+    assert_eq!(second["bytes_read"], 0, "an unchanged folder was read again");
+    assert_eq!(core.newest("cam/cam1"), Some(1));
+
+    put(&files, "day/0007.json", "changed");
+    let third = device.sync();
+    assert_eq!(third["published"][0]["number"], 2, "{third}");
+    let wire = third["wire"]["udp"].as_u64().expect("a number");
+    assert!(wire < 24 * 1024, "one changed file cost {wire} bytes");
+    assert_same(&files, &core.export("cam/cam1").path().join("out"));
+    assert_eq!(device.dataset("cam/cam1")["state"], "in sync");
+    assert_eq!(device.dataset("cam/cam1")["durability"], "local-disk");
+}
+
+#[test]
+fn append_keeps_what_is_deleted_and_a_command_deletes_it() {
+    let core = Core::start();
+    let device = core.device("cam1");
+    let files = device.files("photos");
+    put(&files, "kept.bin", noise(2, 200_000));
+    put(&files, "gone.txt", "small and gone");
+    put(&files, "sub/also.txt", "small and gone too");
+    device.publish(&files, "cam");
+    device.sync();
+    fs::remove_file(files.join("gone.txt")).expect("removed");
+    fs::remove_dir_all(files.join("sub")).expect("removed");
+    put(&files, "new.txt", "new");
+    device.sync();
+    let out = core.export("cam");
+    assert_eq!(fs::read(out.path().join("out/gone.txt")).expect("kept"), b"small and gone");
+    assert_eq!(fs::read(out.path().join("out/new.txt")).expect("there"), b"new");
+
+    device.run(&["delete", "cam", "gone.txt", "sub", "kept.bin"]);
+    assert!(!files.join("kept.bin").exists(), "delete removes the file here too");
+    device.sync();
+    assert_same(&files, &core.export("cam").path().join("out"));
+    assert!(device.fails(&["delete", "cam", "gone.txt"]).contains("HW-2010"));
+}
+
+#[test]
+fn mirror_follows_deletions_but_not_freeing() {
+    let core = Core::start();
+    let device = core.device("cam1");
+    let files = device.files("photos");
+    for number in 0..40 {
+        put(&files, &format!("small/{number:02}.txt"), format!("content {number}"));
+    }
+    put(&files, "freed.bin", noise(3, 500_000));
+    put(&files, "deleted.bin", noise(4, 100_000));
+    device.publish_mirror(&files, "cam");
+    assert!(device.fails(&["free", "cam", "freed.bin"]).contains("HW-2005"), "freed without a receipt");
+    device.sync();
+
+    let freed = device.json(&["free", "cam", "freed.bin", "small/03.txt"]);
+    assert_eq!(freed["files"], 2, "{freed}");
+    assert!(!files.join("freed.bin").exists() && !files.join("small/03.txt").exists());
+    let before = files.join("small/04.txt");
+    fs::remove_file(files.join("deleted.bin")).expect("removed");
+    fs::remove_file(&before).expect("removed");
+    put(&files, "small/05.txt", "changed beside a freed file");
+    let report = device.sync();
+    assert_eq!(report["problems"].as_array().map(Vec::len), Some(0), "{report}");
+    let out = core.export("cam");
+    let out = out.path().join("out");
+    assert_eq!(fs::read(out.join("freed.bin")).expect("kept"), noise(3, 500_000));
+    assert_eq!(fs::read(out.join("small/03.txt")).expect("kept"), b"content 3");
+    assert!(!out.join("deleted.bin").exists() && !out.join("small/04.txt").exists());
+    assert_eq!(device.dataset("cam")["remote_files"], 2);
+
+    // A file that is changed is not freed, and says so.
+    put(&files, "small/06.txt", "not yet at the core");
+    let kept = device.json(&["free", "cam", "small/06.txt"]);
+    assert_eq!(kept["files"], 0, "{kept}");
+    assert_eq!(kept["kept"][0]["path"], "small/06.txt");
+
+    device.run(&["delete", "cam", "freed.bin"]);
+    device.sync();
+    assert!(!core.export("cam").path().join("out/freed.bin").exists());
+}
+
+#[test]
+fn what_cannot_be_read_is_reported_and_does_not_stop_the_rest() {
+    if rustix::process::geteuid().is_root() {
+        // Root reads everything; a folder in a folder's place is what even root can't open as a file.
+        return;
+    }
+    let core = Core::start();
+    let device = core.device("cam1");
+    let files = device.files("photos");
+    put(&files, "open.txt", "open");
+    put(&files, "closed.txt", "closed");
+    fs::set_permissions(files.join("closed.txt"), fs::Permissions::from_mode(0o000)).expect("set");
+    device.publish(&files, "cam");
+    let report = device.sync();
+    assert_eq!(report["skipped_count"], 1, "{report}");
+    assert_eq!(report["published"][0]["totals"]["files"], 1);
+}
+
+#[test]
+fn special_files_are_left_out_with_a_note() {
+    let core = Core::start();
+    let device = core.device("cam1");
+    let files = device.files("photos");
+    put(&files, "plain.txt", "plain");
+    rustix::fs::mknodat(rustix::fs::CWD, files.join("pipe"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+        .expect("a pipe");
+    put(&files, ".headwaterignore", "*.tmp\n");
+    put(&files, "ignored.tmp", "ignored");
+    device.publish(&files, "cam");
+    let report = device.sync();
+    assert_eq!(report["skipped"][0]["path"], "pipe", "{report}");
+    let out = core.export("cam");
+    assert!(out.path().join("out/plain.txt").exists());
+    assert!(!out.path().join("out/ignored.tmp").exists() && !out.path().join("out/pipe").exists());
+}
+
+#[test]
+fn a_missing_folder_deletes_nothing() {
+    let core = Core::start();
+    let device = core.device("cam1");
+    let files = device.files("photos");
+    put(&files, "file.txt", "content");
+    device.publish_mirror(&files, "cam");
+    device.sync();
+    fs::rename(&files, device.folder.path().join("unmounted")).expect("renamed");
+    let output = device.output(&["sync", "--once", "--json"]);
+    assert!(!output.status.success());
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(report["problems"][0]["code"], "HW-4004", "{report}");
+    assert_eq!(core.newest("cam"), Some(1));
+}
