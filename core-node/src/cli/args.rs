@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 /// Start one with `core-node --data DIR init` and `core-node --data DIR run`; then `core-node --data DIR token create`
 /// makes the token with which a device joins. All other commands talk to the running daemon.
 #[derive(Debug, Parser)]
-#[command(name = "core-node", version, propagate_version = true)]
+#[command(name = "core-node", version)]
 pub(super) struct Cli {
     /// Folder in which the core keeps everything [env: HEADWATER_CORE_DATA] [default: /var/lib/headwater-core].
     #[arg(long, global = true, value_name = "DIR")]
@@ -303,5 +303,15 @@ fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("a label is KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
     }
 }

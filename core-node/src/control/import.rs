@@ -3,6 +3,7 @@
 //! The folder is scanned as an agent would scan it; chunks and pages go straight into the store, under a proof of the core's
 //! own, and the commit is the same as a device's but for its author.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,7 +19,7 @@ use headwater_protocol::name::DatasetName;
 use headwater_protocol::page::Page;
 use headwater_protocol::path::RelPath;
 use headwater_protocol::record::ChunkRef;
-use headwater_protocol::tree::{PageSink, SinkError};
+use headwater_protocol::tree::{PageSink, SinkError, Tree};
 use serde_json::json;
 
 use super::Progress;
@@ -91,14 +92,16 @@ pub(super) fn import(core: &Arc<Core>, folder: &Path, name: &str, out: &Emitter)
         count => format!("; {count} files were left out (see --json)"),
     };
     let Some(built) = built else {
-        stamps.save();
+        if let Some(manifest) = &earlier_manifest {
+            stamps.save(&leaves(core, manifest));
+        }
         let number = head.map_or(0, |(_, head)| head.number);
         fields["number"] = json!(number);
         return out.done(format!("`{name}@{number}` is as the folder is: nothing changed{notes}"), fields);
     };
     let number = head.map_or(1, |(_, head)| head.number + 1);
     commit(core, &dataset_name, number, built.body, &built.manifest)?;
-    stamps.save();
+    stamps.save(&leaves(core, &built.manifest));
     let totals = built.manifest.totals();
     fields["number"] = json!(number);
     fields["version"] = json!(built.id.to_string());
@@ -106,6 +109,11 @@ pub(super) fn import(core: &Arc<Core>, folder: &Path, name: &str, out: &Emitter)
     fields["bytes"] = json!(totals.bytes);
     tracing::info!(dataset = name, number, files = totals.files, bytes = totals.bytes, "imported");
     out.done(format!("`{name}@{number}` has {} files of {} bytes{notes}", totals.files, totals.bytes), fields)
+}
+
+/// The leaf pages of a version; none where they can't be read, which costs the next import some reading.
+fn leaves(core: &Core, manifest: &Manifest) -> HashSet<ChunkId> {
+    Tree::new(manifest, &core.pages).leaves().filter_map(|leaf| leaf.ok().map(|leaf| leaf.child.id)).collect()
 }
 
 fn commit(

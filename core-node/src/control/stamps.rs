@@ -6,7 +6,7 @@
 //! magic "HWst" version u16 zero u16 | folder[32] | { leaf[32] length u32 stamps[length] }* | blake3 of all before[32]
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -35,11 +35,12 @@ impl StampFile {
         Self { path, folder, known, found: HashMap::new() }
     }
 
-    /// Keeps what this import found. If that fails, the next one reads more.
-    pub(super) fn save(&self) {
+    /// Keeps what is known of the pages in `leaves`. If that fails, the next import reads more.
+    pub(super) fn save(&self, leaves: &HashSet<ChunkId>) {
         let mut bytes = HEADER.to_vec();
         bytes.extend_from_slice(&self.folder);
-        for (leaf, stamps) in &self.found {
+        for leaf in leaves {
+            let Some(stamps) = self.found.get(leaf).or_else(|| self.known.get(leaf)) else { continue };
             bytes.extend_from_slice(leaf.as_bytes());
             bytes.extend_from_slice(&(stamps.len() as u32).to_le_bytes());
             bytes.extend_from_slice(stamps);
@@ -93,8 +94,9 @@ mod tests {
         let leaf = ChunkId::of(b"leaf");
         let mut first = StampFile::load(data.path(), "a", Path::new("/x"));
         first.put(&leaf, &[Stamp::NONE, Stamp::NONE]).expect("memory");
-        first.save();
+        first.save(&HashSet::from([leaf]));
         let mut again = StampFile::load(data.path(), "a", Path::new("/x"));
+        again.save(&HashSet::from([leaf]));
         assert_eq!(again.stamps(&leaf).expect("memory").map(|stamps| stamps.len()), Some(2));
         let mut other = StampFile::load(data.path(), "a", Path::new("/y"));
         assert!(other.stamps(&leaf).expect("memory").is_none());
