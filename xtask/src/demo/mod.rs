@@ -26,7 +26,7 @@ use watch::{Counters, Published};
 /// How long all devices together may take to publish, and the subscriber to fetch.
 const STAGE_WITHIN: Duration = Duration::from_mins(4);
 /// How long the agent to be killed runs between two looks at how far it is.
-const SLICE: Duration = Duration::from_millis(4);
+const SLICE: Duration = Duration::from_millis(2);
 /// Most devices.
 const DEVICES_MAX: usize = 32;
 
