@@ -204,7 +204,11 @@ impl Sender {
                 self.stored_chunks = self.stored_chunks.saturating_add(range.count);
                 Ok(())
             }),
-            Message::Committed { commit, receipt, .. } => return self.committed(commit, receipt),
+            Message::Committed { commit, receipt, .. } => {
+                // Also where chunks were unavailable: the receiver may have had them from another file.
+                let end = SendEnd::Committed { commit: commit.clone(), receipt: receipt.clone() };
+                return self.finish(Event::Committed, end);
+            }
             Message::Incomplete { .. } => {
                 let lacking = self.unavailable.iter().collect::<Vec<_>>();
                 if lacking.is_empty() {
@@ -223,13 +227,6 @@ impl Sender {
 
     fn unexpected(&self, message: &'static str) -> Violation {
         Violation::Unexpected { message, state: format!("{:?}", self.state) }
-    }
-
-    fn committed(&mut self, commit: &[u8], receipt: &[u8]) {
-        if !self.unavailable.is_empty() {
-            return self.violated(self.unexpected("Committed although chunks were unavailable"));
-        }
-        self.finish(Event::Committed, SendEnd::Committed { commit: commit.to_vec(), receipt: receipt.to_vec() });
     }
 
     fn want_pages(&mut self, ids: &[ChunkId]) -> Result<(), Violation> {

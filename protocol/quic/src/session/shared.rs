@@ -174,20 +174,16 @@ impl Shared {
         if self.ended.load(Ordering::Acquire) {
             return Err(TransferError::Disconnected(self.why_ended()));
         }
-        let (gate, events) = match transfers.get_mut(&transfer) {
-            Some(entry) => {
-                let events = entry.unclaimed.take().and_then(|slot| lock(&slot).take());
-                let taken = || TransferError::Disconnected(format!("transfer {transfer} is taken already"));
-                (Arc::clone(&entry.gate), events.ok_or_else(taken)?)
-            }
-            None => {
-                let (sender, receiver) = mpsc::channel(TRANSFER_EVENTS_MAX);
-                let gate = Arc::<Gate>::default();
-                let fetching = role == Role::Fetcher;
-                let entry = Entry { events: sender, gate: Arc::clone(&gate), fetching, unclaimed: None };
-                transfers.insert(transfer, entry);
-                (gate, receiver)
-            }
+        let (gate, events) = if let Some(entry) = transfers.get_mut(&transfer) {
+            let events = entry.unclaimed.take().and_then(|slot| lock(&slot).take());
+            let taken = || TransferError::Disconnected(format!("transfer {transfer} is taken already"));
+            (Arc::clone(&entry.gate), events.ok_or_else(taken)?)
+        } else {
+            let (sender, receiver) = mpsc::channel(TRANSFER_EVENTS_MAX);
+            let gate = Arc::<Gate>::default();
+            let fetching = role == Role::Fetcher;
+            transfers.insert(transfer, Entry { events: sender, gate: Arc::clone(&gate), fetching, unclaimed: None });
+            (gate, receiver)
         };
         drop(transfers);
         Ok(Claim { shared: Arc::clone(self), transfer, gate, events, role, done: false })

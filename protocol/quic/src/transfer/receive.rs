@@ -168,7 +168,7 @@ impl Receiving {
                     self.report.wire.overhead += self.outbox.push(message);
                 }
                 ReceiveAction::LookUp(ids) => {
-                    self.jobs.spawn_blocking(move || Done::LookedUp(look_up(&*destination, ids)));
+                    self.jobs.spawn_blocking(move || Done::LookedUp(look_up(&*destination, &ids)));
                 }
                 ReceiveAction::CheckPresence(wanted) => {
                     self.jobs.spawn_blocking(move || Done::Present(check_presence(&*destination, wanted)));
@@ -397,8 +397,8 @@ fn take_batch<T>(list: &mut Vec<T>, bytes_of: impl Fn(&T) -> usize) -> Vec<T> {
     std::mem::replace(list, rest)
 }
 
-fn look_up(destination: &dyn Destination, ids: Vec<ChunkId>) -> Result<Vec<(ChunkId, Held)>, DestinationError> {
-    let answers = destination.pages(&ids)?;
+fn look_up(destination: &dyn Destination, ids: &[ChunkId]) -> Result<Vec<(ChunkId, Held)>, DestinationError> {
+    let answers = destination.pages(ids)?;
     let held = |answer: Option<HeldPage>| match answer {
         Some(HeldPage { complete_below: true, .. }) => Held::Complete,
         // A page that is damaged here is fetched again.

@@ -157,12 +157,11 @@ impl Sending {
             if parts.is_empty() {
                 return;
             }
-            let write: BoxFuture<'static, Written> = match self.idle.pop() {
-                Some(stream) => Box::pin(write(stream, parts)),
-                None => {
-                    self.opened += 1;
-                    Box::pin(open_and_write(self.claim.shared.connection.clone(), self.priority, parts))
-                }
+            let write: BoxFuture<'static, Written> = if let Some(stream) = self.idle.pop() {
+                Box::pin(write(stream, parts))
+            } else {
+                self.opened += 1;
+                Box::pin(open_and_write(self.claim.shared.connection.clone(), self.priority, parts))
             };
             self.writes.push(write);
         }
@@ -304,12 +303,10 @@ async fn open_and_write(connection: quinn::Connection, priority: Priority, parts
 }
 
 async fn write(mut stream: SendStream, mut parts: Vec<Bytes>) -> Written {
-    match stream.write_all_chunks(&mut parts).await {
-        Ok(()) => Some(stream),
-        Err(_) => {
-            // It was stopped, or its connection is gone; either is told elsewhere.
-            let _ = stream.reset(VarInt::from_u32(0));
-            None
-        }
+    if stream.write_all_chunks(&mut parts).await.is_ok() {
+        return Some(stream);
     }
+    // It was stopped, or its connection is gone; either is told elsewhere.
+    let _ = stream.reset(VarInt::from_u32(0));
+    None
 }

@@ -1,5 +1,7 @@
 //! Versions between two peers over real QUIC on loopback, with stores in memory.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod hostile;
 mod memory;
 mod speed;
@@ -44,6 +46,9 @@ async fn pair_with(options: SessionOptions) -> Pair {
     }
 }
 
+/// More than any transfer here takes.
+const PATIENCE: Duration = Duration::from_mins(1);
+
 type Sent = Result<SendReport, TransferError>;
 type Received = Result<ReceiveReport, TransferError>;
 
@@ -63,7 +68,7 @@ async fn publish(pair: &mut Pair, version: &Arc<Version>, store: &Store) -> (Sen
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(send, receive) }).await.expect("in time")
+    tokio::time::timeout(PATIENCE, async { tokio::join!(send, receive) }).await.expect("in time")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -104,12 +109,12 @@ async fn a_cut_costs_what_was_under_way() {
     let (mut chunk_bytes, mut cuts) = (0, 0);
     loop {
         let mut pair = pair().await;
-        let before = store.0.stored_chunks.load(Ordering::Relaxed);
+        let before = store.0.chunks_taken.load(Ordering::Relaxed);
         let connection = pair.core.0.connection().clone();
         let cut = tokio::spawn({
             let store = store.clone();
             async move {
-                while cuts < 3 && store.0.stored_chunks.load(Ordering::Relaxed) < before + 40 {
+                while cuts < 3 && store.0.chunks_taken.load(Ordering::Relaxed) < before + 40 {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 if cuts < 3 {

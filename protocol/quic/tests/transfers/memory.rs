@@ -189,7 +189,7 @@ pub(crate) struct Stored {
     pub(crate) full: AtomicBool,
     /// Chunks of this scope can't be read as delta sources.
     pub(crate) out_of_scope: Mutex<BTreeSet<ChunkId>>,
-    pub(crate) stored_chunks: AtomicU64,
+    pub(crate) chunks_taken: AtomicU64,
     /// A chunk may come twice, from transfers that run side by side.
     pub(crate) lenient: AtomicBool,
 }
@@ -275,7 +275,7 @@ impl Destination for Store {
                 if item.is_page {
                     contents.pages.insert(item.id, item.plain);
                 } else {
-                    self.0.stored_chunks.fetch_add(1, Ordering::Relaxed);
+                    self.0.chunks_taken.fetch_add(1, Ordering::Relaxed);
                     let again = contents.chunks.insert(item.id, item.plain).is_some();
                     assert!(!again || self.0.lenient.load(Ordering::Relaxed), "no chunk travels twice");
                 }
@@ -324,7 +324,9 @@ pub(crate) fn folder(small: u64, large: u64) -> Folder {
     for number in 0..large {
         folder.insert(format!("video/{number:03}.mp4"), noise(1_000_000 + number, 3_000_000));
     }
-    let text: String = (0..20_000).map(|line| format!("{line},label-{}\n", line % 17)).collect();
+    let text: String = (0..20_000)
+        .flat_map(|line| [line.to_string(), ",label-".into(), (line % 17).to_string(), "\n".into()])
+        .collect();
     folder.insert("labels.csv".into(), text.into_bytes());
     folder.insert("empty".into(), vec![]);
     folder
