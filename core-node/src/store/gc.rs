@@ -21,8 +21,8 @@ use super::retention;
 use super::walk::WalkError;
 use super::writer::{MovedChunk, Request};
 use crate::catalog::{
-    CatalogError, ChunkEntry, DatasetId, DatasetRecord, DropError, PackNumber, PackState, PackSweep, Root, SweepError,
-    UnixMs, VersionSummary,
+    CatalogError, ChunkEntry, DatasetId, DatasetRecord, DropError, PackNumber, PackState, PackSweep, Retention, Root,
+    SweepError, UnixMs, VersionSummary,
 };
 
 /// Versions or chunks that are listed at a time.
@@ -37,6 +37,8 @@ const MARK_ROUNDS_MAX: u32 = 1000;
 pub struct GcOptions {
     /// The core's clock.
     pub now: UnixMs,
+    /// Which old versions are kept of datasets that have no rule of their own.
+    pub retention: Retention,
     /// Only say what would be done.
     pub dry_run: bool,
     /// Also drop versions that devices said they have freed bytes of.
@@ -97,7 +99,7 @@ pub enum GcError {
         /// Which version.
         what: String,
         /// What is wrong.
-        source: WalkError,
+        source: Box<WalkError>,
     },
     /// Versions are committed faster than they can be marked.
     #[error("versions were committed faster than they could be marked, {MARK_ROUNDS_MAX} times in a row")]
@@ -188,7 +190,8 @@ impl Collection<'_> {
         let leased: HashSet<VersionId> = catalog.leases()?.into_iter().map(|lease| lease.version).collect();
         let tagged: HashSet<u64> = catalog.tags(dataset.id)?.into_iter().map(|tag| tag.number).collect();
         let by_number = |number: u64| versions.iter().find(|version| version.number == number);
-        for number in retention::unwanted(&versions, dataset.retention, self.options.now) {
+        let own = Some(dataset.retention).filter(|own| *own != Retention::default());
+        for number in retention::unwanted(&versions, own.unwrap_or(self.options.retention), self.options.now) {
             let is_leased = by_number(number).is_some_and(|version| leased.contains(&version.version));
             if is_leased || tagged.contains(&number) {
                 continue;
@@ -403,7 +406,7 @@ fn mark_below(store: &ChunkStore, root: &Root, marks: &mut Marks) -> Result<(), 
                 },
                 None => "a leased version".to_owned(),
             };
-            Err(GcError::Page { what, source })
+            Err(GcError::Page { what, source: Box::new(source) })
         }
     }
 }

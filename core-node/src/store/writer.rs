@@ -61,7 +61,7 @@ pub(super) enum Request {
 }
 
 enum Work {
-    Store(StoreBatch, Option<OwnedSemaphorePermit>),
+    Store(StoreBatch),
     Move(Vec<MovedChunk>),
 }
 
@@ -70,6 +70,8 @@ struct Pending {
     reply: Reply,
     stored: Stored,
     known_bytes: u64,
+    /// The batch's share of the queue, given back when it is answered.
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 pub(super) struct Writer {
@@ -135,11 +137,11 @@ impl Writer {
             }
             Request::Store { batch, reply, permit } => {
                 let bytes = batch.chunks.iter().map(|chunk| chunk.stored_body().len() as u64).sum();
-                (bytes, Pending::new(Work::Store(batch, Some(permit)), reply))
+                (bytes, Pending::new(Work::Store(batch), reply, Some(permit)))
             }
             Request::Move { chunks, reply } => {
                 let bytes = chunks.iter().map(|chunk| chunk.stored.len() as u64).sum();
-                (bytes, Pending::new(Work::Move(chunks), reply))
+                (bytes, Pending::new(Work::Move(chunks), reply, None))
             }
         };
         let ticket = self.next_ticket;
@@ -262,7 +264,7 @@ impl Writer {
     fn unknown(&self, tickets: &[Ticket]) -> Result<HashSet<ChunkId>, CatalogError> {
         let mut ids: Vec<ChunkId> = Vec::new();
         for ticket in tickets {
-            if let Work::Store(batch, _) = &self.requests[ticket].work {
+            if let Work::Store(batch) = &self.requests[ticket].work {
                 ids.extend(batch.chunks.iter().map(|chunk| chunk.id));
             }
         }
@@ -293,7 +295,7 @@ impl Writer {
             let Some(pending) = self.requests.get_mut(ticket) else { continue };
             let Pending { work, stored, known_bytes, .. } = pending;
             match work {
-                Work::Store(batch, _) => {
+                Work::Store(batch) => {
                     for chunk in &batch.chunks {
                         if !wanted.remove(&chunk.id) {
                             stored.known_chunks += 1;
@@ -330,7 +332,7 @@ impl Writer {
     fn commit(&mut self, tickets: &[Ticket], pack_end: Option<(PackNumber, u64)>) -> Result<(), CatalogError> {
         let mut pins = Vec::new();
         for ticket in tickets {
-            if let Work::Store(batch, _) = &self.requests[ticket].work {
+            if let Work::Store(batch) = &self.requests[ticket].work {
                 pins.push(Pin {
                     principal: batch.uploader,
                     expires_at: batch.pin_until,
@@ -361,8 +363,8 @@ impl Writer {
 }
 
 impl Pending {
-    fn new(work: Work, reply: Reply) -> Self {
-        Self { work, reply, stored: Stored::default(), known_bytes: 0 }
+    fn new(work: Work, reply: Reply, permit: Option<OwnedSemaphorePermit>) -> Self {
+        Self { work, reply, stored: Stored::default(), known_bytes: 0, _permit: permit }
     }
 }
 

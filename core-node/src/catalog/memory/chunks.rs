@@ -1,5 +1,7 @@
 //! Chunks, packs, pins and membership in memory.
 
+use std::collections::BTreeMap;
+
 use headwater_protocol::id::ChunkId;
 
 use super::{Chunk, MemoryCatalog, State};
@@ -68,7 +70,7 @@ impl ChunkTable for MemoryCatalog {
         for chunk in &group.chunks {
             let entry = ChunkEntry { id: chunk.id, location: chunk.location, damaged: false };
             let found =
-                state.chunks.entry(chunk.id).or_insert_with(|| Chunk { entry, epoch, pins: Default::default() });
+                state.chunks.entry(chunk.id).or_insert_with(|| Chunk { entry, epoch, pins: BTreeMap::default() });
             if found.entry.damaged {
                 (found.entry, found.epoch) = (entry, epoch);
             }

@@ -1,0 +1,158 @@
+//! What a crash or a power cut leaves, at every point.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::catalog::{PackNumber, PackState, SqliteCatalog};
+use crate::store::format::{PACK_HEADER_BYTES, RECORD_HEADER_BYTES};
+
+#[test]
+fn a_tail_cut_at_any_byte_is_mended() {
+    let (packs, catalog, store) = in_memory(1 << 20);
+    let first = chunk(noise(1, 150));
+    store.store_blocking(batch(vec![first.clone()])).unwrap();
+    let committed = catalog.snapshot();
+    let tail = [chunk(noise(2, 90)), chunk(vec![b'y'; 200])];
+    store.store_blocking(batch(tail.to_vec())).unwrap();
+    drop(store);
+    // The catalog's last commit is lost, and the pack's tail in part: as if it crashed between write and commit.
+    let whole = packs.list().unwrap()[0].bytes;
+    let tail_start = (PACK_HEADER_BYTES + RECORD_HEADER_BYTES + 150) as u64;
+    let second_end = tail_start + (RECORD_HEADER_BYTES + 90) as u64;
+    for end in tail_start..=whole {
+        let catalog = Arc::new(committed.snapshot());
+        let cut = Arc::new(packs.after_power_cut(|_, _| 0));
+        cut.with_bytes(PackNumber(1), |bytes| bytes.truncate(end as usize)).unwrap();
+        let (store, report) = open(&cut, &catalog, 1 << 20);
+        let adopted = u64::from(end >= second_end) + u64::from(end == whole);
+        assert_eq!((report.adopted_chunks, report.lost_chunks), (adopted, 0), "cut at byte {end}");
+        assert_eq!(store.read(&first.id).unwrap(), first.plain);
+        let stored = store.store_blocking(batch(tail.to_vec())).unwrap();
+        assert_eq!((stored.known_chunks, stored.written_chunks), (adopted, 2 - adopted), "cut at byte {end}");
+        for chunk in &tail {
+            assert_eq!(store.read(&chunk.id).unwrap(), chunk.plain, "cut at byte {end}");
+        }
+        drop(store);
+        assert_eq!(open(&cut, &catalog, 1 << 20).1, RecoveryReport::default(), "the second start finds nothing to do");
+    }
+}
+
+#[test]
+fn garbage_after_the_last_commit_is_cut() {
+    let (packs, catalog, store) = in_memory(1 << 20);
+    let first = chunk(noise(1, 150));
+    store.store_blocking(batch(vec![first.clone()])).unwrap();
+    drop(store);
+    packs.with_bytes(PackNumber(1), |bytes| bytes.extend_from_slice(&noise(9, 333))).unwrap();
+    let (store, report) = open(&packs, &catalog, 1 << 20);
+    assert_eq!((report.cut_bytes, report.adopted_chunks), (333, 0));
+    assert_eq!(store.read(&first.id).unwrap(), first.plain);
+}
+
+#[test]
+fn a_power_cut_between_any_two_batches_keeps_what_was_acknowledged() {
+    for kept in [0usize, 1, 63, 64, 100, usize::MAX] {
+        let (packs, catalog, store) = in_memory(3_000);
+        let mut acknowledged: BTreeMap<ChunkId, Bytes> = BTreeMap::new();
+        for seed in 0..25 {
+            let new = chunk(noise(seed, 100 + 37 * seed as usize));
+            store.store_blocking(batch(vec![new.clone()])).unwrap();
+            acknowledged.insert(new.id, new.plain);
+            let survivors = Arc::new(packs.after_power_cut(|_, unsynced| kept.min(unsynced)));
+            let catalog = Arc::new(catalog.snapshot());
+            let (after, report) = open(&survivors, &catalog, 3_000);
+            assert_eq!(report.lost_chunks, 0);
+            for (id, plain) in &acknowledged {
+                assert_eq!(after.read(id).unwrap(), *plain);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lost_catalog_is_rebuilt_from_packs() {
+    let (packs, _, store) = in_memory(10_000);
+    let chunks: Vec<_> = (0..12).map(|seed| chunk(noise(seed, 2500))).collect();
+    for chunk in &chunks {
+        store.store_blocking(batch(vec![chunk.clone()])).unwrap();
+    }
+    drop(store);
+    let empty = Arc::new(MemoryCatalog::new());
+    let (store, report) = open(&packs, &empty, 10_000);
+    assert_eq!(report.adopted_chunks, 12);
+    for chunk in &chunks {
+        assert_eq!(store.read(&chunk.id).unwrap(), chunk.plain);
+    }
+    let report = store.verify(&mut |_| true).unwrap();
+    assert_eq!((report.chunks, report.damaged_count, report.packs), (12, 0, 3));
+}
+
+#[test]
+fn lost_rows_are_entered_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("catalog.sqlite");
+    let packs = Arc::new(LocalPacks::open(&folder.path().join("packs")).unwrap());
+    let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::open(&path).unwrap());
+    let (store, _) = ChunkStore::open(packs, catalog, options(10_000)).unwrap();
+    let chunks: Vec<_> = (0..12).map(|seed| chunk(noise(seed, 2500))).collect();
+    chunks.iter().for_each(|chunk| {
+        store.store_blocking(batch(vec![chunk.clone()])).unwrap();
+    });
+    rusqlite::Connection::open(&path).unwrap().execute("DELETE FROM chunk WHERE key % 2 = 0", []).unwrap();
+    assert!(matches!(store.read(&chunks[1].id), Err(ReadError::Missing(_))));
+    assert_eq!(store.rebuild_table().unwrap(), 6);
+    for chunk in &chunks {
+        assert_eq!(store.read(&chunk.id).unwrap(), chunk.plain);
+    }
+    assert_eq!(store.rebuild_table().unwrap(), 0);
+}
+
+#[test]
+fn an_index_that_was_written_but_not_entered_is_entered() {
+    let (packs, catalog, store) = in_memory(3_000);
+    let chunks: Vec<_> = (0..4).map(|seed| chunk(noise(seed, 1000))).collect();
+    store.store_blocking(batch(chunks[..1].to_vec())).unwrap();
+    let before_seal = catalog.snapshot();
+    store.store_blocking(batch(chunks[1..].to_vec())).unwrap();
+    drop(store);
+    assert!(matches!(catalog.packs().unwrap()[0].state, PackState::Sealed(_)));
+    let catalog = Arc::new(before_seal);
+    let (store, report) = open(&packs, &catalog, 3_000);
+    assert_eq!(report.adopted_chunks, 3);
+    assert!(matches!(catalog.packs().unwrap()[0].state, PackState::Sealed(_)));
+    for chunk in &chunks {
+        assert_eq!(store.read(&chunk.id).unwrap(), chunk.plain);
+    }
+}
+
+#[test]
+fn a_pack_of_a_newer_release_is_refused() {
+    let (packs, catalog, store) = in_memory(1 << 20);
+    store.store_blocking(batch(vec![chunk(noise(1, 10))])).unwrap();
+    drop(store);
+    packs.with_bytes(PackNumber(1), |bytes| bytes[4] = 9).unwrap();
+    let opened = ChunkStore::open(packs, catalog, options(1 << 20));
+    assert!(matches!(opened.err(), Some(OpenStoreError::Newer { found: 9, known: 1, .. })));
+}
+
+#[test]
+fn files_that_were_lost_are_noticed() {
+    let (packs, catalog, store) = in_memory(1 << 20);
+    let chunks = [chunk(noise(1, 500)), chunk(noise(2, 500))];
+    store.store_blocking(batch(chunks.to_vec())).unwrap();
+    drop(store);
+    packs.with_bytes(PackNumber(1), |bytes| bytes.truncate(700)).unwrap();
+    let (store, report) = open(&packs, &catalog, 1 << 20);
+    assert_eq!(report.lost_chunks, 1);
+    assert_eq!(store.read(&chunks[0].id).unwrap(), chunks[0].plain);
+    assert!(matches!(store.read(&chunks[1].id), Err(ReadError::Damaged { .. })));
+    store.store_blocking(batch(chunks.to_vec())).unwrap();
+    assert_eq!(store.read(&chunks[1].id).unwrap(), chunks[1].plain);
+    drop(store);
+    packs.delete(PackNumber(1)).unwrap();
+    packs.sync_folder().unwrap();
+    let (store, report) = open(&packs, &catalog, 1 << 20);
+    assert_eq!(report.lost_chunks, 1, "the other one had been stored again elsewhere");
+    store.store_blocking(batch(chunks.to_vec())).unwrap();
+    assert_eq!(store.read(&chunks[0].id).unwrap(), chunks[0].plain);
+}
