@@ -289,11 +289,8 @@ impl Device {
 
     /// The daemon, started.
     pub(crate) fn start(&self) -> Running {
-        let log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.folder.path().join("agent.log"))
-            .expect("a log");
+        let log =
+            fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("agent.log")).expect("a log");
         let child = self.command(&["run"]).stderr(log).stdout(Stdio::null()).spawn().expect("the daemon starts");
         let running = Running(child);
         eventually("the daemon's start", || self.data().join("control.sock").exists().then_some(()));

@@ -92,8 +92,7 @@ pub fn serve_fetch(agent: &Arc<Agent>, handle: SessionHandle, transfer: u32, dat
         let (row, known) = match found {
             Ok(Some(found)) => found,
             Ok(None) | Err(_) => {
-                let refusal =
-                    CodedError::new(&codes::NOT_FOUND, format!("this device has no such version of `{dataset}`"));
+                let refusal = CodedError::new(&codes::NOT_FOUND, "this device has no such version");
                 let _ = handle.refuse(transfer, refusal.refusal()).await;
                 return;
             }
