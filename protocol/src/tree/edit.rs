@@ -40,7 +40,8 @@ pub enum EditError {
 /// Builds the version that `changes`, in path order, make of `old`, which was built with the builder's parameters.
 ///
 /// The result is the same as if all entries had been pushed one by one. A leaf into which no change falls is taken over
-/// unread; the leaf after a change is read too where the pages do not fall into step again.
+/// unread; the leaf after a change is read too where the pages do not fall into step again, and the leaf before a removed
+/// first record.
 pub fn edit(
     old: Option<Tree<'_>>,
     changes: impl IntoIterator<Item = Edit>,
@@ -53,7 +54,9 @@ pub fn edit(
         while let Some(at) = next {
             next = leaves.next().transpose()?;
             let until = next.as_ref().map(|next| next.child.first.as_slice());
-            if !changes.falls_before(until) && builder.reuse(&at.child)? {
+            // Where the leaf after this one loses its head, this one's last stem group may go on in what follows.
+            let is_untouched = !changes.falls_before(until) && !changes.removes(until);
+            if is_untouched && builder.reuse(&at.child)? {
                 continue;
             }
             let leaf = tree.leaf(&at)?;
@@ -81,6 +84,11 @@ impl<I: Iterator<Item = Edit>> Changes<I> {
     fn falls_before(&mut self, until: Option<&[u8]>) -> bool {
         let Some(change) = self.ahead.peek() else { return false };
         until.is_none_or(|until| path::compare(change.path().as_bytes(), until).is_lt())
+    }
+
+    /// Whether the next change removes `path`.
+    fn removes(&mut self, path: Option<&[u8]>) -> bool {
+        matches!((self.ahead.peek(), path), (Some(Edit::Remove(removed)), Some(path)) if removed.as_bytes() == path)
     }
 
     /// Makes the changes of paths before `until`, at which nothing stood.

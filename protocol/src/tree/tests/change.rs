@@ -125,3 +125,33 @@ fn freed_files_keep_their_chunks_and_cost_nothing() {
     let refused = edit(Some(tree(&new, &pages)), [gone], builder(&mut sink, &mut files));
     assert!(matches!(refused, Err(EditError::Build(BuildError::Unavailable(path))) if path.as_bytes() == b"g"));
 }
+
+/// `017.c` and `017.e` share a stem, and what is in the folder `017.d` parts them.
+#[test]
+fn a_stem_group_that_was_parted_by_a_folder_closes_when_the_folder_goes() {
+    let small = |path: RelPath| (path, (Thing::Small(vec![1; 9]), 0));
+    let folder: Folder = (0..600)
+        .flat_map(|stem| [format!("{stem:03}.c"), format!("{stem:03}.d/x"), format!("{stem:03}.e")])
+        .map(|text| small(path(&text)))
+        .collect();
+    let pages = MemoryPages::new();
+    let built = build(&folder, &pages);
+    let mut parted = 0;
+    let leaves: Vec<_> = tree(&built, &pages).leaves().map(|leaf| leaf.expect("a leaf")).collect();
+    for leaf in leaves {
+        let first = RelPath::new(leaf.child.first.clone()).expect("a valid path");
+        if !first.as_bytes().ends_with(b".d/x") {
+            continue;
+        }
+        parted += 1;
+        let changes = BTreeMap::from([(first, None)]);
+        let after = applied(folder.clone(), &changes);
+        let mut files = Files { folder: after.clone(), ..Files::default() };
+        let mut sink = &pages;
+        let edited = edit(Some(tree(&built, &pages)), edits(&changes), builder(&mut sink, &mut files));
+        let edited = edited.expect("an edit");
+        verify_shape(tree(&edited, &pages), Some(tree(&built, &pages))).expect("no stem group is split");
+        assert_eq!(edited, build(&after, &pages));
+    }
+    assert!(parted > 3, "only {parted} leaves begin with a folder's file");
+}
