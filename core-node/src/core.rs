@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use headwater_protocol::trust::Principal as Peer;
 use headwater_quic::{Authority, Identity, WireMeter};
-use tokio::sync::{Mutex, broadcast};
+use tokio::sync::broadcast;
 
 use crate::admin::Metrics;
 use crate::catalog::{Catalog, CatalogError, Principal, Scope, UnixMs};
@@ -43,6 +43,8 @@ pub enum Announcement {
     Changed(Arc<str>),
     /// Rights, labels or devices changed: what one could read may be different now.
     Rights,
+    /// Damaged chunks were found: devices that have their bytes are asked for them.
+    Damaged,
 }
 
 /// The shared state of a running core.
@@ -69,8 +71,6 @@ pub struct Core {
     pub journal: Journal,
     /// Work in the background.
     pub workers: Workers,
-    /// Held while gc, verification, deletion or retention run: one at a time.
-    pub housekeeping: Mutex<()>,
     /// Counts what goes over the socket for devices.
     pub meter: Arc<WireMeter>,
     /// When the daemon started.
@@ -112,7 +112,6 @@ impl Core {
             sessions: Sessions::new(config.network.sessions_max as usize),
             journal: Journal::default(),
             workers: Workers::default(),
-            housekeeping: Mutex::default(),
             meter: WireMeter::new(),
             started: Instant::now(),
             unique: AtomicU64::new(0),
@@ -174,14 +173,18 @@ impl Core {
 
     /// Tells sessions that the dataset or collection `name` changed.
     pub fn announce(&self, name: &str) {
-        // Without a session there is nobody to tell.
-        let _ = self.announcements.send(Announcement::Changed(name.into()));
+        self.tell(Announcement::Changed(name.into()));
     }
 
     /// Tells sessions that rights changed.
     pub fn announce_rights(&self) {
+        self.tell(Announcement::Rights);
+    }
+
+    /// Tells sessions what happened.
+    pub fn tell(&self, announcement: Announcement) {
         // Without a session there is nobody to tell.
-        let _ = self.announcements.send(Announcement::Rights);
+        let _ = self.announcements.send(announcement);
     }
 
     /// Hears what is announced from now on.

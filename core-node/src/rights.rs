@@ -236,8 +236,8 @@ mod tests {
     #[test]
     fn roles_bound_requests() {
         for (role, request, allowed) in [
-            (Role::Admin, Request::Gc { last_copy: true }, true),
-            (Role::Coordinator, Request::Gc { last_copy: false }, false),
+            (Role::Admin, Request::Gc { last_copy: true, dry_run: false }, true),
+            (Role::Coordinator, Request::Gc { last_copy: false, dry_run: false }, false),
             (Role::Coordinator, Request::Status, true),
             (Role::Reader, Request::DatasetList { pattern: None }, true),
             (Role::Reader, Request::TokenList, false),

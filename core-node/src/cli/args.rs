@@ -72,6 +72,9 @@ pub(super) enum Command {
         /// The dataset it becomes; the core is its writer.
         #[arg(long)]
         dataset: String,
+        /// What it means that a file is gone from the folder: `append` keeps it in later versions, `mirror` does not.
+        #[arg(long, default_value = "append", value_parser = ["append", "mirror"])]
+        mode: String,
     },
     /// Read everything that is stored again and check every hash.
     ///
@@ -82,6 +85,9 @@ pub(super) enum Command {
         /// Also free what devices have deleted locally since they sent it. It will be nowhere then.
         #[arg(long)]
         last_copy: bool,
+        /// Only say what would be freed.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Show how the core is: sessions, datasets, bytes, errors.
     Status,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use headwater_host::error::{CodedError, codes};
+use headwater_host::version::PublishMode;
 
 use super::args::{
     Cli, CollectionCommand, Command, ConfigCommand, DatasetCommand, DeviceCommand, TokenCommand, TokenCreateArgs,
@@ -76,9 +77,12 @@ impl Plan {
             Command::Device(command) => device(command),
             Command::Dataset(command) => dataset(command)?,
             Command::Collection(command) => collection(command)?,
-            Command::Import { folder, dataset } => Request::Import { folder: absolute(&folder)?, dataset },
+            Command::Import { folder, dataset, mode } => {
+                let mode = if mode == "mirror" { PublishMode::Mirror } else { PublishMode::Append };
+                Request::Import { folder: absolute(&folder)?, dataset, mode }
+            }
             Command::Verify => Request::Verify,
-            Command::Gc { last_copy } => Request::Gc { last_copy },
+            Command::Gc { last_copy, dry_run } => Request::Gc { last_copy, dry_run },
             Command::Status => Request::Status,
             Command::Doctor => Request::Doctor,
         };

@@ -19,31 +19,33 @@ pub(super) struct Renderer<W> {
     json: bool,
     table: Option<Rows>,
     rows: u64,
-    bad_findings: u64,
+    bad: u64,
 }
 
 impl<W: Write> Renderer<W> {
     pub(super) fn new(out: W, json: bool) -> Self {
-        Self { out, json, table: None, rows: 0, bad_findings: 0 }
+        Self { out, json, table: None, rows: 0, bad: 0 }
     }
 
     /// Takes one part of the answer.
     pub(super) fn take(&mut self, answer: &Answer) -> std::io::Result<()> {
-        if let Answer::Finding(finding) = answer {
-            self.bad_findings += u64::from(finding.state == "fail");
-        }
+        self.bad += match answer {
+            Answer::Finding(finding) => u64::from(finding.state == "fail"),
+            Answer::Damage(_) => 1,
+            _ => 0,
+        };
         self.rows += 1;
         if self.json { self.json_line(answer) } else { self.text(answer) }
     }
 
-    /// Ends the answer; says how many findings were bad.
+    /// Ends the answer; says how much of it was bad: failed checks, damaged chunks.
     pub(super) fn finish(mut self) -> std::io::Result<u64> {
         self.end_table()?;
         if self.rows == 0 && !self.json {
             writeln!(self.out, "none")?;
         }
         self.out.flush()?;
-        Ok(self.bad_findings)
+        Ok(self.bad)
     }
 
     fn end_table(&mut self) -> std::io::Result<()> {

@@ -18,6 +18,8 @@ use crate::core::Core;
 
 /// Seconds in a day.
 const DAY_S: u64 = 86_400;
+/// More newest versions than any dataset has.
+const KEEP_ALL: u64 = u32::MAX as u64 + 1;
 /// Versions that are asked of the catalog at once.
 const LOG_BATCH: usize = 500;
 
@@ -151,7 +153,6 @@ pub(super) fn delete(
     out: &Emitter,
 ) -> Result<(), CodedError> {
     let dataset = readable(core, asker, name)?;
-    let _alone = core.housekeeping.blocking_lock();
     core.catalog.delete_dataset(dataset.id, last_copy).map_err(|error| drop_refused(core, name, error))?;
     tracing::info!(dataset = name, last_copy, "deleted");
     core.announce_rights();
@@ -201,9 +202,11 @@ pub(super) fn retention(
     let rule = if reset {
         Retention::default()
     } else {
-        // 0 takes a rule away; what isn't given stays.
+        // What isn't given stays; "keep the newest 0" keeps all, whatever the configuration says.
         Retention {
-            keep_last: keep_last.map_or(dataset.retention.keep_last, |keep| Some(u64::from(keep)).filter(|&keep| keep > 0)),
+            keep_last: keep_last.map_or(dataset.retention.keep_last, |keep| {
+                Some(if keep == 0 { KEEP_ALL } else { u64::from(keep) })
+            }),
             keep_newer_than_s: keep_days.map_or(dataset.retention.keep_newer_than_s, |days| {
                 Some(u64::from(days) * DAY_S).filter(|&seconds| seconds > 0)
             }),
@@ -280,6 +283,7 @@ pub(super) fn drop_refused(core: &Core, name: &str, error: DropError) -> CodedEr
 pub(super) fn retention_text(rule: Retention) -> Option<String> {
     match (rule.keep_last, rule.keep_newer_than_s) {
         (None, None) => None,
+        (Some(KEEP_ALL), _) => Some("every version".to_owned()),
         (Some(last), None) => Some(format!("the newest {last}")),
         (None, Some(seconds)) => Some(format!("those of the last {} days", seconds / DAY_S)),
         (Some(last), Some(seconds)) => {

@@ -12,7 +12,7 @@ use headwater_protocol::trust::{Principal as Peer, Role};
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use super::{Answer, Done, Request, collections, datasets, export, import, people, upkeep};
+use super::{Answer, Done, Request, collections, datasets, export, housekeeping, import, people, upkeep};
 use crate::catalog::{CatalogError, DatasetRecord};
 use crate::core::Core;
 use crate::rights::check_request;
@@ -115,8 +115,8 @@ fn carry_out(core: &Arc<Core>, asker: &Asker, request: Request, out: &Emitter) -
     match request {
         Request::Status => upkeep::status(core, out),
         Request::Doctor => upkeep::doctor(core, out),
-        Request::Verify => upkeep::verify(core, out),
-        Request::Gc { last_copy } => upkeep::gc(core, last_copy, out),
+        Request::Verify => housekeeping::verify(core, out),
+        Request::Gc { last_copy, dry_run } => housekeeping::gc(core, last_copy, dry_run, out),
         Request::TokenCreate(token) => people::create_token(core, token, out),
         Request::TokenList => people::list_tokens(core, out),
         Request::TokenRevoke { id } => people::revoke_token(core, &id, out),
@@ -142,7 +142,7 @@ fn carry_out(core: &Arc<Core>, asker: &Asker, request: Request, out: &Emitter) -
         }
         Request::CollectionList => collections::list(core, asker, out),
         Request::CollectionShow { name, number } => collections::show(core, asker, &name, number, out),
-        Request::Import { folder, dataset } => import::import(core, &folder, &dataset, out),
+        Request::Import { folder, dataset, mode } => import::import(core, &folder, &dataset, mode, out),
     }
 }
 

@@ -11,16 +11,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use headwater_host::error::{CodedError, codes};
 use headwater_host::scan::ScanOptions;
-use headwater_host::version::{BuildContext, BuildOptions, ChunkSink, Earlier, build};
+use headwater_host::version::{
+    BuildContext, BuildOptions, BuildReport, BuiltVersion, ChunkSink, Earlier, NoStamps, PublishMode, StatCache, build,
+};
 use headwater_protocol::commit::CommitRecord;
-use headwater_protocol::id::ChunkId;
+use headwater_protocol::id::{ChunkId, VersionId};
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::name::DatasetName;
 use headwater_protocol::page::Page;
 use headwater_protocol::path::RelPath;
 use headwater_protocol::record::ChunkRef;
 use headwater_protocol::tree::{PageSink, SinkError, Tree};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Progress;
 use super::handler::{Emitter, catalog_failed};
@@ -33,73 +35,39 @@ use crate::store::{NewChunk, StoreBatch};
 /// Bytes that are gathered before they are stored: one sync for so many.
 const BATCH_BYTES: usize = 8 << 20;
 
-pub(super) fn import(core: &Arc<Core>, folder: &Path, name: &str, out: &Emitter) -> Result<(), CodedError> {
+pub(super) fn import(
+    core: &Arc<Core>,
+    folder: &Path,
+    name: &str,
+    mode: PublishMode,
+    out: &Emitter,
+) -> Result<(), CodedError> {
     let dataset_name =
         DatasetName::new(name).map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
     check_folder(core, folder)?;
-    let existing = core.catalog.dataset(name).map_err(catalog_failed)?;
-    if let Some(dataset) = existing.as_ref().filter(|dataset| dataset.writer != Principal::Core) {
-        return Err(second_writer(core, dataset).into());
-    }
-    let head = existing.as_ref().and_then(|dataset| dataset.head.map(|head| (dataset.id, head)));
-    let earlier = match head {
-        Some((id, head)) => core.catalog.version(id, head.number).map_err(catalog_failed)?,
-        None => None,
-    };
-    let earlier_manifest = earlier.as_ref().map(super::datasets::manifest_of).transpose()?;
-    let sink = StoreSink { core, pending: Mutex::default() };
+    let earlier = earlier(core, name)?;
+    let work = Import { core, folder, mode, sink: StoreSink { core, pending: Mutex::default() }, out };
     let mut stamps = StampFile::load(&core.folder, name, folder);
-    // Who imports a folder says that it is finished; a file that changes while it is read is still noticed.
-    let scan = ScanOptions { settle: Duration::ZERO, ..ScanOptions::default() };
-    let options = BuildOptions { scan, origin: core.config.name.clone(), ..BuildOptions::default() };
-    let mut pages = &sink;
-    let (built, report) = build(
-        folder,
-        &options,
-        BuildContext {
-            earlier: earlier_manifest
-                .as_ref()
-                .zip(head)
-                .map(|(manifest, (_, head))| Earlier { id: head.version, manifest, pages: &core.pages }),
-            stamps: &mut stamps,
-            freed: &|_: &RelPath| false,
-            pages: &mut pages,
-            chunks: &sink,
-            progress: &mut |progress| {
-                out.progress(Progress {
-                    what: format!("importing {}", folder.display()),
-                    files: progress.paths,
-                    bytes: progress.bytes_read,
-                    bytes_total: 0,
-                });
-            },
-        },
-    )?;
-    sink.flush().map_err(|error| CodedError::new(&codes::WRITE_FAILED, "the folder's chunks can't be stored").with_source(error))?;
-    let mut fields = json!({
-        "dataset": name,
-        "added": report.added,
-        "changed": report.changed,
-        "removed": report.removed,
-        "unchanged": report.unchanged,
-        "files_read": report.files_read,
-        "bytes_read": report.bytes_read,
-        "deferred": report.deferred,
-        "skipped": report.skipped,
-    });
+    if earlier.is_some() && !core.catalog.damaged().map_err(catalog_failed)?.is_empty() {
+        // All of the folder is cut anew, so that what is damaged in the store is stored again. The version that this
+        // makes is not needed.
+        work.build(None, &mut NoStamps)?;
+    }
+    let (built, report) = work.build(earlier.as_ref(), &mut stamps)?;
+    let last = earlier.as_ref().map_or(0, |(number, ..)| *number);
+    let mut fields = fields(name, &report);
     let notes = match report.deferred_count + report.skipped_count {
         0 => String::new(),
         count => format!("; {count} files were left out (see --json)"),
     };
     let Some(built) = built else {
-        if let Some(manifest) = &earlier_manifest {
+        if let Some((.., manifest)) = &earlier {
             stamps.save(&leaves(core, manifest));
         }
-        let number = head.map_or(0, |(_, head)| head.number);
-        fields["number"] = json!(number);
-        return out.done(format!("`{name}@{number}` is as the folder is: nothing changed{notes}"), fields);
+        fields["number"] = json!(last);
+        return out.done(format!("`{name}@{last}` is as the folder is: nothing changed{notes}"), fields);
     };
-    let number = head.map_or(1, |(_, head)| head.number + 1);
+    let number = last + 1;
     commit(core, &dataset_name, number, built.body, &built.manifest)?;
     stamps.save(&leaves(core, &built.manifest));
     let totals = built.manifest.totals();
@@ -109,6 +77,79 @@ pub(super) fn import(core: &Arc<Core>, folder: &Path, name: &str, out: &Emitter)
     fields["bytes"] = json!(totals.bytes);
     tracing::info!(dataset = name, number, files = totals.files, bytes = totals.bytes, "imported");
     out.done(format!("`{name}@{number}` has {} files of {} bytes{notes}", totals.files, totals.bytes), fields)
+}
+
+/// The newest version of `name`, if the core is its writer: its number, id and manifest.
+fn earlier(core: &Core, name: &str) -> Result<Option<(u64, VersionId, Manifest)>, CodedError> {
+    let Some(dataset) = core.catalog.dataset(name).map_err(catalog_failed)? else { return Ok(None) };
+    if dataset.writer != Principal::Core {
+        return Err(second_writer(core, &dataset).into());
+    }
+    let Some(head) = dataset.head else { return Ok(None) };
+    let version = core.catalog.version(dataset.id, head.number).map_err(catalog_failed)?;
+    let manifest = version.as_ref().map(super::datasets::manifest_of).transpose()?;
+    Ok(manifest.map(|manifest| (head.number, head.version, manifest)))
+}
+
+fn fields(name: &str, report: &BuildReport) -> Value {
+    json!({
+        "dataset": name,
+        "added": report.added,
+        "changed": report.changed,
+        "removed": report.removed,
+        "unchanged": report.unchanged,
+        "files_read": report.files_read,
+        "bytes_read": report.bytes_read,
+        "deferred": report.deferred,
+        "skipped": report.skipped,
+    })
+}
+
+/// One folder on its way into the store.
+struct Import<'a> {
+    core: &'a Core,
+    folder: &'a Path,
+    mode: PublishMode,
+    sink: StoreSink<'a>,
+    out: &'a Emitter,
+}
+
+impl Import<'_> {
+    /// Builds the version that follows `earlier`; all of it is stored when this returns.
+    fn build(
+        &self,
+        earlier: Option<&(u64, VersionId, Manifest)>,
+        stamps: &mut dyn StatCache,
+    ) -> Result<(Option<BuiltVersion>, BuildReport), CodedError> {
+        // Who imports a folder says that it is finished; a file that changes while it is read is still noticed.
+        let scan = ScanOptions { settle: Duration::ZERO, ..ScanOptions::default() };
+        let options =
+            BuildOptions { scan, mode: self.mode, origin: self.core.config.name.clone(), ..BuildOptions::default() };
+        let mut pages = &self.sink;
+        let built = build(
+            self.folder,
+            &options,
+            BuildContext {
+                earlier: earlier.map(|(_, id, manifest)| Earlier { id: *id, manifest, pages: &self.core.pages }),
+                stamps,
+                freed: &|_: &RelPath| false,
+                pages: &mut pages,
+                chunks: &self.sink,
+                progress: &mut |progress| {
+                    self.out.progress(Progress {
+                        what: format!("importing {}", self.folder.display()),
+                        files: progress.paths,
+                        bytes: progress.bytes_read,
+                        bytes_total: 0,
+                    });
+                },
+            },
+        )?;
+        self.sink.flush().map_err(|error| {
+            CodedError::new(&codes::WRITE_FAILED, "the folder's chunks can't be stored").with_source(error)
+        })?;
+        Ok(built)
+    }
 }
 
 /// The leaf pages of a version; none where they can't be read, which costs the next import some reading.

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use headwater_host::version::PublishMode;
 use serde::{Deserialize, Serialize};
 
 /// A request to the daemon.
@@ -151,6 +152,9 @@ pub enum Request {
         folder: PathBuf,
         /// The dataset.
         dataset: String,
+        /// Whether files that are gone from the folder leave the next version.
+        #[serde(default)]
+        mode: PublishMode,
     },
     /// Re-reads and re-hashes what is stored.
     Verify,
@@ -158,6 +162,9 @@ pub enum Request {
     Gc {
         /// Also what devices have freed their own copies of.
         last_copy: bool,
+        /// Only say what would be done.
+        #[serde(default)]
+        dry_run: bool,
     },
 }
 

@@ -1,4 +1,4 @@
-//! How the core is, and what keeps it well: status, doctor, verification, gc.
+//! How the core is: status, the gauges of a scrape, doctor.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -134,6 +134,3 @@ fn backup(core: &Core) -> Check {
 fn disk_free_bytes(folder: &Path) -> u64 {
     checks::free_bytes(folder).map_or(0, |(free, _)| free)
 }
-pub(super) fn gc(core: &Arc<Core>, last_copy: bool, out: &Emitter) -> Result<(), CodedError> { let _ = (core, last_copy, out); todo!() }
-pub(super) fn verify(core: &Arc<Core>, out: &Emitter) -> Result<(), CodedError> { let _ = (core, out); todo!() }
-pub(crate) fn collect_garbage(core: &Arc<Core>, last_copy: bool, out: &mut dyn FnMut(())) -> Result<String, CodedError> { let _ = (core, last_copy, out); todo!() }

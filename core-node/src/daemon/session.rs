@@ -160,6 +160,7 @@ struct LiveSession {
 impl LiveSession {
     /// Runs until the end; why it ended.
     async fn run(mut self, mut events: SessionEvents) -> String {
+        self.mend();
         loop {
             tokio::select! {
                 biased;
@@ -254,8 +255,15 @@ impl LiveSession {
                     self.tell_news().await;
                 }
             }
+            Ok(Announcement::Damaged) => self.mend(),
             Err(RecvError::Closed) => {}
         }
+    }
+
+    /// Asks the peer again for what of its datasets is damaged here.
+    fn mend(&mut self) {
+        let work = transfers::mend(self.core.clone(), self.peer.clone(), self.handle.clone(), self.place.doing.clone());
+        self.spawn(work);
     }
 
     /// Tells what is new among what is followed; gives the names that matched nothing.

@@ -13,7 +13,8 @@ use headwater_quic::session::{Priority, SessionHandle};
 use headwater_quic::transfer::{IncomingOffer, OutgoingVersion, TransferError, WireBytes, no_progress};
 
 use super::sessions::Doing;
-use crate::catalog::{DatasetRecord, Lease, VersionRecord};
+use crate::catalog::{DatasetRecord, Lease, Principal, VersionRecord};
+use crate::control::damaged_heads;
 use crate::core::Core;
 use crate::ingest::{Publication, catalog_refusal, error_chain};
 use crate::serve::VersionSource;
@@ -102,6 +103,26 @@ pub(super) async fn send(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle
         Err(error) => failed(&core, &peer, &fetch.dataset, "fetching", &error),
     }
     drop(lease);
+}
+
+/// Fetches the newest versions of the peer's datasets again of which chunks are damaged here. What is whole is not sent
+/// again, and the version stays as it is committed.
+pub(super) async fn mend(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle, doing: Arc<Doing>) {
+    let looked = {
+        let (core, writer) = (core.clone(), Principal::Device(peer.key));
+        tokio::task::spawn_blocking(move || damaged_heads(&core, writer)).await
+    };
+    for (dataset, version) in looked.unwrap_or_default() {
+        let _shown = doing.begin(format!("mending {dataset}"));
+        let offer = match handle.fetch_offer(&dataset, version).await {
+            Ok(offer) => offer,
+            Err(error) => {
+                tracing::info!(device = peer.name, dataset, error = error_chain(&error), "it has no whole copy");
+                continue;
+            }
+        };
+        receive(core.clone(), peer.clone(), handle.clone(), offer, doing.clone()).await;
+    }
 }
 
 /// Keeps a version from gc while it is sent.

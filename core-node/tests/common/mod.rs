@@ -194,9 +194,14 @@ pub fn sample(folder: &Path) {
     std::os::unix::fs::symlink("images/0001.txt", folder.join("link")).expect("linked");
 }
 
+/// Waits until what was written just now is old enough that a scan trusts its times.
+pub fn let_it_settle() {
+    std::thread::sleep(Duration::from_millis(2200));
+}
+
 /// `length` bytes that don't compress, the same for the same seed.
 pub fn noise(seed: u32, length: usize) -> Vec<u8> {
-    let mut state = u64::from(seed) * 0x9e37_79b9_7f4a_7c15 + 1;
+    let mut state = u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1;
     (0..length)
         .map(|_| {
             state ^= state << 13;

@@ -1,0 +1,169 @@
+//! What keeps the store well: gc with retention, verification, and fetching damaged chunks again from their devices.
+
+use std::sync::Arc;
+
+use headwater_host::error::{CodedError, codes};
+use serde_json::json;
+
+use super::handler::{Emitter, catalog_failed};
+use super::{Answer, DamageRow, Progress};
+use crate::catalog::Retention;
+use crate::core::{Announcement, Core};
+use crate::ingest::error_chain;
+use crate::store::{GcError, GcOptions, GcProgress, GcReport, VerifyError};
+
+/// A pack of whose bytes at most so many percent are live is copied together with others.
+const REWRITE_LIVE_PERCENT_MAX: u8 = 50;
+/// Seconds in a day.
+const DAY_S: u64 = 86_400;
+
+pub(super) fn gc(core: &Arc<Core>, last_copy: bool, dry_run: bool, out: &Emitter) -> Result<(), CodedError> {
+    let report = collect(core, last_copy, dry_run, &mut |progress| {
+        let (what, done, total) = match progress {
+            GcProgress::Marking { done, total } => ("marking versions", done, total),
+            GcProgress::Sweeping { done, total } => ("sweeping packs", done, total),
+        };
+        out.progress(Progress { what: format!("{what}: {done} of {total}"), ..Progress::default() });
+    })?;
+    let held = match report.versions_held.len() {
+        0 => String::new(),
+        count => format!("; {count} old versions stay because devices have freed their own copies (--last-copy drops them)"),
+    };
+    let verb = if dry_run { "would be" } else { "are" };
+    out.done(
+        format!(
+            "{} bytes in {} packs {verb} free, {} old versions {verb} dropped, {} bytes stay{held}",
+            report.freed_bytes, report.packs_deleted, report.versions_dropped, report.live_bytes
+        ),
+        serde_json::to_value(&report).unwrap_or_default(),
+    )
+}
+
+/// Applies retention and frees what nothing needs; one sentence of what came of it. Blocks.
+pub(crate) fn collect_garbage(core: &Core) -> Result<String, CodedError> {
+    let report = collect(core, false, false, &mut |_| {})?;
+    Ok(format!(
+        "{} bytes in {} packs freed, {} old versions dropped",
+        report.freed_bytes, report.packs_deleted, report.versions_dropped
+    ))
+}
+
+fn collect(
+    core: &Core,
+    last_copy: bool,
+    dry_run: bool,
+    progress: &mut dyn FnMut(GcProgress),
+) -> Result<GcReport, CodedError> {
+    let options = GcOptions {
+        now: core.now(),
+        retention: Retention {
+            keep_last: Some(u64::from(core.config.retention.keep_last)).filter(|&keep| keep > 0),
+            keep_newer_than_s: Some(u64::from(core.config.retention.keep_days) * DAY_S).filter(|&seconds| seconds > 0),
+        },
+        dry_run,
+        last_copy,
+        rewrite_live_percent_max: Some(REWRITE_LIVE_PERCENT_MAX),
+    };
+    let report = core.store.collect(options, progress).map_err(gc_failed)?;
+    core.metrics.gc_runs.inc();
+    core.metrics.gc_freed_bytes.inc_by(if dry_run { 0 } else { report.freed_bytes });
+    tracing::info!(freed_bytes = report.freed_bytes, packs = report.packs_deleted, dry_run, "gc");
+    Ok(report)
+}
+
+fn gc_failed(error: GcError) -> CodedError {
+    match error {
+        GcError::Busy => busy(),
+        GcError::Page { .. } => {
+            CodedError::new(&codes::PACK_DAMAGED, "gc stopped before it freed anything, because a version can't be read")
+                .with_source(error)
+        }
+        GcError::Overtaken => CodedError::new(&codes::TOO_BUSY, error.to_string()),
+        GcError::Store(_) | GcError::Packs(_) => {
+            CodedError::new(&codes::WRITE_FAILED, "gc came to no end").with_source(error)
+        }
+        GcError::Catalog(error) => catalog_failed(error),
+    }
+}
+
+fn busy() -> CodedError {
+    CodedError::new(&codes::TOO_BUSY, "another gc or verification is running")
+        .with_hint("wait for it; `core-node status` shows what runs")
+}
+
+pub(super) fn verify(core: &Arc<Core>, out: &Emitter) -> Result<(), CodedError> {
+    let verified = core.store.verify(&mut |progress| {
+        out.progress(Progress {
+            what: format!("verifying, {} damaged", progress.damaged),
+            files: progress.chunks,
+            bytes: progress.bytes,
+            bytes_total: progress.bytes_total,
+        });
+        !out.is_closed()
+    });
+    let report = verified.map_err(|error| match error {
+        VerifyError::Busy => busy(),
+        VerifyError::Packs(error) => {
+            CodedError::new(&codes::READ_FAILED, "the packs can't be read").with_source(error)
+        }
+        VerifyError::Catalog(error) => catalog_failed(error),
+    })?;
+    for damaged in &report.damaged {
+        let needs = |version: &&crate::store::AffectedVersion| version.damaged.contains(&damaged.id);
+        let needed_by =
+            report.affected.iter().filter(needs).map(|version| format!("{}@{}", version.dataset, version.number));
+        out.send(&Answer::Damage(DamageRow {
+            chunk: damaged.id.to_string(),
+            reason: format!("pack {} at byte {}: {}", damaged.pack, damaged.offset, damaged.detail),
+            needed_by: needed_by.collect(),
+        }))?;
+    }
+    if report.damaged_count > 0 {
+        core.metrics.damaged_chunks.inc_by(report.damaged_count);
+        tracing::error!(damaged = report.damaged_count, versions = report.affected.len(), "damaged chunks were found");
+        core.tell(Announcement::Damaged);
+    }
+    let said = match report.damaged_count {
+        0 => format!("{} chunks of {} bytes in {} packs: no damage", report.chunks, report.bytes, report.packs),
+        count => format!(
+            "{count} damaged chunks are set aside; {} versions need them, and their devices are asked for them",
+            report.affected.len()
+        ),
+    };
+    let affected: Vec<_> =
+        report.affected.iter().map(|version| format!("{}@{}", version.dataset, version.number)).collect();
+    out.done(
+        said,
+        json!({
+            "chunks": report.chunks,
+            "bytes": report.bytes,
+            "packs": report.packs,
+            "damaged": report.damaged_count,
+            "healed": report.healed,
+            "affected": affected,
+            "stopped": report.stopped,
+        }),
+    )
+}
+
+/// Newest versions of `writer` that miss damaged chunks: what it is to be asked for again. Blocks.
+pub(crate) fn damaged_heads(core: &Core, writer: crate::catalog::Principal) -> Vec<(String, headwater_protocol::id::VersionId)> {
+    let found = || -> Result<Vec<_>, Box<dyn std::error::Error>> {
+        if core.catalog.damaged()?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut heads = Vec::new();
+        for version in core.store.affected_versions()? {
+            let Some(dataset) = core.catalog.dataset(&version.dataset)? else { continue };
+            let is_head = dataset.head.is_some_and(|head| head.number == version.number);
+            if is_head && dataset.writer == writer {
+                heads.push((version.dataset, version.version));
+            }
+        }
+        Ok(heads)
+    };
+    found().unwrap_or_else(|error| {
+        tracing::warn!(error = error_chain(error.as_ref()), "what is damaged can't be looked up");
+        Vec::new()
+    })
+}
