@@ -50,12 +50,13 @@ impl Layout {
         let id_path = self.id_path(number);
         let recorded = fs::read_to_string(&id_path).ok();
         let complete = self.version_path(number);
-        if complete.exists() {
-            // Of another version, or without its record: not to be trusted, and in the way.
-            let aside = self.versions.join(format!(".{number}.old"));
-            remove_tree(&aside).map_err(MaterialiseError::write(&aside))?;
-            fs::rename(&complete, &aside).map_err(MaterialiseError::write(&complete))?;
-            remove_tree(&aside).map_err(MaterialiseError::write(&aside))?;
+        if fs::symlink_metadata(&complete).is_ok() {
+            if recorded.is_none() {
+                // Whatever is written here has its record first: this is somebody else's.
+                let source = io::Error::new(io::ErrorKind::AlreadyExists, "it is in the way; move it away");
+                return Err(MaterialiseError::Write { path: complete, source });
+            }
+            self.discard(number)?;
         }
         if recorded.as_deref().map(str::trim) != Some(id.to_string().as_str()) {
             remove_tree(&partial).map_err(MaterialiseError::write(&partial))?;
@@ -109,7 +110,8 @@ impl Layout {
             let name = entry.map_err(failed())?.file_name();
             let Some(name) = name.to_str() else { continue };
             match name.parse::<u64>() {
-                Ok(found) if found.to_string() == name => complete.push(found),
+                // What has no record was not written here, and is not ours to remove.
+                Ok(found) if found.to_string() == name && self.id_path(found).exists() => complete.push(found),
                 _ => leftovers.push(name.to_owned()),
             }
         }
@@ -118,8 +120,7 @@ impl Layout {
         kept.extend(complete.iter().copied().filter(|&other| other != number).take(keep - 1));
         let mut removed: Vec<u64> = complete.into_iter().filter(|number| !kept.contains(number)).collect();
         for &old in &removed {
-            let path = self.version_path(old);
-            remove_tree(&path).map_err(MaterialiseError::write(&path))?;
+            self.discard(old)?;
             let _ = fs::remove_file(self.id_path(old));
         }
         for name in leftovers {
@@ -134,6 +135,14 @@ impl Layout {
         }
         removed.sort_unstable();
         Ok(removed)
+    }
+
+    /// Removes a version's folder. It leaves its place in one step: half removed, it would still pass for complete.
+    fn discard(&self, number: u64) -> Result<(), MaterialiseError> {
+        let (complete, aside) = (self.version_path(number), self.versions.join(format!(".{number}.old")));
+        remove_tree(&aside).map_err(MaterialiseError::write(&aside))?;
+        fs::rename(&complete, &aside).map_err(MaterialiseError::write(&complete))?;
+        remove_tree(&aside).map_err(MaterialiseError::write(&aside))
     }
 
     fn id_path(&self, number: u64) -> PathBuf {

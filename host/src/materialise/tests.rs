@@ -211,6 +211,8 @@ fn what_an_attempt_at_another_version_left_is_not_trusted() {
     fs::create_dir_all(&partial).unwrap();
     fs::write(partial.join("foreign"), "x").unwrap();
     fs::create_dir_all(pair.to.path().join("versions/1/foreign")).unwrap();
+    let other = VersionId::of(b"another version");
+    fs::write(pair.to.path().join("versions/.1.version"), format!("{other}\n")).unwrap();
     pair.write_out(1, usize::MAX).unwrap();
     assert_eq!(fs::read_dir(pair.to.path().join("current/")).unwrap().count(), 1);
 }
@@ -288,4 +290,39 @@ fn something_else_named_current_is_left_alone() {
     assert!(error.to_string().contains("in the way"), "{error}");
     fs::remove_dir(pair.to.path().join(CURRENT_LINK)).unwrap();
     assert!(pair.write_out(1, 0).unwrap().0.was_complete);
+}
+
+#[test]
+fn folders_that_were_not_written_here_are_left_alone() {
+    let mut pair = Pair::new();
+    pair.write("a", noise(1, 1000));
+    pair.publish();
+    pair.write("a", noise(2, 1000));
+    pair.publish();
+    let theirs = pair.to.path().join("versions/1/notes.txt");
+    fs::create_dir_all(theirs.parent().unwrap()).unwrap();
+    fs::write(&theirs, "mine").unwrap();
+    let error = pair.write_out(1, usize::MAX).unwrap_err();
+    assert!(error.to_string().contains("versions/1"), "{error}");
+    pair.write_out(2, usize::MAX).unwrap();
+    assert_eq!(fs::read_to_string(&theirs).unwrap(), "mine");
+}
+
+#[test]
+fn a_version_half_removed_does_not_pass_for_complete() {
+    let mut pair = Pair::new();
+    pair.keep = 1;
+    for text in ["one", "two"] {
+        pair.write("a", text);
+        pair.publish();
+    }
+    pair.write_out(1, usize::MAX).unwrap();
+    // A folder that can't be removed: the removal of version 1 stops in the middle, as after a kill.
+    let stuck = pair.to.path().join("versions/.1.old");
+    fs::write(&stuck, "no folder").unwrap();
+    assert!(pair.write_out(2, usize::MAX).is_err());
+    assert!(pair.to.path().join("versions/1/a").exists(), "it leaves its place in one step or not at all");
+    fs::remove_file(&stuck).unwrap();
+    pair.write_out(2, usize::MAX).unwrap();
+    assert!(!pair.to.path().join("versions/1").exists() && !stuck.exists());
 }
