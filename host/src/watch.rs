@@ -36,6 +36,10 @@ pub struct Watch {
     folders: Vec<PathBuf>,
     quiet: Duration,
     problems: Vec<CodedError>,
+    /// Folders that changed and may not have rested yet.
+    changed: Vec<PathBuf>,
+    /// When they will have rested, and when they are told of all the same.
+    due: Option<(Instant, Instant)>,
 }
 
 #[derive(Debug)]
@@ -62,7 +66,16 @@ impl Watch {
                 flag.store(true, Ordering::Relaxed);
             }
         });
-        let mut watch = Self { watcher: None, events, overflowed, folders: Vec::new(), quiet, problems: Vec::new() };
+        let mut watch = Self {
+            watcher: None,
+            events,
+            overflowed,
+            folders: Vec::new(),
+            quiet,
+            problems: Vec::new(),
+            changed: Vec::new(),
+            due: None,
+        };
         match watcher {
             Ok(watcher) => watch.watcher = Some(watcher),
             Err(error) => watch.problems.push(limited("any folder", &error)),
@@ -96,38 +109,38 @@ impl Watch {
         if let Some(problem) = self.problems.pop() {
             return Hint::Limited(problem);
         }
-        let mut changed = Vec::new();
-        let mut deadline: Option<(Instant, Instant)> = None;
         loop {
-            let raw = match deadline {
+            let raw = match self.due {
                 None => self.events.recv().await,
                 Some((quiet, latest)) => match timeout_at(quiet.min(latest), self.events.recv()).await {
                     Ok(raw) => raw,
-                    Err(_) => return Hint::Changed(changed),
+                    Err(_) => {
+                        self.due = None;
+                        return Hint::Changed(std::mem::take(&mut self.changed));
+                    }
                 },
             };
             match raw {
-                Some(Raw::Paths(paths)) => {
-                    for path in paths {
-                        let of = self.folders.iter().filter(|folder| path.starts_with(folder));
-                        for folder in of {
-                            if !changed.contains(folder) {
-                                changed.push(folder.clone());
-                            }
-                        }
-                    }
-                }
-                Some(Raw::Overflow) => changed.clone_from(&self.folders),
+                Some(Raw::Paths(paths)) => paths.iter().for_each(|path| self.note(path)),
+                Some(Raw::Overflow) => self.changed.clone_from(&self.folders),
                 Some(Raw::Failed(error)) => return Hint::Limited(limited("a folder", &error)),
                 None => return std::future::pending().await,
             }
             if self.overflowed.swap(false, Ordering::Relaxed) {
-                changed.clone_from(&self.folders);
+                self.changed.clone_from(&self.folders);
             }
-            if !changed.is_empty() {
+            if !self.changed.is_empty() {
                 let now = Instant::now();
-                let latest = deadline.map_or(now + BUSY_MAX, |(_, latest)| latest);
-                deadline = Some((now + self.quiet, latest));
+                let latest = self.due.map_or(now + BUSY_MAX, |(_, latest)| latest);
+                self.due = Some((now + self.quiet, latest));
+            }
+        }
+    }
+
+    fn note(&mut self, path: &Path) {
+        for folder in self.folders.iter().filter(|folder| path.starts_with(folder)) {
+            if !self.changed.contains(folder) {
+                self.changed.push(folder.clone());
             }
         }
     }
@@ -168,6 +181,18 @@ mod tests {
             Hint::Changed(folders) => assert_eq!(folders, [one.path()]),
             Hint::Limited(error) => assert!(error.is(&codes::WATCH_LIMIT)),
         }
+    }
+
+    #[tokio::test]
+    async fn a_hint_outlives_a_call_that_was_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(Duration::from_millis(300));
+        watch.add(folder.path());
+        std::fs::write(folder.path().join("file"), "x").unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(100), watch.next()).await;
+        assert!(!matches!(early, Ok(Hint::Changed(_))), "the folder has not rested yet");
+        let late = tokio::time::timeout(Duration::from_secs(5), watch.next()).await;
+        assert!(late.is_ok(), "the change is forgotten");
     }
 
     #[tokio::test]
