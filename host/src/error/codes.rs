@@ -135,6 +135,9 @@ codes! {
     PATH_UNSUITABLE = "HW-4009", "Path unsuitable",
         "The path can't be used for this.",
         "give an existing folder that is not inside the data folder or another dataset's folder";
+    FOLDER_SUSPECT = "HW-4010", "Folder suddenly without its files",
+        "A folder that is mirrored holds none of its files any more, as if its disk were not mounted. They stay in the dataset.",
+        "mount its disk again; if the files are to go, put any file into the folder, or use `edge-agent delete NAME PATH`";
 
     CONFIG_INVALID = "HW-5001", "Configuration invalid",
         "The configuration has mistakes.",

@@ -14,7 +14,7 @@ use std::fmt;
 use headwater_protocol::wire::Refusal;
 use serde::{Deserialize, Serialize};
 
-/// Longest message or hint that is taken over from a peer, in bytes.
+/// Longest message or hint that is taken over from a peer or told to one, in bytes.
 pub const FOREIGN_TEXT_BYTES_MAX: usize = 2048;
 
 /// One row of the catalogue of codes.
@@ -82,9 +82,10 @@ impl CodedError {
         if self.is(&codes::USAGE) { 2 } else { 1 }
     }
 
-    /// The error as it goes to a peer: without its source, whose text may hold local paths.
+    /// The error as it goes to a peer: without its source, whose text may hold local paths, and no longer than messages
+    /// may be: a name from the peer may stand in it.
     pub fn refusal(&self) -> Refusal {
-        Refusal { code: self.code.clone().into_owned(), message: self.message.clone(), hint: self.hint.clone() }
+        Refusal { code: printable(&self.code), message: printable(&self.message), hint: printable(&self.hint) }
     }
 
     /// The code of an I/O error that an operator can do something about, else `otherwise`.

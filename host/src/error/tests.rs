@@ -50,3 +50,10 @@ fn a_hostile_refusal_can_not_paint_the_terminal() {
     assert!(!error.to_string().replace('\n', "").contains(char::is_control));
     assert!(error.message.len() < FOREIGN_TEXT_BYTES_MAX + 8);
 }
+
+#[test]
+fn a_refusal_fits_into_a_message_whatever_name_stands_in_it() {
+    let error = CodedError::new(&codes::NAME_INVALID, "x".repeat(4096) + " is no name");
+    let message = headwater_protocol::wire::Message::Refused { transfer: None, refusal: error.refusal() };
+    message.check().unwrap();
+}

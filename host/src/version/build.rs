@@ -215,7 +215,7 @@ pub fn build(
     Ok((Some(BuiltVersion { id: Manifest::id_of(&body), manifest, body }), report))
 }
 
-fn root_error(folder: &Path, error: rustix::io::Errno) -> WalkError {
+pub(super) fn root_error(folder: &Path, error: rustix::io::Errno) -> WalkError {
     match error {
         rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => WalkError::Missing { path: folder.to_owned() },
         other => WalkError::Unreadable { path: folder.to_owned(), source: other.into() },

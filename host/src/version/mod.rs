@@ -6,6 +6,7 @@
 //! version and nothing is written.
 
 mod build;
+mod guard;
 mod local;
 mod merge;
 mod report;
@@ -16,6 +17,7 @@ mod tests;
 
 pub(crate) use build::is_disk_full;
 pub use build::{BuildContext, BuildOptions, BuildVersionError, BuiltVersion, ChunkSink, Earlier, NoChunks, build};
+pub use guard::{Standing, StandingError, Suspicion, standing};
 pub use local::{LocalChunks, LocalError};
 pub use report::{BuildReport, Deferred, DeferredReason, NOTES_MAX, Progress};
 pub use stamps::{MemoryStamps, NoStamps, StatCache, StatCacheError};

@@ -525,3 +525,30 @@ fn a_missing_folder_is_an_error_and_an_empty_one_is_a_version() {
     let coded = crate::error::CodedError::from(error);
     assert!(coded.is(&crate::error::codes::FOLDER_MISSING), "{coded}");
 }
+
+#[test]
+fn a_folder_without_its_disk_is_suspect() {
+    let mut site = Site::new();
+    let check = |site: &Site, device_before| {
+        let tree = site.last.as_ref().map(|(_, manifest)| Tree::new(manifest, site.pages.as_ref()));
+        standing(site.folder.path(), &site.options.scan, tree, device_before).unwrap()
+    };
+    let device = check(&site, None).device;
+    assert_eq!(check(&site, Some(device + 1)).suspicion, None, "nothing was there before");
+    for index in 0..200 {
+        site.write(&format!("{index:03}"), "x");
+    }
+    site.build();
+    assert_eq!(check(&site, Some(device + 1)).suspicion, None, "the files are there, whatever the device is called");
+    for index in 0..200 {
+        fs::remove_file(site.path(&format!("{index:03}"))).unwrap();
+    }
+    let folder = site.folder.path().to_owned();
+    for before in [None, Some(device), Some(device + 1)] {
+        assert_eq!(check(&site, before).suspicion, Some(Suspicion::Emptied { folder: folder.clone() }));
+    }
+    site.write("NOT-MOUNTED", "");
+    assert_eq!(check(&site, Some(device + 1)).suspicion, Some(Suspicion::OtherDevice { folder }));
+    assert_eq!(check(&site, Some(device)).suspicion, None, "a folder that is not empty is mirrored as it is");
+    assert_eq!(check(&site, None).suspicion, None);
+}
