@@ -112,8 +112,7 @@ impl TokenGrant {
     pub fn decide(&self, now_s: i64, name: &str, prior: PriorJoin) -> Result<Admission, TokenRefusal> {
         name::check_device_name(name)?;
         match prior {
-            PriorJoin::None | PriorJoin::SameKeyAndToken => {}
-            PriorJoin::NameTaken => return Err(TokenRefusal::NameTaken(name.to_owned())),
+            PriorJoin::None | PriorJoin::SameKeyAndToken | PriorJoin::NameTaken => {}
             PriorJoin::KeyKnown => return Err(TokenRefusal::KeyKnown),
             PriorJoin::Revoked => return Err(TokenRefusal::DeviceRevoked),
         }
@@ -124,12 +123,16 @@ impl TokenGrant {
             let allowed = self.device_names.iter().map(NamePattern::as_str).collect::<Vec<_>>().join("`, `");
             return Err(TokenRefusal::NameNotAllowed { name: name.to_owned(), allowed });
         }
-        let consumes_use = prior == PriorJoin::None;
+        let consumes_use = prior != PriorJoin::SameKeyAndToken;
         if consumes_use {
             self.check_age(now_s)?;
             if self.uses_left == Some(0) {
                 return Err(TokenRefusal::UsedUp);
             }
+        }
+        // Said last: which names there are is for those alone whose token could give them that name.
+        if prior == PriorJoin::NameTaken {
+            return Err(TokenRefusal::NameTaken(name.to_owned()));
         }
         Ok(Admission { role: self.role, labels: self.labels.clone(), names: self.names.clone(), consumes_use })
     }

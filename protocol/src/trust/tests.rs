@@ -115,7 +115,7 @@ fn a_token_grants_what_it_says() {
     let revoked = TokenGrant { revoked: true, ..grant() };
     let endless = TokenGrant { uses_left: None, lifetime_s: None, ..grant() };
     type Case<'a> = (&'a TokenGrant, i64, &'a str, PriorJoin, Result<bool, &'a str>);
-    let cases: [Case<'_>; 14] = [
+    let cases: [Case<'_>; 17] = [
         (&grant(), NOW, "cam-01", PriorJoin::None, Ok(true)),
         (&grant(), NOW, "cam-01", PriorJoin::SameKeyAndToken, Ok(false)),
         (&grant(), 1_003_599, "cam-01", PriorJoin::None, Ok(true)),
@@ -129,6 +129,9 @@ fn a_token_grants_what_it_says() {
         (&grant(), NOW, "robot-1", PriorJoin::None, Err("only names like `cam-*`, `gate`; `robot-1`")),
         (&grant(), NOW, "a/b", PriorJoin::None, Err("can't be a device's name")),
         (&grant(), NOW, "cam-01", PriorJoin::NameTaken, Err("another device has the name `cam-01`")),
+        (&grant(), 1_003_600, "cam-01", PriorJoin::NameTaken, Err("expired 0 seconds ago")),
+        (&revoked, NOW, "cam-01", PriorJoin::NameTaken, Err("was revoked")),
+        (&grant(), NOW, "robot-1", PriorJoin::NameTaken, Err("only names like")),
         (&grant(), NOW, "cam-01", PriorJoin::Revoked, Err("this device was revoked")),
     ];
     for (grant, now_s, name, prior, wanted) in cases {
