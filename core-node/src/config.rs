@@ -200,7 +200,8 @@ impl Validate for Config {
             problems.push(Problem::of_key("name", error.to_string()));
         }
         if self.memory.transfers.0 < TRANSFERS_BYTES_MIN {
-            problems.push(Problem::of_key("memory.transfers", format!("at least {TRANSFERS_BYTES_MIN} bytes are needed")));
+            problems
+                .push(Problem::of_key("memory.transfers", format!("at least {TRANSFERS_BYTES_MIN} bytes are needed")));
         }
         problems
     }

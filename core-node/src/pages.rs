@@ -67,8 +67,7 @@ impl PageSource for StorePages {
             ReadError::Missing(id) => PageSourceError::Missing(id),
             other => PageSourceError::Io(Box::new(other)),
         })?;
-        let page =
-            Arc::new(Page::decode(&bytes).map_err(|source| PageSourceError::Invalid { id: *id, source })?);
+        let page = Arc::new(Page::decode(&bytes).map_err(|source| PageSourceError::Invalid { id: *id, source })?);
         let cost = bytes.len() as u64 * DECODED_FACTOR;
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         cache.keep(*id, page.clone(), cost, self.generation_bytes_max);

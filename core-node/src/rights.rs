@@ -80,9 +80,8 @@ impl Rights {
             labels: device.labels.clone(),
             grants: NameGrants { read: own(&device.read_patterns), write: own(&device.write_patterns) },
         };
-        let ruled = |access: Access| {
-            self.rules.rules.iter().any(|rule| rule.access == access && rule.who.selects(&peer))
-        };
+        let ruled =
+            |access: Access| self.rules.rules.iter().any(|rule| rule.access == access && rule.who.selects(&peer));
         let (write_ruled, read_ruled) = (ruled(Access::Write), ruled(Access::Read));
         if peer.grants.write.is_empty() && !write_ruled {
             peer.grants.write.clone_from(&self.default_write);
@@ -98,8 +97,9 @@ impl Rights {
 
     /// Whether `peer` may read `dataset`. Where not, it must not learn that there is one.
     pub fn may_read(&self, peer: &Peer, dataset: &DatasetRecord) -> bool {
-        DatasetName::new(dataset.name.as_str())
-            .is_ok_and(|name| self.rules.may_read(peer, &DatasetFacts { name: &name, writer: writer_key(dataset.writer) }))
+        DatasetName::new(dataset.name.as_str()).is_ok_and(|name| {
+            self.rules.may_read(peer, &DatasetFacts { name: &name, writer: writer_key(dataset.writer) })
+        })
     }
 
     /// Whether `peer` may publish under `name`, if nobody else does.
@@ -119,8 +119,7 @@ fn patterns(texts: &[String], place: &str) -> Result<Vec<NamePattern>, RulesErro
     texts
         .iter()
         .map(|text| {
-            NamePattern::new(text.as_str())
-                .map_err(|source| RulesError::Pattern { place: place.to_owned(), source })
+            NamePattern::new(text.as_str()).map_err(|source| RulesError::Pattern { place: place.to_owned(), source })
         })
         .collect()
 }

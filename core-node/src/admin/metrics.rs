@@ -172,9 +172,7 @@ impl Metrics {
     pub fn wire_by_reason(&self, direction: &'static str) -> std::collections::BTreeMap<String, u64> {
         ["pages", "chunks", "overhead"]
             .into_iter()
-            .map(|reason| {
-                (reason.to_owned(), self.wire_bytes.get_or_create(&WireLabels { direction, reason }).get())
-            })
+            .map(|reason| (reason.to_owned(), self.wire_bytes.get_or_create(&WireLabels { direction, reason }).get()))
             .collect()
     }
 

@@ -53,24 +53,19 @@ impl Plan {
     pub(super) fn of(cli: Cli) -> Result<Self, CodedError> {
         let Cli { data, config, core, identity, json, command } = cli;
         let data = data.or_else(|| of_environment("HEADWATER_CORE_DATA")).unwrap_or_else(|| DATA_DEFAULT.into());
-        let config = config
-            .or_else(|| of_environment("HEADWATER_CORE_CONFIG"))
-            .unwrap_or_else(|| data.join("core.toml"));
+        let config =
+            config.or_else(|| of_environment("HEADWATER_CORE_CONFIG")).unwrap_or_else(|| data.join("core.toml"));
         let request = match command {
             Command::Init { name, listen, admin_listen } => {
                 return Ok(Self::Init(InitPlan { data, config, name, listen, admin_listen, json }));
             }
             Command::Run(run) => {
-                return Ok(Self::Run(RunPlan {
-                    data,
-                    config,
-                    listen: run.listen,
-                    admin_listen: run.admin_listen,
-                }));
+                return Ok(Self::Run(RunPlan { data, config, listen: run.listen, admin_listen: run.admin_listen }));
             }
             Command::Config(ConfigCommand::Check) => return Ok(Self::ConfigCheck(config)),
             Command::Login { token, name } => {
-                let identity = identity.ok_or_else(|| usage("`login` needs --identity FILE, where the identity goes"))?;
+                let identity =
+                    identity.ok_or_else(|| usage("`login` needs --identity FILE, where the identity goes"))?;
                 return Ok(Self::Login { token, name, identity });
             }
             Command::Token(command) => token(command),
@@ -155,18 +150,16 @@ fn dataset(command: DatasetCommand) -> Result<Request, CodedError> {
 
 fn collection(command: CollectionCommand) -> Result<Request, CodedError> {
     Ok(match command {
-        CollectionCommand::Create { name, matching, labels, every } => Request::CollectionCreate {
-            name,
-            matching,
-            labels: labels.into_iter().collect(),
-            every_s: every,
-        },
+        CollectionCommand::Create { name, matching, labels, every } => {
+            Request::CollectionCreate { name, matching, labels: labels.into_iter().collect(), every_s: every }
+        }
         CollectionCommand::List => Request::CollectionList,
         CollectionCommand::Show { name } => {
             let (name, number) = match name.split_once('@') {
                 None | Some((_, "latest")) => (name.split('@').next().unwrap_or_default().to_owned(), None),
                 Some((name, number)) => {
-                    let number = number.parse().map_err(|_| usage(&format!("`{number}` is no number of a collection")))?;
+                    let number =
+                        number.parse().map_err(|_| usage(&format!("`{number}` is no number of a collection")))?;
                     (name.to_owned(), Some(number))
                 }
             };

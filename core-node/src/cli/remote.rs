@@ -11,8 +11,8 @@ use headwater_protocol::trust::{Token, TokenError};
 use headwater_protocol::wire::{Hello, Message, PROTOCOL_REVISION, PeerStatus};
 use headwater_quic::endpoint::close;
 use headwater_quic::{
-    ClientOptions, ConnectError, ControlStream, FrameError, Identity, IdentityError, IdentityKey, JoinError, connect, join,
-    resolve,
+    ClientOptions, ConnectError, ControlStream, FrameError, Identity, IdentityError, IdentityKey, JoinError, connect,
+    join, resolve,
 };
 use quinn::Connection;
 use serde_json::Value;
@@ -27,8 +27,11 @@ const REQUEST: u32 = 1;
 /// Joins the core of `token` as `name`, and keeps the identity in the folder `identity`.
 pub(super) async fn login(token: &str, name: &str, identity: &Path) -> Result<std::process::ExitCode, CodedError> {
     if Identity::exists(identity) {
-        return Err(CodedError::new(&codes::ALREADY_JOINED, format!("`{}` holds an identity already", identity.display()))
-            .with_hint("name another place with --identity"));
+        return Err(CodedError::new(
+            &codes::ALREADY_JOINED,
+            format!("`{}` holds an identity already", identity.display()),
+        )
+        .with_hint("name another place with --identity"));
     }
     let token = Token::parse(token).map_err(|error| match error {
         TokenError::FromTheFuture(_) => CodedError::new(&codes::PROTOCOL_TOO_NEW, error.to_string()),
@@ -98,8 +101,9 @@ async fn greet(control: &mut ControlStream, identity: &Identity, folder: &Path) 
         Message::Refused { refusal, .. } => return Err(refusal.into()),
         _ => return Err(CodedError::new(&codes::BAD_FRAME, "the core did not answer with a welcome")),
     };
-    durable::write_atomic(&nonce_file, &welcome.nonce, PRIVATE_FILE_MODE)
-        .map_err(|error| CodedError::io(&codes::WRITE_FAILED, format!("can't write `{}`", nonce_file.display()), error))?;
+    durable::write_atomic(&nonce_file, &welcome.nonce, PRIVATE_FILE_MODE).map_err(|error| {
+        CodedError::io(&codes::WRITE_FAILED, format!("can't write `{}`", nonce_file.display()), error)
+    })?;
     if !welcome.certificate.is_empty() {
         let renewed = identity.renewed(welcome.certificate).and_then(|renewed| renewed.save(folder));
         renewed.map_err(|error| unusable(folder, error))?;
@@ -129,7 +133,9 @@ async fn reach(core: &str, identity: &Identity) -> Result<Connection, CodedError
 fn join_failed(error: JoinError) -> CodedError {
     match error {
         JoinError::Refused(refusal) => refusal.into(),
-        JoinError::Unreachable(_) | JoinError::Silent(_) => CodedError::new(&codes::CORE_UNREACHABLE, error.to_string()),
+        JoinError::Unreachable(_) | JoinError::Silent(_) => {
+            CodedError::new(&codes::CORE_UNREACHABLE, error.to_string())
+        }
         JoinError::OtherCore { .. } => CodedError::new(&codes::TOKEN_OF_ANOTHER_CORE, error.to_string()),
         JoinError::Exchange(_) | JoinError::Answer => CodedError::new(&codes::SESSION_ENDED, error.to_string()),
         JoinError::Identity(_) => CodedError::new(&codes::IDENTITY_UNUSABLE, error.to_string()),
@@ -148,6 +154,8 @@ fn lost(error: FrameError) -> CodedError {
 
 fn unusable(folder: &Path, error: IdentityError) -> CodedError {
     CodedError::new(&codes::IDENTITY_UNUSABLE, format!("the identity in `{}` can't be used", folder.display()))
-        .with_hint("get one: `core-node login TOKEN --identity PATH`, with a token of `core-node token create --role ...`")
+        .with_hint(
+            "get one: `core-node login TOKEN --identity PATH`, with a token of `core-node token create --role ...`",
+        )
         .with_source(error)
 }

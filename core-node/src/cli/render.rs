@@ -9,9 +9,7 @@ use std::io::Write;
 use headwater_host::output::Rows;
 
 use super::span;
-use crate::control::{
-    Answer, CollectionRow, DatasetRow, DeviceRow, Done, Finding, StatusRow, TokenRow, VersionRow,
-};
+use crate::control::{Answer, CollectionRow, DatasetRow, DeviceRow, Done, Finding, StatusRow, TokenRow, VersionRow};
 
 /// Prints the parts of one answer.
 pub(super) struct Renderer<W> {
@@ -95,7 +93,14 @@ impl<W: Write> Renderer<W> {
                     "symlink" => 'l',
                     _ => '-',
                 };
-                writeln!(self.out, "{kind} {:>4} {:>14} {} {}{target}", row.mode, row.bytes, date_ns(row.mtime_ns), row.path)
+                writeln!(
+                    self.out,
+                    "{kind} {:>4} {:>14} {} {}{target}",
+                    row.mode,
+                    row.bytes,
+                    date_ns(row.mtime_ns),
+                    row.path
+                )
             }
             Answer::Change(row) => {
                 let mark = match row.change.as_str() {

@@ -30,7 +30,9 @@ mod tests {
 
     #[test]
     fn spans_are_read() {
-        for (text, seconds) in [("90", 90), ("90s", 90), ("30m", 1800), ("12h", 43_200), ("1d", 86_400), ("2w", 1_209_600)] {
+        for (text, seconds) in
+            [("90", 90), ("90s", 90), ("30m", 1800), ("12h", 43_200), ("1d", 86_400), ("2w", 1_209_600)]
+        {
             assert_eq!(parse(text), Ok(seconds), "{text}");
         }
         for bad in ["", "d", "0s", "-1d", "1y", "99999999999999999w"] {

@@ -46,8 +46,9 @@ pub(super) fn create(
     };
     let members = members_of(core, &rule).map_err(catalog_failed)?;
     if members.is_empty() && every_s.is_none() {
-        return Err(not_found("dataset that matches", &rule.pattern)
-            .with_hint("see `core-node dataset list`; or give `--every` for a collection whose members are still to come"));
+        return Err(not_found("dataset that matches", &rule.pattern).with_hint(
+            "see `core-node dataset list`; or give `--every` for a collection whose members are still to come",
+        ));
     }
     for member in &members {
         super::datasets::readable(core, asker, &member.dataset)?;
@@ -121,7 +122,11 @@ fn labels_fit(core: &Core, dataset: &DatasetRecord, wanted: &Labels) -> Result<b
 }
 
 /// Adds an edition with `members`, unless the newest one has the same, and announces it.
-pub(crate) fn add_edition(core: &Core, rule: &NewCollection, members: &[CollectionMember]) -> Result<Edition, CodedError> {
+pub(crate) fn add_edition(
+    core: &Core,
+    rule: &NewCollection,
+    members: &[CollectionMember],
+) -> Result<Edition, CodedError> {
     let edition = core.catalog.add_edition(&rule.name, members, core.now()).map_err(|error| match error {
         AddEditionError::NoCollection(name) => not_found("collection", &name),
         error @ AddEditionError::NoMember { .. } => {

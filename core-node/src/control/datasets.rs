@@ -13,7 +13,9 @@ use serde_json::json;
 
 use super::handler::{Asker, Emitter, catalog_failed, not_found};
 use super::{Answer, ChangeRow, DatasetRow, FileRow, VersionRow};
-use crate::catalog::{DatasetRecord, DropError, Principal, Retention, TagError, TagRecord, VersionRecord, VersionSummary};
+use crate::catalog::{
+    DatasetRecord, DropError, Principal, Retention, TagError, TagRecord, VersionRecord, VersionSummary,
+};
 use crate::core::Core;
 
 /// Seconds in a day.
@@ -24,9 +26,8 @@ const KEEP_ALL: u64 = u32::MAX as u64 + 1;
 const LOG_BATCH: usize = 500;
 
 pub(super) fn list(core: &Arc<Core>, asker: &Asker, pattern: Option<&str>, out: &Emitter) -> Result<(), CodedError> {
-    let pattern = pattern.map(NamePattern::new).transpose().map_err(|error| {
-        CodedError::new(&codes::USAGE, error.to_string())
-    })?;
+    let pattern =
+        pattern.map(NamePattern::new).transpose().map_err(|error| CodedError::new(&codes::USAGE, error.to_string()))?;
     for dataset in core.catalog.datasets().map_err(catalog_failed)? {
         let fits = pattern
             .as_ref()
@@ -77,9 +78,9 @@ pub(super) fn files(
     let under = under.trim_matches('/');
     let records = match under {
         "" => tree.records(),
-        path => tree.records_from(&RelPath::new(path).map_err(|error| {
-            CodedError::new(&codes::USAGE, error.to_string())
-        })?),
+        path => {
+            tree.records_from(&RelPath::new(path).map_err(|error| CodedError::new(&codes::USAGE, error.to_string()))?)
+        }
     };
     let mut sent = 0;
     for record in records {
@@ -125,9 +126,8 @@ pub(super) fn tag(core: &Arc<Core>, asker: &Asker, version: &str, tag: &str, out
     core.catalog.tag(dataset.id, &record, false).map_err(|error| match error {
         TagError::NoVersion { number } => not_found("version", &format!("{}@{number}", dataset.name)),
         TagError::Taken { name, number } => {
-            CodedError::new(&codes::ALREADY_EXISTS, format!("the tag `{name}` names version {number} already")).with_hint(
-                format!("take it away first: `core-node dataset tag {} {name} --delete`", dataset.name),
-            )
+            CodedError::new(&codes::ALREADY_EXISTS, format!("the tag `{name}` names version {number} already"))
+                .with_hint(format!("take it away first: `core-node dataset tag {} {name} --delete`", dataset.name))
         }
         TagError::Catalog(error) => catalog_failed(error),
     })?;
@@ -156,10 +156,7 @@ pub(super) fn delete(
     core.catalog.delete_dataset(dataset.id, last_copy).map_err(|error| drop_refused(core, name, error))?;
     tracing::info!(dataset = name, last_copy, "deleted");
     core.announce_rights();
-    out.done(
-        format!("`{name}` is deleted; `core-node gc` frees its disk"),
-        json!({ "dataset": name, "deleted": true }),
-    )
+    out.done(format!("`{name}` is deleted; `core-node gc` frees its disk"), json!({ "dataset": name, "deleted": true }))
 }
 
 pub(super) fn hand_over(
@@ -204,9 +201,8 @@ pub(super) fn retention(
     } else {
         // What isn't given stays; "keep the newest 0" keeps all, whatever the configuration says.
         Retention {
-            keep_last: keep_last.map_or(dataset.retention.keep_last, |keep| {
-                Some(if keep == 0 { KEEP_ALL } else { u64::from(keep) })
-            }),
+            keep_last: keep_last
+                .map_or(dataset.retention.keep_last, |keep| Some(if keep == 0 { KEEP_ALL } else { u64::from(keep) })),
             keep_newer_than_s: keep_days.map_or(dataset.retention.keep_newer_than_s, |days| {
                 Some(u64::from(days) * DAY_S).filter(|&seconds| seconds > 0)
             }),
@@ -246,8 +242,11 @@ pub(super) fn resolve(core: &Core, asker: &Asker, text: &str) -> Result<(Dataset
 /// The manifest of a committed version.
 pub(super) fn manifest_of(version: &VersionRecord) -> Result<Manifest, CodedError> {
     Manifest::decode(&version.manifest).map_err(|error| {
-        CodedError::new(&codes::CATALOG_DAMAGED, format!("the manifest of version {} can't be read", version.summary.number))
-            .with_source(error)
+        CodedError::new(
+            &codes::CATALOG_DAMAGED,
+            format!("the manifest of version {} can't be read", version.summary.number),
+        )
+        .with_source(error)
     })
 }
 
@@ -369,9 +368,7 @@ fn file_row(record: &FileRecord) -> FileRow {
 
 /// Whether `path` is `under` or lies below it.
 fn lies_under(path: &[u8], under: &[u8]) -> bool {
-    under.is_empty()
-        || path == under
-        || path.strip_prefix(under).is_some_and(|rest| rest.first() == Some(&b'/'))
+    under.is_empty() || path == under || path.strip_prefix(under).is_some_and(|rest| rest.first() == Some(&b'/'))
 }
 
 #[cfg(test)]

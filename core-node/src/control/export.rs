@@ -103,8 +103,7 @@ impl Writer<'_> {
         let path = at(self.to, &record.path);
         let failed = |error| write_failed(self.to, &record.path, error);
         make_folder(durable::parent_of(&path)).map_err(failed)?;
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
         for stretch in self.tree.stretches(record) {
             let stretch = stretch.map_err(tree_failed)?;
             let bytes = match &self.last {
@@ -114,7 +113,10 @@ impl Writer<'_> {
             self.last = Some((stretch.chunk.id, bytes.clone()));
             let (start, end) = (stretch.offset as usize, stretch.offset as usize + stretch.length as usize);
             let part = bytes.get(start..end).ok_or_else(|| {
-                CodedError::new(&codes::PACK_DAMAGED, format!("chunk {} is shorter than its file needs", stretch.chunk.id.short()))
+                CodedError::new(
+                    &codes::PACK_DAMAGED,
+                    format!("chunk {} is shorter than its file needs", stretch.chunk.id.short()),
+                )
             })?;
             file.write_all(part).map_err(failed)?;
         }
@@ -163,10 +165,7 @@ fn set_times(file: &File, mtime_ns: i64) -> io::Result<()> {
 }
 
 fn times(mtime_ns: i64) -> Timestamps {
-    let time = Timespec {
-        tv_sec: mtime_ns.div_euclid(1_000_000_000),
-        tv_nsec: mtime_ns.rem_euclid(1_000_000_000),
-    };
+    let time = Timespec { tv_sec: mtime_ns.div_euclid(1_000_000_000), tv_nsec: mtime_ns.rem_euclid(1_000_000_000) };
     Timestamps { last_access: time, last_modification: time }
 }
 

@@ -27,7 +27,9 @@ pub(super) fn gc(core: &Arc<Core>, last_copy: bool, dry_run: bool, out: &Emitter
     })?;
     let held = match report.versions_held.len() {
         0 => String::new(),
-        count => format!("; {count} old versions stay because devices have freed their own copies (--last-copy drops them)"),
+        count => {
+            format!("; {count} old versions stay because devices have freed their own copies (--last-copy drops them)")
+        }
     };
     let verb = if dry_run { "would be" } else { "are" };
     out.done(
@@ -74,10 +76,11 @@ fn collect(
 fn gc_failed(error: GcError) -> CodedError {
     match error {
         GcError::Busy => busy(),
-        GcError::Page { .. } => {
-            CodedError::new(&codes::PACK_DAMAGED, "gc stopped before it freed anything, because a version can't be read")
-                .with_source(error)
-        }
+        GcError::Page { .. } => CodedError::new(
+            &codes::PACK_DAMAGED,
+            "gc stopped before it freed anything, because a version can't be read",
+        )
+        .with_source(error),
         GcError::Overtaken => CodedError::new(&codes::TOO_BUSY, error.to_string()),
         GcError::Store(_) | GcError::Packs(_) => {
             CodedError::new(&codes::WRITE_FAILED, "gc came to no end").with_source(error)
@@ -103,9 +106,7 @@ pub(super) fn verify(core: &Arc<Core>, out: &Emitter) -> Result<(), CodedError> 
     });
     let report = verified.map_err(|error| match error {
         VerifyError::Busy => busy(),
-        VerifyError::Packs(error) => {
-            CodedError::new(&codes::READ_FAILED, "the packs can't be read").with_source(error)
-        }
+        VerifyError::Packs(error) => CodedError::new(&codes::READ_FAILED, "the packs can't be read").with_source(error),
         VerifyError::Catalog(error) => catalog_failed(error),
     })?;
     for damaged in &report.damaged {
@@ -147,7 +148,10 @@ pub(super) fn verify(core: &Arc<Core>, out: &Emitter) -> Result<(), CodedError> 
 }
 
 /// Newest versions of `writer` that miss damaged chunks: what it is to be asked for again. Blocks.
-pub(crate) fn damaged_heads(core: &Core, writer: crate::catalog::Principal) -> Vec<(String, headwater_protocol::id::VersionId)> {
+pub(crate) fn damaged_heads(
+    core: &Core,
+    writer: crate::catalog::Principal,
+) -> Vec<(String, headwater_protocol::id::VersionId)> {
     let found = || -> Result<Vec<_>, Box<dyn std::error::Error>> {
         if core.catalog.damaged()?.is_empty() {
             return Ok(Vec::new());

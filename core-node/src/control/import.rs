@@ -157,22 +157,11 @@ fn leaves(core: &Core, manifest: &Manifest) -> HashSet<ChunkId> {
     Tree::new(manifest, &core.pages).leaves().filter_map(|leaf| leaf.ok().map(|leaf| leaf.child.id)).collect()
 }
 
-fn commit(
-    core: &Core,
-    name: &DatasetName,
-    number: u64,
-    body: Vec<u8>,
-    manifest: &Manifest,
-) -> Result<(), CodedError> {
+fn commit(core: &Core, name: &DatasetName, number: u64, body: Vec<u8>, manifest: &Manifest) -> Result<(), CodedError> {
     let identity = &core.keys.identity;
-    let record = CommitRecord::sign_as_author(
-        name,
-        number,
-        Manifest::id_of(&body),
-        identity,
-        identity.certificate().to_vec(),
-    )
-    .countersign(identity, identity.certificate().to_vec());
+    let record =
+        CommitRecord::sign_as_author(name, number, Manifest::id_of(&body), identity, identity.certificate().to_vec())
+            .countersign(identity, identity.certificate().to_vec());
     let dataset = create(core, name.as_str(), Principal::Core)?;
     enter(core, &dataset, &record, &Bytes::from(body), manifest, &Scope::everything())?;
     Ok(())

@@ -16,11 +16,11 @@ pub use answer::{
     Answer, ChangeRow, CollectionRow, DamageRow, DatasetRow, DeviceRow, Done, ErrorRow, FileRow, Finding, MemberRow,
     NewToken, Progress, SessionRow, StatusRow, TokenRow, VersionRow, WorkerRow,
 };
-pub use request::{Request, TokenCreate};
 pub use handler::{Asker, Emitter, LocalHandler, answer};
+pub use request::{Request, TokenCreate};
 
 pub(crate) use collections::{add_edition, members_of};
 pub(crate) use handler::catalog_failed;
-pub(crate) use people::revoked;
 pub(crate) use housekeeping::{collect_garbage, damaged_heads};
+pub(crate) use people::revoked;
 pub(crate) use upkeep::{refresh_gauges, status_row};

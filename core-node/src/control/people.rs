@@ -156,9 +156,10 @@ pub(crate) fn revoked(name: &str) -> CodedError {
 }
 
 fn device_named(core: &Core, name: &str) -> Result<DeviceRecord, CodedError> {
-    core.catalog.device_named(name).map_err(catalog_failed)?.ok_or_else(|| {
-        not_found("device", name).with_hint("see `core-node device list` for those that there are")
-    })
+    core.catalog
+        .device_named(name)
+        .map_err(catalog_failed)?
+        .ok_or_else(|| not_found("device", name).with_hint("see `core-node device list` for those that there are"))
 }
 
 fn device_row(core: &Core, device: &DeviceRecord, datasets: Vec<String>) -> DeviceRow {

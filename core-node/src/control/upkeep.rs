@@ -127,7 +127,13 @@ fn damage(core: &Core) -> Result<Check, CodedError> {
 
 /// Whether the authority's key has ever been copied can't be known from here; that it must be can be said.
 fn backup(core: &Core) -> Check {
-    Check::ok("backup", format!("keep a copy of `{}` elsewhere: without it no device ever joins again", core.folder.join("authority.key").display()))
+    Check::ok(
+        "backup",
+        format!(
+            "keep a copy of `{}` elsewhere: without it no device ever joins again",
+            core.folder.join("authority.key").display()
+        ),
+    )
 }
 
 /// Free bytes on the disk of `folder`.

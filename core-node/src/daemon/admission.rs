@@ -2,7 +2,9 @@
 //! the protocol's revision decide, at every session.
 
 use headwater_host::error::{CodedError, codes};
-use headwater_protocol::trust::{NONCE_BYTES, NonceLedger, NonceVerdict, Principal as Peer, RevisionMismatch, negotiate};
+use headwater_protocol::trust::{
+    NONCE_BYTES, NonceLedger, NonceVerdict, Principal as Peer, RevisionMismatch, negotiate,
+};
 use headwater_protocol::wire::{Hello, PROTOCOL_REVISION, Refusal, Welcome};
 
 use super::joining::{certificate_end, unix_s};
@@ -30,19 +32,11 @@ pub(super) fn admit(core: &Core, shown: &headwater_quic::Peer, hello: &Hello) ->
         .map_err(|mismatch| revision_refusal(&mismatch))?;
     let device = find(core, shown)?;
     let nonce = next_nonce(core, device.clone(), &hello.nonce)?;
-    core.catalog
-        .note_seen(&device.key, core.now(), Some(&hello.status))
-        .map_err(|error| catalog_refusal(&error))?;
+    core.catalog.note_seen(&device.key, core.now(), Some(&hello.status)).map_err(|error| catalog_refusal(&error))?;
     let certificate = renewal(core, shown, &device);
     Ok(Admitted {
         peer: core.rights.peer(&device),
-        welcome: Welcome {
-            revision,
-            nonce: nonce.to_vec(),
-            name: device.name,
-            labels: device.labels,
-            certificate,
-        },
+        welcome: Welcome { revision, nonce: nonce.to_vec(), name: device.name, labels: device.labels, certificate },
     })
 }
 

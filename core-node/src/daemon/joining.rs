@@ -156,7 +156,8 @@ fn grant(token: &TokenRecord) -> TokenGrant {
 }
 
 fn unknown_token() -> Refusal {
-    CodedError::new(&codes::TOKEN_USED_UP, "this core knows no such token; it was revoked, or is long used up").refusal()
+    CodedError::new(&codes::TOKEN_USED_UP, "this core knows no such token; it was revoked, or is long used up")
+        .refusal()
 }
 
 fn refused(refusal: &TokenRefusal, name: &str) -> Refusal {

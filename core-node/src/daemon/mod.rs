@@ -70,8 +70,9 @@ pub async fn run(options: RunOptions) -> Result<(), CodedError> {
     })?;
     core.set_bound(bound);
     let address_file = core.folder.join(ADDRESS_FILE);
-    durable::write_atomic(&address_file, format!("{bound}\n").as_bytes(), 0o644)
-        .map_err(|error| CodedError::io(&codes::WRITE_FAILED, format!("can't write `{}`", address_file.display()), error))?;
+    durable::write_atomic(&address_file, format!("{bound}\n").as_bytes(), 0o644).map_err(|error| {
+        CodedError::io(&codes::WRITE_FAILED, format!("can't write `{}`", address_file.display()), error)
+    })?;
 
     let background = background::start(&core);
     let accepting = tokio::spawn(accept(core.clone(), listener.clone()));
@@ -161,7 +162,9 @@ fn bind_failed(setting: &str, address: SocketAddr, error: std::io::Error) -> Cod
     match error.kind() {
         std::io::ErrorKind::AddrInUse => {
             CodedError::new(&codes::PORT_IN_USE, format!("another program listens on {address} already")).with_hint(
-                format!("choose another port with `{setting}` in the configuration, or stop the other program (`ss -lntup`)"),
+                format!(
+                    "choose another port with `{setting}` in the configuration, or stop the other program (`ss -lntup`)"
+                ),
             )
         }
         _ => CodedError::new(&codes::ADDRESS_UNUSABLE, format!("can't listen on {address}"))

@@ -62,11 +62,13 @@ pub fn init(options: &InitOptions) -> Result<(), CodedError> {
     open_catalog(folder)?;
     open_packs(folder)?;
     if !config_file.exists() {
-        durable::write_atomic(config_file, template(name, settings).as_bytes(), 0o644)
-            .map_err(|error| CodedError::io(&codes::WRITE_FAILED, format!("can't write `{}`", config_file.display()), error))?;
+        durable::write_atomic(config_file, template(name, settings).as_bytes(), 0o644).map_err(|error| {
+            CodedError::io(&codes::WRITE_FAILED, format!("can't write `{}`", config_file.display()), error)
+        })?;
     }
     // The authority comes last but for the identity, which every start makes where it is missing.
-    let authority = Authority::create(folder, &format!("{name} authority")).map_err(|error| identity_failed(folder, error))?;
+    let authority =
+        Authority::create(folder, &format!("{name} authority")).map_err(|error| identity_failed(folder, error))?;
     authority.core_identity(folder, name).map_err(|error| identity_failed(folder, error))?;
     Ok(())
 }
@@ -126,10 +128,11 @@ fn pack_failed(error: PackError) -> CodedError {
 
 fn store_failed(folder: &Path, error: OpenStoreError) -> CodedError {
     match error {
-        OpenStoreError::Newer { .. } => {
-            CodedError::new(&codes::CATALOG_TOO_NEW, format!("the packs in `{}` are from a newer release", folder.display()))
-                .with_source(error)
-        }
+        OpenStoreError::Newer { .. } => CodedError::new(
+            &codes::CATALOG_TOO_NEW,
+            format!("the packs in `{}` are from a newer release", folder.display()),
+        )
+        .with_source(error),
         OpenStoreError::Packs(error) => pack_failed(error),
         OpenStoreError::Catalog(error) => catalog_failed(error),
         OpenStoreError::Thread(error) => {
@@ -149,7 +152,8 @@ fn identity_failed(folder: &Path, error: IdentityError) -> CodedError {
 /// The first configuration: what was asked for, and what else there is as comments.
 fn template(name: &str, settings: &[(String, String)]) -> String {
     use std::fmt::Write;
-    let mut text = format!("# Configuration of a Headwater core. `core-node config check` finds mistakes.\n\nname = \"{name}\"\n");
+    let mut text =
+        format!("# Configuration of a Headwater core. `core-node config check` finds mistakes.\n\nname = \"{name}\"\n");
     for (key, value) in settings {
         // Writing into a string can't fail.
         let _ = writeln!(text, "{key} = \"{value}\"");
@@ -200,7 +204,9 @@ mod tests {
         assert_eq!(config.listen.port(), 1);
         let uncommented: String = TEMPLATE_REST
             .lines()
-            .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains('=') || rest.starts_with('[')).unwrap_or(""))
+            .map(|line| {
+                line.strip_prefix("# ").filter(|rest| rest.contains('=') || rest.starts_with('[')).unwrap_or("")
+            })
             .fold(String::new(), |text, line| text + line + "\n");
         let config: Config = toml::from_str(&uncommented).expect("valid");
         assert_eq!(config.rules.len(), 1);

@@ -184,7 +184,13 @@ impl LiveSession {
         match event {
             SessionEvent::Message(message) => self.message(message).await,
             SessionEvent::Offer(offer) => {
-                let work = transfers::receive(self.core.clone(), self.peer.clone(), self.handle.clone(), offer, self.place.doing.clone());
+                let work = transfers::receive(
+                    self.core.clone(),
+                    self.peer.clone(),
+                    self.handle.clone(),
+                    offer,
+                    self.place.doing.clone(),
+                );
                 self.spawn(work);
             }
             SessionEvent::Fetch { transfer, dataset, version } => {

@@ -34,7 +34,13 @@ pub(super) struct Fetch {
 }
 
 /// Takes an offered version, or refuses it.
-pub(super) async fn receive(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle, offer: IncomingOffer, doing: Arc<Doing>) {
+pub(super) async fn receive(
+    core: Arc<Core>,
+    peer: Arc<Peer>,
+    handle: SessionHandle,
+    offer: IncomingOffer,
+    doing: Arc<Doing>,
+) {
     let (transfer, dataset) = (offer.transfer, offer.dataset.clone());
     let _shown = doing.begin(format!("publishing {dataset}"));
     let admitted = {
@@ -143,8 +149,10 @@ impl Drop for HeldLease {
 
 fn find(core: &Arc<Core>, peer: &Peer, fetch: &Fetch) -> Result<(VersionSource, OutgoingVersion, HeldLease), Refusal> {
     let catalog = |error| catalog_refusal(&error);
-    let absent =
-        || CodedError::new(&codes::NOT_FOUND, format!("there is no dataset `{}` with this version", fetch.dataset)).refusal();
+    let absent = || {
+        CodedError::new(&codes::NOT_FOUND, format!("there is no dataset `{}` with this version", fetch.dataset))
+            .refusal()
+    };
     let dataset: DatasetRecord = core
         .catalog
         .dataset(&fetch.dataset)

@@ -203,8 +203,7 @@ fn gather(core: &Core, dataset: DatasetId, manifest: &Manifest, scope: &Scope) -
     }
     chunks.retain(|chunk| seen.insert(*chunk));
     for batch in pages.chunks(VISIBLE_BATCH).chain(chunks.chunks(VISIBLE_BATCH)) {
-        let entries =
-            core.catalog.locate_visible(scope, batch, core.now()).map_err(|error| catalog_refusal(&error))?;
+        let entries = core.catalog.locate_visible(scope, batch, core.now()).map_err(|error| catalog_refusal(&error))?;
         let hidden = entries.iter().zip(batch).find(|(entry, _)| entry.is_none_or(|entry| entry.damaged));
         if let Some((_, id)) = hidden {
             return Err(out_of_scope(id));
@@ -256,7 +255,8 @@ fn tree_refusal(error: &TreeError) -> Refusal {
             CodedError::new(&codes::READ_FAILED, "the core could not read a page of the version").refusal()
         }
         TreeError::Source(PageSourceError::Invalid { .. }) | TreeError::Mismatch { .. } => {
-            CodedError::new(&codes::UNSAFE_MANIFEST, format!("the version can't be used: {}", error_chain(error))).refusal()
+            CodedError::new(&codes::UNSAFE_MANIFEST, format!("the version can't be used: {}", error_chain(error)))
+                .refusal()
         }
     }
 }

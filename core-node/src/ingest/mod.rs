@@ -33,7 +33,13 @@ pub(crate) struct Judged {
 }
 
 /// Judges an offer of `peer`: the name, the one writer, the signature, and that the version follows on the newest one.
-pub(crate) fn judge(core: &Core, peer: &Peer, dataset: &str, manifest: &[u8], commit: &[u8]) -> Result<Judged, Refusal> {
+pub(crate) fn judge(
+    core: &Core,
+    peer: &Peer,
+    dataset: &str,
+    manifest: &[u8],
+    commit: &[u8],
+) -> Result<Judged, Refusal> {
     let refuse = |code, message: String| CodedError::new(code, message).refusal();
     let name = DatasetName::new(dataset).map_err(|error| refuse(&codes::NAME_INVALID, error.to_string()))?;
     let existing = core.catalog.dataset(dataset).map_err(|error| catalog_refusal(&error))?;
@@ -43,7 +49,9 @@ pub(crate) fn judge(core: &Core, peer: &Peer, dataset: &str, manifest: &[u8], co
             &codes::FORBIDDEN,
             format!("`{}` may not publish under the name `{name}`", peer.name),
         )
-        .with_hint("publish under a name that the device's token allows, or ask the core's operator for a rule that allows it")
+        .with_hint(
+            "publish under a name that the device's token allows, or ask the core's operator for a rule that allows it",
+        )
         .refusal());
     }
     if let Some(found) = &existing
@@ -69,7 +77,8 @@ pub(crate) fn judge(core: &Core, peer: &Peer, dataset: &str, manifest: &[u8], co
     if !committed_before {
         let (next, parent) = head.map_or((1, None), |head| (head.number + 1, Some(head.version)));
         if record.number != next || parsed.parent != parent {
-            let newest = head.map_or("none yet".to_owned(), |head| format!("@{} {}", head.number, head.version.short()));
+            let newest =
+                head.map_or("none yet".to_owned(), |head| format!("@{} {}", head.number, head.version.short()));
             return Err(refuse(
                 &codes::VERSION_CONFLICT,
                 format!("`{dataset}@{}` does not follow on its newest version ({newest})", record.number),
@@ -82,12 +91,15 @@ pub(crate) fn judge(core: &Core, peer: &Peer, dataset: &str, manifest: &[u8], co
 /// The refusal for one who would be a dataset's second writer. It may write under the name, so it may know that it is taken.
 pub(crate) fn second_writer(core: &Core, dataset: &DatasetRecord) -> Refusal {
     let writer = core.writer_name(dataset.writer);
-    CodedError::new(&codes::SECOND_WRITER, format!("`{}` is written by `{writer}`, and a dataset has one writer", dataset.name))
-        .with_hint(format!(
-            "publish under another name; or, to move it, run `core-node dataset hand-over {} DEVICE` on the core",
-            dataset.name
-        ))
-        .refusal()
+    CodedError::new(
+        &codes::SECOND_WRITER,
+        format!("`{}` is written by `{writer}`, and a dataset has one writer", dataset.name),
+    )
+    .with_hint(format!(
+        "publish under another name; or, to move it, run `core-node dataset hand-over {} DEVICE` on the core",
+        dataset.name
+    ))
+    .refusal()
 }
 
 /// What a peer is told when the catalog fails: that it did, and nothing of the inside.

@@ -138,7 +138,8 @@ impl Destination for Publication {
 
     fn store(&self, batch: Vec<IncomingItem>) -> BoxFuture<'_, Result<(), DestinationError>> {
         async move {
-            let ids: Vec<ChunkId> = if self.prefixes_any { batch.iter().map(|item| item.id).collect() } else { Vec::new() };
+            let ids: Vec<ChunkId> =
+                if self.prefixes_any { batch.iter().map(|item| item.id).collect() } else { Vec::new() };
             let chunks =
                 batch.into_iter().map(|item| NewChunk { id: item.id, plain: item.plain, frame: item.frame }).collect();
             self.core

@@ -69,8 +69,7 @@ impl Followed {
             let matching = readable.iter().filter(|dataset| {
                 dataset.name == *followed
                     || pattern.as_ref().is_some_and(|pattern| {
-                        DatasetName::new(dataset.name.as_str())
-                            .is_ok_and(|name| pattern.matches_for(&name, &context))
+                        DatasetName::new(dataset.name.as_str()).is_ok_and(|name| pattern.matches_for(&name, &context))
                     })
             });
             let mut matched = false;

@@ -15,18 +15,18 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The binary under test.
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_core-node");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_core-node");
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
 /// A core that was made, and runs unless it was stopped.
-pub struct TestCore {
-    pub base: TempDir,
+pub(crate) struct TestCore {
+    pub(crate) base: TempDir,
     child: Option<Child>,
 }
 
 impl TestCore {
     /// Makes a core on free ports, without starting it.
-    pub fn init() -> Self {
+    pub(crate) fn init() -> Self {
         let base = tempfile::tempdir().expect("a folder");
         let core = Self { base, child: None };
         core.ok(&["init", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
@@ -34,14 +34,14 @@ impl TestCore {
     }
 
     /// Makes a core and starts it.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let mut core = Self::init();
         core.run();
         core
     }
 
     /// Starts the daemon and waits until it listens.
-    pub fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         let log = fs::File::create(self.base.path().join("core.log")).expect("a log");
         let address = self.data().join("address");
         let _ = fs::remove_file(&address);
@@ -57,7 +57,7 @@ impl TestCore {
     }
 
     /// Stops the daemon as systemd does.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         let mut child = self.child.take().expect("it runs");
         let pid = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
@@ -66,32 +66,32 @@ impl TestCore {
     }
 
     /// Ends the daemon with SIGKILL.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let mut child = self.child.take().expect("it runs");
         child.kill().expect("killed");
         child.wait().expect("a status");
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.base.path().join("data")
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.base.path().join("core.log")).unwrap_or_default()
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("--data").arg(self.data()).args(arguments).env_remove("HEADWATER_CORE_DATA");
         command
     }
 
-    pub fn output(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn output(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("the program runs")
     }
 
     /// What a command prints, which must succeed.
-    pub fn ok(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let output = self.output(arguments);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?} failed: {stderr}\n{}", self.log());
@@ -99,7 +99,7 @@ impl TestCore {
     }
 
     /// What a command says on stderr, which must fail with exit status `status`.
-    pub fn fails(&self, arguments: &[&str], status: i32) -> String {
+    pub(crate) fn fails(&self, arguments: &[&str], status: i32) -> String {
         let output = self.output(arguments);
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(status), "{arguments:?}: {stderr}");
@@ -107,21 +107,21 @@ impl TestCore {
     }
 
     /// The JSON documents that a command prints, one a line.
-    pub fn json(&self, arguments: &[&str]) -> Vec<Value> {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Vec<Value> {
         let mut all = arguments.to_vec();
         all.push("--json");
         self.ok(&all).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
     /// The one JSON document that a command prints.
-    pub fn one(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn one(&self, arguments: &[&str]) -> Value {
         let mut all = self.json(arguments);
         assert_eq!(all.len(), 1, "{arguments:?}: {all:?}");
         all.remove(0)
     }
 
     /// The body of a page of the admin port.
-    pub fn http(&self, path: &str) -> String {
+    pub(crate) fn http(&self, path: &str) -> String {
         let admin = self.one(&["status"])["admin"].as_str().expect("an address").to_owned();
         let mut stream = TcpStream::connect(&admin).expect("connected");
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {admin}\r\nConnection: close\r\n\r\n").expect("sent");
@@ -144,13 +144,13 @@ impl Drop for TestCore {
 
 /// Checks that `stderr` has the code and a hint.
 #[track_caller]
-pub fn assert_coded(stderr: &str, code: &str) {
+pub(crate) fn assert_coded(stderr: &str, code: &str) {
     assert!(stderr.contains(&format!("error[{code}]")), "no {code} in: {stderr}");
     assert!(stderr.contains("hint: "), "no hint in: {stderr}");
 }
 
 /// A folder's contents as a listing: path to kind, mode, time and bytes.
-pub fn listing(folder: &Path) -> BTreeMap<PathBuf, (char, u32, i64, Vec<u8>)> {
+pub(crate) fn listing(folder: &Path) -> BTreeMap<PathBuf, (char, u32, i64, Vec<u8>)> {
     let mut found = BTreeMap::new();
     let mut left = vec![folder.to_owned()];
     while let Some(at) = left.pop() {
@@ -178,7 +178,7 @@ pub fn listing(folder: &Path) -> BTreeMap<PathBuf, (char, u32, i64, Vec<u8>)> {
 }
 
 /// A folder with small files, large ones, an empty one, a link, an empty folder, odd modes and a name that is no UTF-8.
-pub fn sample(folder: &Path) {
+pub(crate) fn sample(folder: &Path) {
     use std::os::unix::ffi::OsStrExt;
     fs::create_dir_all(folder.join("images/deep")).expect("made");
     fs::create_dir_all(folder.join("empty")).expect("made");
@@ -195,12 +195,12 @@ pub fn sample(folder: &Path) {
 }
 
 /// Waits until what was written just now is old enough that a scan trusts its times.
-pub fn let_it_settle() {
+pub(crate) fn let_it_settle() {
     std::thread::sleep(Duration::from_millis(2200));
 }
 
 /// `length` bytes that don't compress, the same for the same seed.
-pub fn noise(seed: u32, length: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u32, length: usize) -> Vec<u8> {
     let mut state = u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1;
     (0..length)
         .map(|_| {
