@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::commit_order::{CommitOrder, PackLimits};
-use super::format::{self, IndexEntry, RECORD_HEADER_BYTES, RecordHeader};
+use super::format::{self, RECORD_HEADER_BYTES, RecordHeader};
 use super::pack::{PackError, PackStore};
 use super::recovery::{self, OpenStoreError, RecoveryReport};
 use super::writer::{Counters, Request, Writer};
@@ -327,11 +327,11 @@ impl ChunkStore {
     /// Runs `job` on the writer thread between two groups, so that nothing is stored meanwhile.
     pub(super) fn between_groups<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&mut CommitOrder, &mut Vec<IndexEntry>) -> T + Send + 'static,
+        job: impl FnOnce(&CommitOrder) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, value) = std::sync::mpsc::channel();
-        self.send(Request::Between(Box::new(move |order, index| {
-            let _ = reply.send(job(order, index));
+        self.send(Request::Between(Box::new(move |order| {
+            let _ = reply.send(job(order));
         })))?;
         value.recv().map_err(|_| StoreError::Closed)
     }
@@ -420,7 +420,6 @@ fn damaged(entry: &ChunkEntry, detail: String) -> ReadError {
 }
 
 /// A record's plain bytes, and its frame if it is one; or what is wrong with it.
-#[expect(clippy::type_complexity, reason = "the inner result is what was found, the outer one whether looking worked")]
 pub(super) fn read_record(
     packs: &dyn PackStore,
     entry: &ChunkEntry,

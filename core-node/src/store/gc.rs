@@ -327,7 +327,7 @@ impl Collection<'_> {
     fn look(&self, pack: PackNumber, epoch: u64, marks: &Arc<Marks>) -> Result<PackSweep, Stop> {
         let (catalog, marks) = (Arc::clone(self.store.catalog()), Arc::clone(marks));
         let (sequence, dry_run) = (self.sequence, self.options.dry_run);
-        let swept = self.store.between_groups(move |order, _| {
+        let swept = self.store.between_groups(move |order| {
             let written_to = order.open_pack().is_some_and(|open| open.number == pack);
             catalog.sweep_pack(pack, epoch, sequence, &|id| marks.contains(id), !dry_run && !written_to)
         });
@@ -393,22 +393,18 @@ fn mark_below(store: &ChunkStore, root: &Root, marks: &mut Marks) -> Result<(), 
     let walked = store.walk(root.page, &mut |page| pages.insert(half(page)), &mut |chunk| {
         chunks.insert(quarter(chunk));
     });
-    match (walked, root.version) {
-        (Ok(()), _) => Ok(()),
+    let Err(source) = walked else { return Ok(()) };
+    let what = match root.version {
+        Some((dataset, number)) => match store.catalog().dataset_by_id(dataset)? {
+            Some(record) => format!("version {number} of `{}`", record.name),
+            // It was deleted while it was marked.
+            None => return Ok(()),
+        },
         // A lease that was taken on a version whose bytes had gone keeps what is left.
-        (Err(WalkError::Read { source: ReadError::Missing(_), .. }), None) => Ok(()),
-        (Err(source), version) => {
-            let what = match version {
-                Some((dataset, number)) => match store.catalog().dataset_by_id(dataset)? {
-                    Some(record) => format!("version {number} of `{}`", record.name),
-                    // It was deleted while it was marked.
-                    None => return Ok(()),
-                },
-                None => "a leased version".to_owned(),
-            };
-            Err(GcError::Page { what, source: Box::new(source) })
-        }
-    }
+        None if matches!(source, WalkError::Read { source: ReadError::Missing(_), .. }) => return Ok(()),
+        None => "a leased version".to_owned(),
+    };
+    Err(GcError::Page { what, source: Box::new(source) })
 }
 
 /// Why a round of trimming and sweeping ended early.

@@ -181,7 +181,7 @@ impl ChunkStore {
     /// a damaged page is found once the page is back. Blocks.
     pub fn damaged_below(&self, root: ChunkId) -> Result<Vec<ChunkId>, VerifyError> {
         let damaged: HashSet<ChunkId> = self.catalog().damaged()?.into_iter().map(|entry| entry.id).collect();
-        if damaged.is_empty() { Ok(Vec::new()) } else { self.needed_of(root, &damaged) }
+        Ok(if damaged.is_empty() { Vec::new() } else { self.needed_of(root, &damaged) })
     }
 
     /// All versions that need damaged chunks. Blocks.
@@ -202,7 +202,7 @@ impl ChunkStore {
                 before = Some(last.number);
                 for version in versions {
                     let Some(root) = version.root else { continue };
-                    let needed = self.needed_of(root, &damaged)?;
+                    let needed = self.needed_of(root, &damaged);
                     if !needed.is_empty() {
                         affected.push(AffectedVersion {
                             dataset: dataset.name.clone(),
@@ -217,7 +217,7 @@ impl ChunkStore {
         Ok(affected)
     }
 
-    fn needed_of(&self, root: ChunkId, damaged: &HashSet<ChunkId>) -> Result<Vec<ChunkId>, VerifyError> {
+    fn needed_of(&self, root: ChunkId, damaged: &HashSet<ChunkId>) -> Vec<ChunkId> {
         let mut needed = BTreeSet::new();
         let mut seen = HashSet::new();
         let mut waiting = vec![root];
@@ -236,7 +236,7 @@ impl ChunkStore {
                 }
             }
         }
-        Ok(needed.into_iter().collect())
+        needed.into_iter().collect()
     }
 
     /// Enters every record of every pack whose chunk has no entry: how the chunk table is made anew from the packs. Gives
@@ -254,13 +254,12 @@ impl ChunkStore {
             }
             let packs = &**self.packs();
             let mut records = Vec::new();
-            match scan::index(packs, info.number, info.bytes)? {
-                Some((_, index)) => records = index,
-                None => {
-                    let end = known.get(&info.number).map_or(info.bytes, |pack| pack.end_bytes.min(info.bytes));
-                    let visit = &mut |entry| records.push(entry);
-                    scan::records(packs, info.number, PACK_HEADER_BYTES as u64, end, Depth::Headers, visit)?;
-                }
+            if let Some((_, index)) = scan::index(packs, info.number, info.bytes)? {
+                records = index;
+            } else {
+                let end = known.get(&info.number).map_or(info.bytes, |pack| pack.end_bytes.min(info.bytes));
+                let visit = &mut |entry| records.push(entry);
+                scan::records(packs, info.number, PACK_HEADER_BYTES as u64, end, Depth::Headers, visit)?;
             }
             records.reverse();
             for group in records.chunks(PAGE_OF_LIST) {

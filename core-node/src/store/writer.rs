@@ -57,7 +57,7 @@ pub(super) enum Request {
         reply: Reply,
     },
     /// Something that must not overlap with a group.
-    Between(Box<dyn FnOnce(&mut CommitOrder, &mut Vec<IndexEntry>) + Send>),
+    Between(Box<dyn FnOnce(&CommitOrder) + Send>),
 }
 
 enum Work {
@@ -132,7 +132,7 @@ impl Writer {
         let (bytes, pending) = match request {
             Request::Between(job) => {
                 // Nothing is under way here: groups run to their end before requests are taken.
-                job(&mut self.order, &mut self.index);
+                job(&self.order);
                 return;
             }
             Request::Store { batch, reply, permit } => {

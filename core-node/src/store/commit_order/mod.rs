@@ -267,12 +267,6 @@ impl CommitOrder {
         self.pack
     }
 
-    /// The open pack will not be appended to any more; for a shell that seals it itself while the machine is idle.
-    pub fn leave_pack(&mut self) -> Option<OpenPack> {
-        assert_eq!(self.state, State::Idle, "a pack is left between groups");
-        self.pack.take()
-    }
-
     fn begin_group(&mut self) {
         let mut bytes = 0;
         while let Some(&(ticket, more)) = self.waiting.front() {

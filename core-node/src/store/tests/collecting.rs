@@ -179,9 +179,9 @@ fn dead_packs_go_and_living_stay() {
 fn uploads_are_kept_while_their_proof_lasts() {
     let (_, _, store) = in_memory(1_000);
     let chunks: Vec<_> = (0..10).map(|seed| chunk(noise(seed, 400))).collect();
-    chunks.iter().for_each(|chunk| {
+    for chunk in &chunks {
         store.store_blocking(batch(vec![chunk.clone()])).unwrap();
-    });
+    }
     assert_eq!(gc(&store, NOW).packs_deleted, 0);
     for chunk in &chunks {
         assert_eq!(store.read(&chunk.id).unwrap(), chunk.plain);
@@ -273,9 +273,9 @@ fn a_page_that_is_damaged_stops_the_sweep() {
 fn a_crash_between_sweep_and_deletion_is_made_good() {
     let (packs, catalog, store) = in_memory(1_000);
     let chunks: Vec<_> = (0..10).map(|seed| chunk(noise(seed, 400))).collect();
-    chunks.iter().for_each(|chunk| {
+    for chunk in &chunks {
         store.store_blocking(batch(vec![chunk.clone()])).unwrap();
-    });
+    }
     let epoch = catalog.begin_collection(AFTER_PINS).unwrap();
     let sequence = catalog.roots(0).unwrap().sequence;
     assert!(catalog.sweep_pack(PackNumber(1), epoch, sequence, &|_| false, true).unwrap().dropped);
@@ -313,7 +313,9 @@ fn gc_runs_beside_uploads_and_commits() {
                 })
             })
             .collect();
-        writers.into_iter().for_each(|writer| writer.join().unwrap());
+        for writer in writers {
+            writer.join().unwrap();
+        }
         stop.store(true, Ordering::Relaxed);
         collector.join().unwrap();
     });

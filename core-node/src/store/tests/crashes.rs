@@ -95,9 +95,9 @@ fn lost_rows_are_entered_again() {
     let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::open(&path).unwrap());
     let (store, _) = ChunkStore::open(packs, catalog, options(10_000)).unwrap();
     let chunks: Vec<_> = (0..12).map(|seed| chunk(noise(seed, 2500))).collect();
-    chunks.iter().for_each(|chunk| {
+    for chunk in &chunks {
         store.store_blocking(batch(vec![chunk.clone()])).unwrap();
-    });
+    }
     rusqlite::Connection::open(&path).unwrap().execute("DELETE FROM chunk WHERE key % 2 = 0", []).unwrap();
     assert!(matches!(store.read(&chunks[1].id), Err(ReadError::Missing(_))));
     assert_eq!(store.rebuild_table().unwrap(), 6);

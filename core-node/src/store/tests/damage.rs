@@ -35,9 +35,9 @@ fn a_damaged_chunk_is_set_aside_and_replaced() {
 fn verify_finds_every_damaged_byte() {
     let (packs, catalog, store) = in_memory(2_000);
     let chunks: Vec<_> = (0..6).map(|seed| chunk(noise(seed, 500))).collect();
-    chunks.iter().for_each(|chunk| {
+    for chunk in &chunks {
         store.store_blocking(batch(vec![chunk.clone()])).unwrap();
-    });
+    }
     let clean = store.verify(&mut |_| true).unwrap();
     assert_eq!((clean.chunks, clean.bytes, clean.damaged_count), (6, 3000, 0));
     let victim = location(&*catalog, &chunks[2].id);

@@ -139,6 +139,42 @@ fn many_writers_share_groups() {
 }
 
 #[test]
+#[ignore = "needs HEADWATER_SMALL_FOLDER, an empty file system of some 16 MiB; it is filled"]
+fn a_small_file_system_fills_up_and_goes_on() {
+    let folder = std::path::PathBuf::from(std::env::var_os("HEADWATER_SMALL_FOLDER").expect("it is named"));
+    let open = || {
+        let catalog: Arc<dyn Catalog> = Arc::new(SqliteCatalog::open(&folder.join("catalog.sqlite")).unwrap());
+        let packs = Arc::new(LocalPacks::open(&folder.join("packs")).unwrap());
+        ChunkStore::open(packs, catalog, options(4 << 20)).unwrap()
+    };
+    let ballast = folder.join("ballast");
+    std::fs::write(&ballast, vec![1; 4 << 20]).unwrap();
+    let (store, _) = open();
+    let mut stored = Vec::new();
+    let mut refused = 0;
+    for seed in 0..2000 {
+        // Small ones too, so that the catalog also meets the end.
+        let new = chunk(noise(seed, if seed % 2 == 0 { 100_000 } else { 300 }));
+        match store.store_blocking(batch(vec![new.clone()])) {
+            Ok(_) => stored.push(new),
+            Err(StoreError::Full) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(refused > 100 && stored.len() > 50, "{refused} refused, {} stored", stored.len());
+    std::fs::remove_file(&ballast).unwrap();
+    let late = chunk(noise(99_999, 100_000));
+    store.store_blocking(batch(vec![late.clone()])).unwrap();
+    stored.push(late);
+    drop(store);
+    let (store, report) = open();
+    assert_eq!(report.lost_chunks, 0);
+    for chunk in &stored {
+        assert_eq!(store.read(&chunk.id).unwrap(), chunk.plain);
+    }
+}
+
+#[test]
 #[ignore = "measures throughput; run in release on a memory-backed folder"]
 fn throughput() {
     let folder = std::env::var_os("HEADWATER_BENCH_FOLDER").map_or_else(|| "/dev/shm".into(), std::path::PathBuf::from);
@@ -147,28 +183,28 @@ fn throughput() {
     let packs = Arc::new(LocalPacks::open(&folder.path().join("packs")).unwrap());
     let (store, _) =
         ChunkStore::open(packs, catalog, ChunkStoreOptions { compress: false, ..Default::default() }).unwrap();
-    let noise = noise(1, 256 << 10);
-    let batches: Vec<_> = (0..256u32)
-        .map(|batch_number| {
-            let chunks = (0..16u32).map(|number| {
-                let mut bytes = noise.clone();
-                bytes[..4].copy_from_slice(&(batch_number * 16 + number).to_le_bytes());
-                chunk(bytes)
-            });
-            batch(chunks.collect())
-        })
-        .collect();
+    // Few buffers that are used again and again, as in a session: the first touch of memory is slow.
+    let noise = Arc::new(noise(1, 256 << 10));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     let store = Arc::new(store);
     let started = Instant::now();
     runtime.block_on(async {
-        let mut tasks = Vec::new();
-        for batch in batches {
-            let store = Arc::clone(&store);
-            tasks.push(tokio::spawn(async move { store.store(batch).await.unwrap() }));
+        let mut sessions = Vec::new();
+        for session in 0..8u32 {
+            let (store, noise) = (Arc::clone(&store), Arc::clone(&noise));
+            sessions.push(tokio::spawn(async move {
+                for round in 0..64u32 {
+                    let chunks = (0..8u32).map(|number| {
+                        let mut bytes = noise.to_vec();
+                        bytes[..4].copy_from_slice(&((session * 64 + round) * 8 + number).to_le_bytes());
+                        chunk(bytes)
+                    });
+                    store.store(batch(chunks.collect())).await.unwrap();
+                }
+            }));
         }
-        for task in tasks {
-            task.await.unwrap();
+        for session in sessions {
+            session.await.unwrap();
         }
     });
     let spent = started.elapsed().max(Duration::from_nanos(1));
