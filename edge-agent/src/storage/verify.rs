@@ -75,9 +75,11 @@ fn verify_dataset(
         let text = format!("`{path}` does not hold what the catalog says");
         agent.note(EventLevel::Warn, codes::HASH_MISMATCH.code, &row.name, text);
         if row.role == Role::Subscribe {
-            // Without its record the version's folder counts as incomplete: the next fetch writes it anew, linking what is good.
+            // With another record the folder counts as one that was begun for something else: the next fetch writes it anew.
             let record = row.folder.join(VERSIONS_FOLDER).join(format!(".{}.version", committed.number));
-            let _ = std::fs::remove_file(record);
+            std::fs::write(&record, "damaged\n").map_err(|error| {
+                CodedError::io(&codes::WRITE_FAILED, format!("can't write `{}`", record.display()), error)
+            })?;
             catalog.forget_versions(row.id)?;
         }
     }

@@ -48,19 +48,17 @@ pub struct Built {
     pub skipped: Vec<SkippedReport>,
 }
 
-/// Scans the folder and, if something changed, puts the next version into the catalog. With `afresh` it compares with the
-/// newest committed version only, as after a file of an uncommitted one has vanished. Blocking.
+/// Scans the folder and, if something changed, puts the next version into the catalog. Blocking.
 pub fn build(
     agent: &Agent,
     folder: &Folder,
-    afresh: bool,
     cancel: &Cancel,
     progress: &mut dyn FnMut(version::Progress),
 ) -> Result<Built, CodedError> {
     let catalog = agent.catalog();
     let row = catalog.dataset(folder.dataset.as_str(), folder.role, &folder.path)?;
     let committed = catalog.committed(row.id)?;
-    let pending = if afresh { None } else { catalog.pending(row.id)? };
+    let pending = catalog.pending(row.id)?;
     let base = pending.as_ref().or(committed.as_ref());
     let base_manifest = base.map(VersionRow::decode_manifest).transpose()?;
     let pages = DatasetPages::new(Arc::clone(&catalog), row.id);
@@ -88,11 +86,7 @@ pub fn build(
     stamps.finish()?;
     keep.finish(&catalog, row.id)?;
     let is_new = match built {
-        Some(built) => record(&catalog, folder, row.id, committed.as_ref(), built, afresh)?,
-        None if afresh => {
-            catalog.forget_uncommitted(row.id)?;
-            false
-        }
+        Some(built) => record(&catalog, folder, row.id, committed.as_ref(), built)?,
         None => false,
     };
     let skipped = skipped(agent, folder, &report);
@@ -106,7 +100,6 @@ fn record(
     dataset: DatasetId,
     committed: Option<&VersionRow>,
     built: BuiltVersion,
-    afresh: bool,
 ) -> Result<bool, CodedError> {
     let mut manifest = built.manifest;
     if let Some(committed) = committed {
@@ -115,9 +108,6 @@ fn record(
             catalog.forget_uncommitted(dataset)?;
             return Ok(false);
         }
-    }
-    if afresh {
-        catalog.forget_uncommitted(dataset)?;
     }
     manifest.parent = committed.map(|committed| committed.version);
     let body = manifest.encode();
@@ -331,7 +321,7 @@ impl StatCache for CatalogStamps<'_> {
 }
 
 /// The catalog as the place where new pages go: in batches, and with their chunks in the index.
-struct CatalogSink<'a> {
+pub(super) struct CatalogSink<'a> {
     catalog: &'a Arc<Catalog>,
     dataset: DatasetId,
     waiting: Vec<(ChunkId, bool, Vec<u8>)>,
@@ -340,7 +330,7 @@ struct CatalogSink<'a> {
 }
 
 impl<'a> CatalogSink<'a> {
-    fn new(catalog: &'a Arc<Catalog>, dataset: DatasetId, indexed: bool) -> Self {
+    pub(super) fn new(catalog: &'a Arc<Catalog>, dataset: DatasetId, indexed: bool) -> Self {
         let indexer = indexed.then(|| ChunkIndexer::new(Arc::clone(catalog), dataset));
         Self { catalog, dataset, waiting: Vec::new(), waiting_bytes: 0, indexer }
     }
@@ -353,7 +343,7 @@ impl<'a> CatalogSink<'a> {
         self.catalog.put_pages(self.dataset, &std::mem::take(&mut self.waiting))
     }
 
-    fn finish(&mut self) -> Result<(), CatalogError> {
+    pub(super) fn finish(&mut self) -> Result<(), CatalogError> {
         self.flush()?;
         match self.indexer.take() {
             Some(indexer) => indexer.finish(),

@@ -2,6 +2,7 @@
 
 mod build;
 mod index;
+mod revert;
 mod round;
 mod send;
 mod source;

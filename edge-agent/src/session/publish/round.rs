@@ -6,17 +6,21 @@ use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_host::scan::Cancel;
+use headwater_quic::transfer::UnavailableChunk;
 
 use super::build::{Built, build};
+use super::revert::revert;
 use super::send::{Sent, ask_receipt, send};
 use super::standing::{Standing, adopt, standing};
 use crate::agent::{Agent, Folder};
-use crate::catalog::{DatasetRow, EventLevel, Role, VersionState};
+use crate::catalog::{DatasetRow, EventLevel, Role, VersionRow, VersionState};
 use crate::session::collect::Collector;
 use crate::session::{Access, Connected};
 
-/// Rounds in which files may change underneath before the folder is left alone until the next scan.
-const UNAVAILABLE_MAX: u32 = 4;
+/// Times that files may be taken back out of one version before the folder is left alone until the next scan.
+const REVERTS_MAX: u32 = 16;
+/// Further scans in one round, for what changed while a version was sent.
+const RESCANS_MAX: u32 = 2;
 /// Times that the core's newest version is asked for again in one round.
 const CONFLICTS_MAX: u32 = 3;
 /// Longest wait for files that were modified a moment ago.
@@ -43,14 +47,12 @@ pub async fn publish(
     let _mine = agent.have(folder.dataset.as_str()).await;
     let mut round = Round { agent, folder, collector, settle_waits: if rounds.settle { SETTLE_WAITS } else { 0 } };
     let access = access.filter(|_| folder.role == Role::Publish);
-    let mut conflicts = 0;
-    let mut unavailable = 0;
-    let mut news = false;
     if let Some(access) = access {
         round.ask_first(access).await?;
     }
+    let mut rescans = 0;
     loop {
-        let built = round.build(unavailable > 0).await?;
+        let built = round.build().await?;
         let again = built.report.settled_in;
         let Some(access) = access else {
             let waits = folder.role == Role::Publish && agent.catalog().pending(built.row.id)?.is_some();
@@ -59,51 +61,32 @@ pub async fn publish(
             return Ok(again);
         };
         let connected = access.connected().await?;
-        if !round.level(&connected, &built.row).await? {
-            continue;
+        let done = round.deliver(&connected, &built.row).await?;
+        match done {
+            Delivered::Nothing if rescans == 0 => collector.unchanged(),
+            Delivered::LookAgain => continue,
+            Delivered::Without(files) if rescans < RESCANS_MAX => {
+                tracing::debug!(files, "files changed while a version was sent; the folder is scanned again");
+                rescans += 1;
+                continue;
+            }
+            Delivered::All if built.report.postponed > 0 => continue,
+            _ => {}
         }
-        let catalog = agent.catalog();
-        let pending = catalog.pending(built.row.id)?;
-        agent.set_unsent(&built.row.name, pending.is_some());
-        let Some(pending) = pending else {
-            if !news {
-                collector.unchanged();
-            }
-            return Ok(again);
-        };
-        let progress = collector.transfer_progress(folder.dataset.as_str(), true);
-        match send(agent, &connected.link, &built.row, pending.clone(), progress).await? {
-            Sent::Committed(report) => {
-                collector.sent(folder.dataset.as_str(), &pending, &report);
-                agent.set_unsent(&built.row.name, false);
-                connected.set_head(&built.row.name, pending.number, pending.version);
-                news = true;
-                unavailable = 0;
-                if built.report.postponed == 0 {
-                    return Ok(again);
-                }
-            }
-            Sent::Unavailable => {
-                unavailable += 1;
-                if unavailable > UNAVAILABLE_MAX {
-                    return Err(CodedError::new(
-                        &codes::FILE_CHANGED,
-                        "its files keep changing while they are sent; the next scan tries again",
-                    ));
-                }
-            }
-            Sent::Conflict => {
-                conflicts += 1;
-                if conflicts > CONFLICTS_MAX {
-                    return Err(CodedError::new(
-                        &codes::VERSION_CONFLICT,
-                        "the core has another newest version each time",
-                    ));
-                }
-                connected.ask_head(&built.row.name).await?;
-            }
-        }
+        return Ok(again);
     }
+}
+
+/// What became of the version that a scan built.
+enum Delivered {
+    /// There was nothing to send.
+    Nothing,
+    /// It is committed.
+    All,
+    /// It is committed without so many files, which changed or vanished meanwhile.
+    Without(usize),
+    /// The catalog changed by what the core said: the folder must be compared with that.
+    LookAgain,
 }
 
 struct Round<'a> {
@@ -129,9 +112,67 @@ impl Round<'_> {
         Ok(())
     }
 
-    async fn build(&mut self, afresh: bool) -> Result<Built, CodedError> {
+    /// Sends what the catalog has ready, without the files that prove unavailable.
+    async fn deliver(&self, connected: &Connected, row: &DatasetRow) -> Result<Delivered, CodedError> {
+        let (agent, dataset) = (self.agent, self.folder.dataset.as_str());
+        let (mut conflicts, mut reverts, mut without) = (0, 0, 0);
         loop {
-            let built = self.build_once(afresh).await?;
+            if !self.level(connected, row).await? {
+                return Ok(Delivered::LookAgain);
+            }
+            let pending = agent.catalog().pending(row.id)?;
+            agent.set_unsent(dataset, pending.is_some());
+            let Some(pending) = pending else {
+                return Ok(if without > 0 { Delivered::Without(without) } else { Delivered::Nothing });
+            };
+            let progress = self.collector.transfer_progress(dataset, true);
+            match Box::pin(send(agent, &connected.link, row, pending.clone(), progress)).await? {
+                Sent::Committed(report) => {
+                    self.collector.sent(dataset, &pending, &report);
+                    agent.set_unsent(dataset, false);
+                    connected.set_head(dataset, pending.number, pending.version);
+                    return Ok(if without > 0 { Delivered::Without(without) } else { Delivered::All });
+                }
+                Sent::Unavailable(chunks) => {
+                    reverts += 1;
+                    if reverts > REVERTS_MAX {
+                        let message = "its files keep changing while they are sent; the next scan tries again";
+                        return Err(CodedError::new(&codes::FILE_CHANGED, message));
+                    }
+                    without += self.take_back(row, pending, chunks).await?;
+                }
+                Sent::Conflict => {
+                    conflicts += 1;
+                    if conflicts > CONFLICTS_MAX {
+                        let message = "the core has another newest version each time that it is asked";
+                        return Err(CodedError::new(&codes::VERSION_CONFLICT, message));
+                    }
+                    connected.ask_head(dataset).await?;
+                }
+            }
+        }
+    }
+
+    /// Takes files that changed or vanished back out of a version.
+    async fn take_back(
+        &self,
+        row: &DatasetRow,
+        version: VersionRow,
+        chunks: Vec<UnavailableChunk>,
+    ) -> Result<usize, CodedError> {
+        let reason = chunks.first().map(|chunk| chunk.reason.clone()).unwrap_or_default();
+        let (catalog, row_here, number) = (self.agent.catalog(), row.clone(), version.number);
+        let files = tokio::task::spawn_blocking(move || revert(&catalog, &row_here, &version, &chunks))
+            .await
+            .map_err(|error| CodedError::new(&codes::INTERNAL, "a version can't be changed").with_source(error))??;
+        let text = format!("version {number} goes on without {files} files that changed while it was sent: {reason}");
+        self.agent.note(EventLevel::Info, codes::FILE_CHANGED.code, &row.name, text);
+        Ok(files)
+    }
+
+    async fn build(&mut self) -> Result<Built, CodedError> {
+        loop {
+            let built = self.build_once().await?;
             match built.report.settled_in {
                 Some(wait) if self.settle_waits > 0 && wait <= SETTLE_WAIT_MAX => {
                     self.settle_waits -= 1;
@@ -145,7 +186,7 @@ impl Round<'_> {
         }
     }
 
-    async fn build_once(&self, afresh: bool) -> Result<Built, CodedError> {
+    async fn build_once(&self) -> Result<Built, CodedError> {
         let _slot = self.agent.scans().acquire_owned().await;
         let cancel = Cancel::default();
         // Dropped with this future: a scan that nobody waits for any more stops.
@@ -156,7 +197,7 @@ impl Round<'_> {
             let mut progress = |progress: headwater_host::version::Progress| {
                 collector.scan_progress(&dataset, progress.paths, progress.bytes_read);
             };
-            build(&agent, &folder, afresh, &cancel, &mut progress)
+            build(&agent, &folder, &cancel, &mut progress)
         })
         .await
         .map_err(|error| CodedError::new(&codes::INTERNAL, "a scan failed").with_source(error))?;
@@ -194,7 +235,7 @@ impl Round<'_> {
             }
             Standing::AnswerLost(version) => {
                 let number = version.number;
-                let offered = crate::catalog::VersionRow { state: VersionState::Offered, ..*version };
+                let offered = VersionRow { state: VersionState::Offered, ..*version };
                 if offered.record.is_empty() {
                     return self.take_over(connected, row).await;
                 }

@@ -11,7 +11,9 @@ use headwater_protocol::name::DatasetName;
 use headwater_protocol::path::RelPath;
 use headwater_protocol::tree::Tree;
 use headwater_quic::session::{Priority, SessionHandle};
-use headwater_quic::transfer::{OutgoingVersion, ProgressSink, SendReport, TransferError, no_progress};
+use headwater_quic::transfer::{
+    OutgoingVersion, ProgressSink, SendReport, TransferError, UnavailableChunk, no_progress,
+};
 
 use super::build::is_at_or_below;
 use super::source::PublishSource;
@@ -25,8 +27,8 @@ use crate::session::transfer_error;
 pub enum Sent {
     /// The core committed the version.
     Committed(Box<SendReport>),
-    /// Files changed or vanished underneath: the folder must be looked at again.
-    Unavailable,
+    /// Files changed or vanished underneath: the version must do without them.
+    Unavailable(Vec<UnavailableChunk>),
     /// The core has another newest version than we think: ask it again.
     Conflict,
 }
@@ -53,12 +55,7 @@ pub(super) async fn send(
             acknowledged(agent, &catalog, row, version, &report).await?;
             Ok(Sent::Committed(Box::new(report)))
         }
-        Err(TransferError::Unavailable(chunks)) => {
-            let reason = chunks.first().map(|chunk| chunk.reason.clone()).unwrap_or_default();
-            let text = format!("version {} is built again, because {reason} while it was sent", version.number);
-            agent.note(EventLevel::Info, codes::FILE_CHANGED.code, &row.name, text);
-            Ok(Sent::Unavailable)
-        }
+        Err(TransferError::Unavailable(chunks)) => Ok(Sent::Unavailable(chunks)),
         Err(TransferError::Refused(refusal)) if refusal.code == codes::VERSION_CONFLICT.code => Ok(Sent::Conflict),
         Err(error) => Err(transfer_error(&catalog, error)),
     }

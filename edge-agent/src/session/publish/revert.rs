@@ -1,0 +1,210 @@
+//! Taking files back out of a version that could not be sent, because they changed or vanished meanwhile: each gets its
+//! last committed record again, or leaves the version. Nothing else is read or hashed again, so a version of any size
+//! waits for no file.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use headwater_host::error::{CodedError, codes};
+use headwater_host::scan::Stamp;
+use headwater_protocol::chunking::CHUNK_BYTES_MAX;
+use headwater_protocol::id::ChunkId;
+use headwater_protocol::manifest::Manifest;
+use headwater_protocol::page::{LeafPage, Page};
+use headwater_protocol::path::RelPath;
+use headwater_protocol::record::{ChunkRef, Content, FileRecord};
+use headwater_protocol::tree::{
+    BuildEntry, Edit, PageSink, SharedSink, SinkError, Tree, TreeBuilder, TreeError, Within, edit,
+};
+use headwater_quic::transfer::UnavailableChunk;
+
+use super::build::CatalogSink;
+use crate::catalog::{Catalog, CatalogError, DatasetId, DatasetPages, DatasetRow, VersionRow, VersionState};
+
+/// Files that are taken back in one step; more follow in the next.
+const FILES_MAX: usize = 10_000;
+
+/// Builds the version again without the files behind these chunks. Blocking. Gives how many files were taken back.
+pub(super) fn revert(
+    catalog: &Arc<Catalog>,
+    row: &DatasetRow,
+    version: &VersionRow,
+    unavailable: &[UnavailableChunk],
+) -> Result<usize, CodedError> {
+    let pages = DatasetPages::new(Arc::clone(catalog), row.id);
+    let manifest = version.decode_manifest()?;
+    let tree = Tree::new(&manifest, &pages);
+    let bad = bad_files(&tree, &row.folder, unavailable).map_err(unreadable)?;
+    if bad.is_empty() {
+        return Ok(0);
+    }
+    let committed = catalog.committed(row.id)?;
+    let committed_manifest = committed.as_ref().map(VersionRow::decode_manifest).transpose()?;
+    let mut edits = Vec::with_capacity(bad.len());
+    for path in &bad {
+        let before = match &committed_manifest {
+            Some(manifest) => Tree::new(manifest, &pages).find(path).map_err(unreadable)?,
+            None => None,
+        };
+        edits.push(match before {
+            Some(record) => Edit::Put(BuildEntry::pinned(&record).map_err(failed)?),
+            None => Edit::Remove(path.clone()),
+        });
+    }
+    let mut sink = RevertSink {
+        inner: CatalogSink::new(catalog, row.id, true),
+        catalog,
+        dataset: row.id,
+        tree,
+        bad: &bad,
+        stamps: Vec::new(),
+    };
+    let mut shared = FolderFiles(&row.folder);
+    let builder = TreeBuilder::new(manifest.chunker, manifest.grouping, &mut sink, &mut shared).map_err(failed)?;
+    let built = edit(Some(tree), edits, builder).map_err(failed)?;
+    sink.finish()?;
+    let manifest = Manifest { height: built.height, root: built.root, ..manifest.clone() };
+    let body = manifest.encode();
+    catalog.forget_uncommitted(row.id)?;
+    let is_committed = committed_manifest
+        .is_some_and(|committed| committed.root == manifest.root && committed.height == manifest.height);
+    if !is_committed {
+        catalog.put_version(
+            row.id,
+            &VersionRow {
+                number: version.number,
+                version: Manifest::id_of(&body),
+                state: VersionState::Built,
+                manifest: body,
+                record: Vec::new(),
+                receipt: Vec::new(),
+            },
+        )?;
+    }
+    Ok(bad.len())
+}
+
+/// The files that no longer hold what the version says of the chunks that could not be sent.
+fn bad_files(tree: &Tree<'_>, folder: &Path, unavailable: &[UnavailableChunk]) -> Result<BTreeSet<RelPath>, TreeError> {
+    let mut bad = BTreeSet::new();
+    for chunk in unavailable {
+        for ordinal in chunk.range.first..chunk.range.first.saturating_add(chunk.range.count) {
+            let Some(place) = tree.chunk_at(ordinal)? else { break };
+            let members: Vec<&FileRecord> = match place.within {
+                Within::Extent { record, .. } => vec![&place.leaf.records[record]],
+                Within::Table(index) => place.leaf.records.iter().filter(|record| names(record, index)).collect(),
+            };
+            for record in members {
+                let still_good = match &record.content {
+                    Content::Shared { extent, hash } => {
+                        read(folder, &record.path, extent.length).is_some_and(|bytes| ChunkId::of(&bytes) == *hash)
+                    }
+                    _ => false,
+                };
+                if !still_good && let Ok(path) = RelPath::new(record.path.clone()) {
+                    bad.insert(path);
+                }
+            }
+            if bad.len() >= FILES_MAX {
+                return Ok(bad);
+            }
+        }
+    }
+    Ok(bad)
+}
+
+fn names(record: &FileRecord, index: usize) -> bool {
+    match &record.content {
+        Content::Shared { extent, .. } => extent.chunk as usize == index,
+        Content::Whole(extents) => extents.iter().any(|extent| extent.chunk as usize == index),
+        Content::Empty | Content::Paged { .. } => false,
+    }
+}
+
+fn read(folder: &Path, path: &[u8], length: u32) -> Option<Bytes> {
+    let path = folder.join(std::ffi::OsStr::from_bytes(path));
+    if !path.symlink_metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
+    File::open(path).ok()?.take(u64::from(CHUNK_BYTES_MAX)).read_to_end(&mut bytes).ok()?;
+    (bytes.len() == length as usize).then(|| bytes.into())
+}
+
+/// Small files' bytes, where a shared chunk loses a member and its neighbours have to be put together anew.
+struct FolderFiles<'a>(&'a Path);
+
+impl SharedSink for FolderFiles<'_> {
+    fn read_small(&mut self, path: &RelPath, hash: &ChunkId) -> Result<Option<Bytes>, SinkError> {
+        let length =
+            self.0.join(std::ffi::OsStr::from_bytes(path.as_bytes())).symlink_metadata().map(|found| found.len());
+        let length = length.unwrap_or(0).min(u64::from(CHUNK_BYTES_MAX)) as u32;
+        // Whatever stands in the way, the file's earlier stretch serves, or proves unavailable in its turn.
+        Ok(read(self.0, path.as_bytes(), length).filter(|bytes| ChunkId::of(bytes) == *hash))
+    }
+
+    fn put_shared(&mut self, _chunk: ChunkRef, _bytes: &[u8]) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+/// Keeps the new pages, and gives new leaves the stamps that their files had in the old ones.
+struct RevertSink<'a> {
+    inner: CatalogSink<'a>,
+    catalog: &'a Catalog,
+    dataset: DatasetId,
+    tree: Tree<'a>,
+    bad: &'a BTreeSet<RelPath>,
+    stamps: Vec<(ChunkId, Vec<u8>)>,
+}
+
+impl RevertSink<'_> {
+    fn stamps_of(&self, leaf: &LeafPage) -> Result<Vec<Stamp>, SinkError> {
+        let mut known: Option<(ChunkId, Vec<Stamp>)> = None;
+        let mut stamps = Vec::with_capacity(leaf.records.len());
+        for record in &leaf.records {
+            let path = RelPath::new(record.path.clone()).map_err(SinkError::new)?;
+            let old = if self.bad.contains(&path) { None } else { self.tree.find(&path).map_err(SinkError::new)? };
+            let Some(old) = old else {
+                stamps.push(Stamp::NONE);
+                continue;
+            };
+            if known.as_ref().is_none_or(|(id, _)| *id != old.leaf.id) {
+                let read = self.catalog.stamps(self.dataset, &old.leaf.id).map_err(SinkError::new)?;
+                let decoded = read.and_then(|bytes| Stamp::decode_all(&bytes)).unwrap_or_default();
+                known = Some((old.leaf.id, decoded));
+            }
+            let stamp = known.as_ref().and_then(|(_, stamps)| stamps.get(old.index).copied());
+            stamps.push(stamp.unwrap_or(Stamp::NONE));
+        }
+        Ok(stamps)
+    }
+
+    fn finish(mut self) -> Result<(), CatalogError> {
+        self.catalog.put_stamps(self.dataset, &self.stamps)?;
+        self.inner.finish()
+    }
+}
+
+impl PageSink for RevertSink<'_> {
+    fn put_page(&mut self, id: ChunkId, bytes: Vec<u8>, page: &Page) -> Result<(), SinkError> {
+        if let Page::Leaf(leaf) = page {
+            let stamps = self.stamps_of(leaf)?;
+            self.stamps.push((id, Stamp::encode_all(&stamps)));
+        }
+        self.inner.put_page(id, bytes, page)
+    }
+}
+
+fn unreadable(error: TreeError) -> CodedError {
+    CodedError::new(&codes::CATALOG_DAMAGED, error.to_string())
+}
+
+fn failed(error: impl std::fmt::Display) -> CodedError {
+    CodedError::new(&codes::CATALOG_FAILED, format!("a version can't be built without files that changed: {error}"))
+}
