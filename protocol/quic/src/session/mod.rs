@@ -3,6 +3,7 @@
 //! One small task per session reads and writes control messages, accepts item streams, and hands both to the transfers
 //! by number; an idle session owns nothing else. Transfers run in the caller's own task.
 
+mod memory;
 mod run;
 pub(crate) mod shared;
 
@@ -20,6 +21,8 @@ use crate::framing::ControlStream;
 use crate::transfer::{
     self, Destination, IncomingOffer, OutgoingVersion, ProgressSink, ReceiveReport, SendReport, Source, TransferError,
 };
+pub use memory::MemoryBudget;
+pub(crate) use memory::TakenMemory;
 use shared::{Claim, OUTGOING_MAX, Role, Shared, TransferEvent};
 
 /// Events that wait for the daemon.
@@ -43,11 +46,13 @@ pub struct SessionOptions {
     pub window_bytes: u64,
     /// zstd level of what is compressed for the wire; none sends stored frames as they are and the rest plain.
     pub compression_level: Option<i32>,
+    /// Memory for payloads, shared with other sessions; none bounds each transfer by its window only.
+    pub memory: Option<MemoryBudget>,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { item_streams: 4, window_bytes: 8 << 20, compression_level: Some(1) }
+        Self { item_streams: 4, window_bytes: 8 << 20, compression_level: Some(1), memory: None }
     }
 }
 

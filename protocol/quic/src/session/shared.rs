@@ -9,7 +9,7 @@ use headwater_protocol::sync::Violation;
 use headwater_protocol::wire::{ItemHeader, Message, Refusal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{SessionError, SessionOptions, Side};
+use super::{SessionError, SessionOptions, Side, TakenMemory};
 use crate::endpoint::close;
 use crate::transfer::TransferError;
 
@@ -41,6 +41,8 @@ pub(crate) struct ArrivedItem {
     pub(crate) header: ItemHeader,
     pub(crate) header_bytes: usize,
     pub(crate) payload: Bytes,
+    /// Held until the item is durable.
+    pub(crate) memory: Option<TakenMemory>,
 }
 
 /// Payload bytes that a peer may still send to a transfer; readers look here before they allocate.

@@ -17,16 +17,16 @@ use tokio::task::JoinSet;
 
 use super::outbox::Outbox;
 use super::report::{Progress, ProgressSink, ReceiveReport};
-use super::verify::{self, Outcome};
-use super::{
-    Committed, Destination, DestinationError, HeldPage, IncomingItem, IncomingOffer, TransferError, UnavailableChunk,
-};
+use super::verify::{self, Outcome, Verified};
+use super::{Committed, Destination, DestinationError, HeldPage, IncomingOffer, TransferError, UnavailableChunk};
 use crate::session::shared::{ArrivedItem, Claim, TransferEvent};
 
 /// Batches that are verified at once.
 const VERIFICATIONS_MAX: usize = 2;
-/// Payload bytes of a batch.
+/// Plain bytes of a batch: what compresses well must not become too much at once.
 const BATCH_BYTES: usize = 2 << 20;
+/// Plain bytes that are verified and wait for the store; above, verification waits.
+const VERIFIED_BYTES_MAX: usize = 4 << 20;
 /// Items of a batch.
 const BATCH_ITEMS: usize = 1024;
 /// Batches that are made durable at once; one is written while another is synced.
@@ -58,7 +58,7 @@ struct Receiving {
     jobs: JoinSet<Done>,
     arrived: Vec<(Expected, ArrivedItem)>,
     verifications: usize,
-    verified: Vec<(ItemKey, IncomingItem)>,
+    verified: Vec<Verified>,
     stores: usize,
     announcing: usize,
     commit_waits: bool,
@@ -191,17 +191,27 @@ impl Receiving {
     }
 
     fn start_batches(&mut self) {
-        while !self.arrived.is_empty() && self.verifications < VERIFICATIONS_MAX {
-            let batch = take_batch(&mut self.arrived, |(_, item)| item.payload.len());
+        let waiting: usize = self.verified.iter().map(|verified| verified.item.plain.len()).sum();
+        while !self.arrived.is_empty() && self.verifications < VERIFICATIONS_MAX && waiting < VERIFIED_BYTES_MAX {
+            let batch = take_batch(&mut self.arrived, |(_, item)| item.header.plain_bytes as usize);
             self.verifications += 1;
             let destination = Arc::clone(&self.destination);
             self.jobs.spawn_blocking(move || Done::Verified(verify::verify(&*destination, batch)));
         }
         if !self.verified.is_empty() && self.stores < STORES_MAX {
             self.stores += 1;
-            let (keys, batch): (Vec<_>, Vec<_>) = std::mem::take(&mut self.verified).into_iter().unzip();
+            let (mut keys, mut batch, mut memory) = (Vec::new(), Vec::new(), Vec::new());
+            for verified in self.verified.drain(..) {
+                keys.push(verified.key);
+                batch.push(verified.item);
+                memory.extend(verified.memory);
+            }
             let destination = Arc::clone(&self.destination);
-            self.jobs.spawn(async move { Done::Stored(keys, destination.store(batch).await) });
+            self.jobs.spawn(async move {
+                let stored = destination.store(batch).await;
+                drop(memory);
+                Done::Stored(keys, stored)
+            });
         }
     }
 
@@ -256,14 +266,14 @@ impl Receiving {
     fn handle_outcome(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::Good(verified) => {
-                let verify::Verified { key, item, page } = *verified;
-                if let (ItemKey::Page(id), None) = (key, &page) {
+                let key = verified.key;
+                if let (ItemKey::Page(id), None) = (key, &verified.page) {
                     let reason = "its bytes are no page".to_owned();
                     return self.machine.handle_violation(Violation::Page { id, reason });
                 }
                 self.count(key);
-                self.machine.handle_verified(key, page.as_ref());
-                self.verified.push((key, item));
+                self.machine.handle_verified(key, verified.page.as_ref());
+                self.verified.push(Verified { page: None, ..*verified });
             }
             Outcome::Unusable(key) => {
                 if let Some(header) = self.headers.remove(&key) {

@@ -8,6 +8,7 @@ use headwater_protocol::sync::Expected;
 use headwater_protocol::wire::{DeltaSource, Encoding, ItemKey};
 
 use super::{Destination, DestinationError, IncomingItem};
+use crate::session::TakenMemory;
 use crate::session::shared::ArrivedItem;
 
 /// An item that passed, as it goes to the destination; a page with its content.
@@ -16,6 +17,7 @@ pub(super) struct Verified {
     pub(super) key: ItemKey,
     pub(super) item: IncomingItem,
     pub(super) page: Option<Page>,
+    pub(super) memory: Option<TakenMemory>,
 }
 
 /// How an item turned out.
@@ -37,9 +39,9 @@ pub(super) fn verify(
 fn verify_one(
     destination: &dyn Destination,
     expected: Expected,
-    arrived: ArrivedItem,
+    mut arrived: ArrivedItem,
 ) -> Result<Outcome, DestinationError> {
-    let key = arrived.header.key;
+    let (key, memory) = (arrived.header.key, arrived.memory.take());
     let Some((plain, frame)) = plain_of(destination, expected, arrived)? else { return Ok(Outcome::Unusable(key)) };
     if ChunkId::of(&plain) != expected.id {
         return Ok(Outcome::Unusable(key));
@@ -48,7 +50,7 @@ fn verify_one(
     // What has the right id and is no page is a lie of whoever made the version; asking again would bring the same.
     let page = if is_page { Page::decode(&plain).ok() } else { None };
     let item = IncomingItem { id: expected.id, plain, frame, is_page };
-    Ok(Outcome::Good(Box::new(Verified { key, item, page })))
+    Ok(Outcome::Good(Box::new(Verified { key, item, page, memory })))
 }
 
 type Plain = (Bytes, Option<Bytes>);

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use headwater_protocol::wire::Message;
 use headwater_quic::ControlStream;
-use headwater_quic::session::{Priority, Session, SessionEvent, SessionEvents, SessionHandle, SessionOptions, Side};
+use headwater_quic::session::{
+    MemoryBudget, Priority, Session, SessionEvent, SessionEvents, SessionHandle, SessionOptions, Side,
+};
 use headwater_quic::transfer::{ReceiveReport, SendReport, TransferError, no_progress};
 use memory::{Store, Version, folder};
 
@@ -148,6 +150,43 @@ async fn what_is_under_way_is_bounded_whatever_the_disk_does() {
     sent.expect("sent");
     received.expect("received");
     assert!(store.0.stores_max.load(Ordering::Relaxed) <= 2 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_bounds_what_all_transfers_hold() {
+    let budget = MemoryBudget::new(8 << 20);
+    let options = SessionOptions { memory: Some(budget.clone()), ..SessionOptions::default() };
+    let mut pairs = Vec::new();
+    for _ in 0..4 {
+        pairs.push(pair_with(options.clone()).await);
+    }
+    let store = Store::lenient();
+    *store.0.store_delay.lock().unwrap() = Duration::from_millis(10);
+    let versions: Vec<_> =
+        (0..4).map(|n| Version::of(&[("a.bin".to_owned(), memory::noise(n, 16 << 20))].into())).collect();
+    let transfers = pairs.iter_mut().zip(&versions).map(|(pair, version)| publish(pair, version, &store));
+    for (sent, received) in futures_util::future::join_all(transfers).await {
+        sent.expect("sent");
+        received.expect("received");
+    }
+    assert!(versions.iter().all(|version| store.has(version)));
+    assert!(store.0.stores_max.load(Ordering::Relaxed) <= 8 << 20);
+    assert_eq!(budget.free_bytes(), budget.bytes());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_compresses_well_is_bounded_too() {
+    let mut pair = pair().await;
+    let store = Store::default();
+    *store.0.store_delay.lock().unwrap() = Duration::from_millis(5);
+    // 100 MB of text, some hundred KB on the wire.
+    let file = |number: u64| format!("{number} ").into_bytes().into_iter().cycle().take(10 << 20).collect();
+    let version = Version::of(&(0..10).map(|number| (format!("{number}.txt"), file(number))).collect());
+    let (sent, received) = publish(&mut pair, &version, &store).await;
+    assert!(sent.expect("sent").wire.chunks < 1 << 20);
+    received.expect("received");
+    assert!(store.has(&version));
+    assert!(store.0.stores_max.load(Ordering::Relaxed) <= 24 << 20);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
