@@ -617,7 +617,7 @@ impl Receiver {
                 return Some(ReceiveAction::LookUp(ids));
             }
         }
-        if self.questions < PRESENCE_MAX {
+        if self.questions < PRESENCE_MAX && self.flights.lacking_waiting() < CHUNKS_ASKED_MAX {
             match self.flights.next_question(PRESENCE_CHUNKS_MAX) {
                 Ok(wanted) if wanted.is_empty() => {}
                 Ok(wanted) => {

@@ -58,6 +58,11 @@ impl Flights {
         self.found.len()
     }
 
+    /// Chunks that are known to be lacking and not asked for yet.
+    pub(super) fn lacking_waiting(&self) -> usize {
+        self.lacking.len()
+    }
+
     pub(super) fn is_settled(&self) -> bool {
         self.found.is_empty() && self.under_way.is_empty()
     }

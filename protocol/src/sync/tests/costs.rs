@@ -59,12 +59,13 @@ fn a_change_costs_what_changed() {
 
 #[test]
 fn what_is_remembered_does_not_grow_with_the_version() {
-    let remembered = |files| {
-        let cost = whole(&Version::of(&many(files)), &mut Store::default());
-        cost.remembered_max
+    let remembered = |small: u64, chunks: u64| {
+        let mut files = many(small);
+        files.insert("long/three.mp4".into(), File::Chunks((10_000..10_000 + chunks).collect()));
+        whole(&Version::of(&files), &mut Store::default()).remembered_max
     };
-    let (small, large) = (remembered(15_000), remembered(60_000));
-    assert!(large < small * 2, "{small} things for 15,000 files, {large} for 60,000");
+    let (small, large) = (remembered(20_000, 50_000), remembered(40_000, 200_000));
+    assert!(large < small * 5 / 4 && large < 40_000, "{small} things for 50,000 chunks, {large} for 200,000");
 }
 
 #[test]
