@@ -7,11 +7,12 @@
 
 use std::path::{Path, PathBuf};
 
-use headwater_protocol::codec::DecodeError;
-use headwater_protocol::id::{ChunkId, VersionId};
+use headwater_protocol::codec::{self, DecodeError};
+use headwater_protocol::id::{ChunkId, PublicKey, VersionId};
+use headwater_protocol::trust::Signature;
 use headwater_protocol::wire::{
     CONTROL_FRAME_BYTES_MAX, DeltaSource, Encoding, Following, Hello, ITEM_HEADER_BYTES_MAX, ItemHeader, ItemKey,
-    MESSAGE_LIST_MAX, Message, OrdinalRange, PAYLOAD_BYTES_MAX, PartialChunk, PeerStatus, Refusal, Welcome,
+    JoinMessage, JoinReply, MESSAGE_LIST_MAX, Message, OrdinalRange, PAYLOAD_BYTES_MAX, PartialChunk, PeerStatus, Refusal, Welcome,
 };
 use proptest::prelude::*;
 
@@ -102,13 +103,31 @@ fn items() -> Vec<(&'static str, ItemHeader)> {
     ]
 }
 
+fn joining() -> Vec<(&'static str, JoinMessage)> {
+    let reply = JoinReply {
+        certificate: vec![5; 300],
+        name: "cam-01".into(),
+        labels: vec![("site".into(), "north".into())],
+        addresses: vec!["core.site:4733".into()],
+    };
+    let refusal = Refusal { code: "HW-1001".into(), message: "used up".into(), hint: "another".into() };
+    let (key, proof) = (PublicKey([6; 32]), Signature([7; 64]));
+    vec![
+        ("join-request", JoinMessage::Request { secret: vec![4; 16], name: "cam-01".into(), key, proof }),
+        ("join-admitted", JoinMessage::Admitted(reply)),
+        ("join-refused", JoinMessage::Refused(refusal)),
+    ]
+}
+
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/wire/{name}-r1.bin"))
 }
 
 fn encodings() -> Vec<(&'static str, Vec<u8>)> {
     let messages = messages().into_iter().map(|(name, message)| (name, message.encode()));
-    messages.chain(items().into_iter().map(|(name, header)| (name, header.encode()))).collect()
+    let items = items().into_iter().map(|(name, header)| (name, header.encode()));
+    let joining = joining().into_iter().map(|(name, message)| (name, codec::encode(&message)));
+    messages.chain(items).chain(joining).collect()
 }
 
 #[test]
@@ -134,8 +153,12 @@ fn every_fixture_still_means_the_same() {
         assert_eq!(ItemHeader::decode(&read(name)).expect(name), header);
         assert_eq!(header.encode(), read(name), "{name}");
     }
+    for (name, message) in joining() {
+        assert_eq!(JoinMessage::decode(&read(name)).expect(name), message);
+        assert_eq!(codec::encode(&message), read(name), "{name}");
+    }
     let files = std::fs::read_dir(fixture("x").parent().expect("a folder")).expect("readable").count();
-    assert_eq!(files, messages().len() + items().len(), "each fixture belongs to something that still travels");
+    assert_eq!(files, encodings().len(), "each fixture belongs to something that still travels");
 }
 
 #[test]
@@ -153,12 +176,14 @@ fn what_is_cut_or_changed_never_panics() {
         for end in 0..bytes.len() {
             let _ = Message::decode(&bytes[..end]);
             let _ = ItemHeader::decode(&bytes[..end]);
+            let _ = JoinMessage::decode(&bytes[..end]);
         }
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 0xff;
             let _ = Message::decode(&changed);
             let _ = ItemHeader::decode(&changed);
+            let _ = JoinMessage::decode(&changed);
         }
         assert!(bytes.len() < 600, "{name} takes {} bytes", bytes.len());
     }
@@ -192,6 +217,37 @@ fn lists_over_their_limits_are_refused() {
         assert!(reason.contains(expected), "{reason}");
     }
     assert!(reason(Message::decode(&vec![0; CONTROL_FRAME_BYTES_MAX + 1])).contains("over its limit"));
+}
+
+#[test]
+fn messages_of_joining_that_cannot_be_are_refused() {
+    let request = |secret: usize, name: usize| JoinMessage::Request {
+        secret: vec![4; secret],
+        name: "n".repeat(name),
+        key: PublicKey([6; 32]),
+        proof: Signature([7; 64]),
+    };
+    let admitted = |certificate: usize, labels: usize, addresses: usize| {
+        JoinMessage::Admitted(JoinReply {
+            certificate: vec![0; certificate],
+            name: String::new(),
+            labels: vec![(String::new(), String::new()); labels],
+            addresses: vec![String::new(); addresses],
+        })
+    };
+    let cases = [
+        (request(15, 1), "a secret of 15 bytes"),
+        (request(16, 5000), "a name of 5000 bytes"),
+        (admitted(5000, 0, 0), "5000 certificate bytes"),
+        (admitted(0, 33, 0), "33 labels"),
+        (admitted(0, 0, 65), "65 addresses"),
+    ];
+    for (message, expected) in cases {
+        let reason = reason(JoinMessage::decode(&codec::encode(&message)));
+        assert!(reason.contains(expected), "{reason}");
+    }
+    let shown = format!("{:?}", request(16, 1));
+    assert!(!shown.contains("secret") && !shown.contains("4, 4"), "{shown}");
 }
 
 #[test]

@@ -12,21 +12,18 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
-use headwater_protocol::codec::Encoded;
 use headwater_protocol::id::PublicKey;
 use headwater_protocol::name::Labels;
-use headwater_protocol::trust::{Fingerprint, SecretDigest, Signature, Signer, Token, verify};
-use headwater_protocol::wire::Refusal;
+use headwater_protocol::trust::{Fingerprint, SecretDigest, Signer, Token, verify};
+pub use headwater_protocol::wire::{JOIN_BYTES_MAX, JoinReply};
+use headwater_protocol::wire::{JoinMessage, Refusal};
 use quinn::Connection;
-use rkyv::{Archive, Deserialize, Serialize};
 use rustls::pki_types::CertificateDer;
 
 use crate::endpoint::{ClientOptions, ConnectError, ResolveError, close, dial_to_join, resolve};
-use crate::framing::{ControlStream, FrameError};
+use crate::framing::{ControlReceiver, ControlSender, ControlStream, FrameError};
 use crate::identity::{Identity, IdentityError, IdentityKey};
 
-/// Longest message of joining, in bytes.
-pub const JOIN_BYTES_MAX: usize = 32 * 1024;
 /// How long a core waits for a request, and a device for the answer.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -46,19 +43,6 @@ pub struct JoinRequest {
     pub remote: SocketAddr,
 }
 
-/// What a device gets.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct JoinReply {
-    /// The certificate (DER) for its key.
-    pub certificate: Vec<u8>,
-    /// The name under which the core knows it.
-    pub name: String,
-    /// Its labels.
-    pub labels: Labels,
-    /// Where the core listens; empty where the token's addresses are all that there is to say.
-    pub addresses: Vec<String>,
-}
-
 /// The one who decides who may join, and writes it down before answering.
 pub trait JoinDesk: Send + Sync {
     /// Admits or refuses. The admission must be durable when this resolves. A device whose answer was lost asks again
@@ -67,18 +51,6 @@ pub trait JoinDesk: Send + Sync {
         &'a self,
         request: JoinRequest,
     ) -> Pin<Box<dyn Future<Output = Result<JoinReply, Refusal>> + Send + 'a>>;
-}
-
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-enum JoinMessage {
-    Request { secret: Vec<u8>, name: String, key: PublicKey, proof: Signature },
-    Admitted(JoinReply),
-    Refused(Refusal),
-}
-
-impl Encoded for JoinMessage {
-    const WHAT: &'static str = "join message";
-    const BYTES_MAX: usize = JOIN_BYTES_MAX;
 }
 
 /// A device that has joined. Its identity is not saved yet.
@@ -189,11 +161,19 @@ async fn exchange(
         JoinMessage::Request { secret: token.secret().to_vec(), name: name.to_owned(), key: key.public_key(), proof };
     let (mut sender, mut receiver) = ControlStream::open(connection).await.map_err(JoinError::Exchange)?.split();
     sender.send_frame(&request).await.map_err(JoinError::Exchange)?;
-    match receiver.recv_frame::<JoinMessage>().await.map_err(JoinError::Exchange)? {
+    match receive(&mut receiver).await.map_err(JoinError::Exchange)? {
         Some(JoinMessage::Admitted(reply)) => Ok(reply),
         Some(JoinMessage::Refused(refusal)) => Err(JoinError::Refused(refusal)),
         Some(JoinMessage::Request { .. }) | None => Err(JoinError::Answer),
     }
+}
+
+async fn receive(receiver: &mut ControlReceiver) -> Result<Option<JoinMessage>, FrameError> {
+    let message: Option<JoinMessage> = receiver.recv_frame().await?;
+    if let Some(message) = &message {
+        message.check().map_err(FrameError::Invalid)?;
+    }
+    Ok(message)
 }
 
 /// The certificate of the pinned authority, from the chain that the handshake has checked.
@@ -245,7 +225,7 @@ pub async fn serve_join(
     let broke = |source| ServeJoinError::Exchange { remote, source };
     let asked = tokio::time::timeout(JOIN_TIMEOUT, receive_request(&connection)).await;
     let asked = asked.unwrap_or(Err(ServeJoinError::Silent(remote)));
-    let (request, stream) = asked.inspect_err(|error| {
+    let (request, mut sender) = asked.inspect_err(|error| {
         connection.close(close::PROTOCOL, error.to_string().as_bytes());
     })?;
     let answer = desk.admit(request).await;
@@ -253,20 +233,19 @@ pub async fn serve_join(
         Ok(reply) => JoinMessage::Admitted(reply.clone()),
         Err(refusal) => JoinMessage::Refused(refusal.clone()),
     };
-    let (mut sender, _receiver) = stream.split();
     sender.send_frame(&message).await.map_err(broke)?;
     // The device closes the connection once it has the answer; one that never does is let go.
     let _ = tokio::time::timeout(JOIN_TIMEOUT, sender.delivered()).await;
     Ok(answer)
 }
 
-async fn receive_request(connection: &Connection) -> Result<(JoinRequest, ControlStream), ServeJoinError> {
+async fn receive_request(connection: &Connection) -> Result<(JoinRequest, ControlSender), ServeJoinError> {
     let remote = connection.remote_address();
     let broke = |source| ServeJoinError::Exchange { remote, source };
-    let mut stream = ControlStream::accept(connection).await.map_err(broke)?;
-    let Some(JoinMessage::Request { secret, name, key, proof }) = stream.recv_frame().await.map_err(broke)? else {
+    let (sender, mut receiver) = ControlStream::accept(connection).await.map_err(broke)?.split();
+    let Some(JoinMessage::Request { secret, name, key, proof }) = receive(&mut receiver).await.map_err(broke)? else {
         return Err(ServeJoinError::NoRequest(remote));
     };
     verify(&key, &proof_statement(connection, &name), &proof).map_err(|_| ServeJoinError::Proof(remote))?;
-    Ok((JoinRequest { secret: SecretDigest::of(&secret), name, key, remote }, stream))
+    Ok((JoinRequest { secret: SecretDigest::of(&secret), name, key, remote }, sender))
 }

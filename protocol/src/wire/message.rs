@@ -87,6 +87,12 @@ pub struct Refusal {
     pub hint: String,
 }
 
+impl Refusal {
+    pub(super) fn check(&self) -> Result<(), String> {
+        [&self.code, &self.message, &self.hint].into_iter().try_for_each(|text| check_text("a refusal", text))
+    }
+}
+
 /// A dataset that a device may read, and where it stands.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct Following {
@@ -298,9 +304,7 @@ impl Message {
                 check_list("labels", &welcome.labels, MESSAGE_LIST_MAX)?;
                 check_text("a name", &welcome.name)
             }
-            Self::Refused { refusal, .. } => [&refusal.code, &refusal.message, &refusal.hint]
-                .into_iter()
-                .try_for_each(|text| check_text("a refusal", text)),
+            Self::Refused { refusal, .. } => refusal.check(),
             Self::Status(status) => check_status(status),
             Self::Heads { datasets: names } | Self::Follow { names } | Self::FollowDone { unmatched: names } => {
                 check_list("names", names, MESSAGE_LIST_MAX)?;
@@ -335,11 +339,11 @@ impl Message {
     }
 }
 
-fn check_list<T>(what: &str, list: &[T], length_max: usize) -> Result<(), String> {
+pub(super) fn check_list<T>(what: &str, list: &[T], length_max: usize) -> Result<(), String> {
     if list.len() <= length_max { Ok(()) } else { Err(format!("{} {what}, over {length_max}", list.len())) }
 }
 
-fn check_text(what: &str, text: &str) -> Result<(), String> {
+pub(super) fn check_text(what: &str, text: &str) -> Result<(), String> {
     if text.len() <= MESSAGE_TEXT_BYTES_MAX { Ok(()) } else { Err(format!("{what} of {} bytes", text.len())) }
 }
 

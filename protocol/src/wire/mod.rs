@@ -4,9 +4,11 @@
 //! item stream each frame is an [`ItemHeader`], followed directly by `payload_bytes` raw bytes.
 
 mod item;
+mod join;
 mod message;
 
 pub use item::{DeltaSource, Encoding, ITEM_HEADER_BYTES_MAX, ItemHeader, ItemKey, PAYLOAD_BYTES_MAX};
+pub use join::{JOIN_BYTES_MAX, JoinMessage, JoinReply};
 pub use message::{
     CONTROL_FRAME_BYTES_MAX, Following, Hello, MESSAGE_LIST_MAX, MESSAGE_TEXT_BYTES_MAX, Message, OrdinalRange,
     PartialChunk, PeerStatus, Refusal, Welcome,
