@@ -33,14 +33,22 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Makes an authority in `dir`, named for people, and syncs it. Refuses if there is one.
+    /// Makes an authority in `dir`, named for people, and syncs it. Refuses if there is one. A key that is there without its
+    /// certificate is kept: devices know the authority by its key.
     pub fn create(dir: &Path, name: &str) -> Result<Self, IdentityError> {
         let path = dir.join(CERTIFICATE_FILE);
         if path.exists() {
             return Err(IdentityError::Exists { path });
         }
-        let authority = Self::from_key(IdentityKey::generate()?, name)?;
-        authority.key.write(&dir.join(KEY_FILE))?;
+        let key_path = dir.join(KEY_FILE);
+        let key = if key_path.exists() {
+            IdentityKey::read(&key_path)?
+        } else {
+            let key = IdentityKey::generate()?;
+            key.write(&key_path)?;
+            key
+        };
+        let authority = Self::from_key(key, name)?;
         files::write(&path, &authority.certificate, files::PUBLIC_MODE)?;
         Ok(authority)
     }

@@ -86,3 +86,15 @@ fn write_the_certificates_of_the_fixtures() {
         std::fs::write(dir.join(name), bytes).expect("written");
     }
 }
+
+#[test]
+fn an_authority_that_lost_its_certificate_is_still_the_same_to_devices() {
+    let (core, device) = (folder(), folder());
+    let before = Authority::create(core.path(), "core").expect("an authority");
+    let key = IdentityKey::load_or_create(device.path()).expect("a key");
+    let certificate = before.issue_device(&key.public_key(), "cam-01").expect("a certificate");
+    std::fs::remove_file(core.path().join("authority.crt")).expect("removed");
+    let after = Authority::load_or_create(core.path(), "core").expect("the authority again");
+    assert_eq!(after.parsed().public_key, before.parsed().public_key);
+    Certificate::parse(&certificate).expect("valid").check_issued_by(after.parsed()).expect("still good");
+}
