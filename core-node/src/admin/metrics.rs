@@ -7,8 +7,9 @@ use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::store::StoreStats;
 
 /// Which way bytes went, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -33,9 +34,6 @@ pub struct KindLabels {
     pub kind: &'static str,
 }
 
-/// Buckets of the group commit histogram: from one item to about 4000.
-const GROUP_BUCKETS: u16 = 13;
-
 /// All numbers of a core.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -54,10 +52,8 @@ pub struct Metrics {
     pub commits_total: Counter,
     /// Errors that peers and people were told of, by code.
     pub errors: Family<ErrorLabels, Counter>,
-    /// Items in one group commit.
-    pub group_items: Histogram,
-    /// Seconds of one group commit.
-    pub group_seconds: Histogram,
+    /// Group commits, and chunks that were stored by them or were known already.
+    pub store_work: Family<KindLabels, Gauge<i64>>,
     /// Bytes that gc freed.
     pub gc_freed_bytes: Counter,
     /// Runs of gc.
@@ -113,16 +109,10 @@ impl Metrics {
         let sessions_total = register!(Counter::default(), "sessions_begun", "Sessions that began");
         let commits_total = register!(Counter::default(), "commits", "Versions committed");
         let errors = register!(Family::default(), "errors", "Errors that peers and people were told of");
-        let group_items = register!(
-            Histogram::new(exponential_buckets(1.0, 2.0, GROUP_BUCKETS)),
-            "group_commit_items",
-            "Items made durable by one sync"
-        );
-        let group_seconds = register!(
-            Histogram::new(exponential_buckets(0.000_25, 2.0, GROUP_BUCKETS)),
-            "group_commit",
-            "Time of one group commit",
-            Seconds
+        let store_work = register!(
+            Family::default(),
+            "store_work",
+            "Group commits since the start, and the chunks that they wrote or found known"
         );
         let gc_freed_bytes = register!(Counter::default(), "gc_freed", "Bytes that gc freed", Bytes);
         let gc_runs = register!(Counter::default(), "gc_runs", "Runs of gc");
@@ -146,8 +136,7 @@ impl Metrics {
             sessions_total,
             commits_total,
             errors,
-            group_items,
-            group_seconds,
+            store_work,
             gc_freed_bytes,
             gc_runs,
             damaged_chunks,
@@ -174,6 +163,19 @@ impl Metrics {
             .into_iter()
             .map(|reason| (reason.to_owned(), self.wire_bytes.get_or_create(&WireLabels { direction, reason }).get()))
             .collect()
+    }
+
+    /// Sets what the store did since the start.
+    pub fn store_stats(&self, stats: &StoreStats) {
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        for (kind, value) in [
+            ("group_commits", stats.groups),
+            ("written_chunks", stats.written_chunks),
+            ("known_chunks", stats.known_chunks),
+            ("read_chunks", stats.read_chunks),
+        ] {
+            self.store_work.get_or_create(&KindLabels { kind }).set(gauge(value));
+        }
     }
 
     /// Sets what went over the socket, headers of IP and UDP included.
@@ -210,7 +212,6 @@ mod tests {
         let metrics = Metrics::new();
         metrics.wire("in", "chunks", 7);
         metrics.error("HW-1234");
-        metrics.group_items.observe(3.0);
         let page = metrics.render();
         assert!(page.contains("headwater_core_wire_bytes_total{direction=\"in\",reason=\"chunks\"} 7"), "{page}");
         assert!(page.contains("headwater_core_errors_total{code=\"HW-1234\"} 1"), "{page}");

@@ -72,6 +72,7 @@ pub(crate) fn refresh_gauges(core: &Core) -> Result<(), CodedError> {
     metrics.store_bytes.get_or_create(&KindLabels { kind: "plain" }).set(gauge(row.plain_bytes));
     metrics.up_seconds.set(core.started.elapsed().as_secs_f64());
     metrics.socket(core.meter.counts());
+    metrics.store_stats(&core.store.stats());
     Ok(())
 }
 

@@ -104,7 +104,11 @@ pub(super) async fn send(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle
         Ok(report) => {
             count_wire(&core, "out", &report.wire);
             core.metrics.plain_bytes_out.inc_by(report.plain_bytes);
+            core.metrics.saved("delta", report.saved_delta_bytes);
+            core.metrics.saved("dedup", report.saved_dedup_bytes);
+            core.metrics.saved("compression", report.saved_compression_bytes);
             tracing::info!(device = peer.name, dataset = fetch.dataset, wire_bytes = report.wire.total(), "sent");
+            note_held(&core, &peer, &fetch);
         }
         Err(error) => failed(&core, &peer, &fetch.dataset, "fetching", &error),
     }
@@ -147,6 +151,29 @@ impl Drop for HeldLease {
     }
 }
 
+/// The key of the catalog's note on what a peer took last of a dataset.
+fn held_key(peer: &Peer, dataset: &str) -> String {
+    format!("held/{}/{dataset}", peer.key)
+}
+
+/// Remembers what the peer has now, so that the next version can travel as what changed. Losing that costs only bytes.
+fn note_held(core: &Arc<Core>, peer: &Peer, fetch: &Fetch) {
+    let (core, key, version) = (core.clone(), held_key(peer, &fetch.dataset), fetch.version);
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = core.catalog.set_note(&key, version.as_bytes()) {
+            tracing::warn!(error = error_chain(&error), "what a subscriber has could not be noted");
+        }
+    });
+}
+
+/// The manifest of what the peer took last of a dataset, if that version is still there and is another one.
+fn held(core: &Core, peer: &Peer, dataset: &DatasetRecord, wanted: &VersionId) -> Option<Manifest> {
+    let note = core.catalog.note(&held_key(peer, &dataset.name)).ok()??;
+    let version = VersionId::from_slice(&note).filter(|held| held != wanted)?;
+    let record = core.catalog.version_by_id(dataset.id, &version).ok()??;
+    Manifest::decode(&record.manifest).ok()
+}
+
 fn find(core: &Arc<Core>, peer: &Peer, fetch: &Fetch) -> Result<(VersionSource, OutgoingVersion, HeldLease), Refusal> {
     let catalog = |error| catalog_refusal(&error);
     let absent = || {
@@ -177,11 +204,9 @@ fn find(core: &Arc<Core>, peer: &Peer, fetch: &Fetch) -> Result<(VersionSource, 
         manifest: Bytes::from(version.manifest),
         commit: Bytes::from(version.commit),
     };
-    Ok((
-        VersionSource::new(core.clone(), dataset.id, manifest),
-        outgoing,
-        HeldLease { core: core.clone(), id: lease.id },
-    ))
+    let held = held(core, peer, &dataset, &fetch.version);
+    let source = VersionSource::new(core.clone(), dataset.id, manifest, held);
+    Ok((source, outgoing, HeldLease { core: core.clone(), id: lease.id }))
 }
 
 async fn refuse(core: &Core, peer: &Peer, handle: &SessionHandle, transfer: u32, refusal: Refusal) {

@@ -22,6 +22,7 @@
 //! [`STEM_GROUP_RECORDS_MAX`] of them. Its regular files are one **sample**; folders and links in it count as files of the
 //! version, but make no sample. `a.d/` with files in it stands between `a.c` and `a.e` in path order and so parts them.
 
+mod base;
 mod build;
 mod cursor;
 mod diff;
@@ -36,6 +37,7 @@ mod source;
 mod verify;
 mod walk;
 
+pub use base::DeltaPrefix;
 pub use build::{BuildError, Built, TreeBuilder};
 pub use cursor::{Chunks, Leaves, Records, Stretches};
 pub use diff::{Change, Diff, diff};
