@@ -16,7 +16,7 @@ use headwater_quic::{
     JoinError, JoinReply, JoinRequest, ServerOptions, TransportOptions, WireMeter, connect, join, listen, serve_join,
 };
 use quinn::VarInt;
-use support::{arrival, core, device, dial, quick, raw_connect, raw_server, session};
+use support::{arrival, core, device, dial, quick, raw_connect, raw_connect_for, raw_server, session};
 
 #[tokio::test]
 async fn a_session_carries_messages_both_ways() {
@@ -304,4 +304,20 @@ async fn a_connection_survives_a_new_local_address() {
     let mut theirs = ControlStream::accept(&accepted).await.expect("a stream");
     assert_eq!(theirs.expect().await.expect("received"), Message::Ping(7));
     assert_ne!(accepted.remote_address(), before);
+}
+
+#[tokio::test]
+async fn one_who_is_not_recognised_can_not_fill_the_memory_of_a_core() {
+    const BYTES: usize = 1 << 20;
+    let core = core("core");
+    let identity = device(&core, "cam-01");
+    let takes = async |connection: &quinn::Connection| {
+        let mut stream = connection.open_uni().await.expect("a stream");
+        tokio::time::timeout(Duration::from_millis(500), stream.write_all(&vec![0; BYTES])).await.is_ok()
+    };
+    let (stranger, arrived) = tokio::join!(raw_connect_for(&core, None, b"headwater-join/1"), arrival(&core));
+    let Ok(Arrival::Join(_joining)) = arrived else { panic!("{arrived:?}") };
+    assert!(!takes(&stranger).await, "a core took a megabyte that nobody reads from one who wants to join");
+    let (dialled, _accepted) = tokio::join!(dial(core.address, &identity), session(&core));
+    assert!(takes(&dialled.expect("connected")).await, "a session has its whole window");
 }

@@ -10,12 +10,15 @@ use headwater_protocol::id::PublicKey;
 use headwater_protocol::trust::{Certificate, CertificateError, CertificateUse};
 use headwater_protocol::wire::{ALPN_JOIN, ALPN_SESSION};
 use quinn::crypto::rustls::HandshakeData;
-use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, ServerConfig, TokioRuntime};
+use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, ServerConfig, TokioRuntime, VarInt};
 use rustls::pki_types::CertificateDer;
 
 use super::{ServerOptions, close, options, socket, tls};
 use crate::identity::{Authority, Identity, IdentityError};
 
+/// What a peer can make a core hold before it is recognised, in bytes: a request to join, or the first messages of a session.
+const UNKNOWN_PEER_WINDOW_BYTES: u32 = 128 << 10;
+const _: () = assert!(UNKNOWN_PEER_WINDOW_BYTES as usize > 2 * crate::join::JOIN_BYTES_MAX);
 /// Handshakes in progress from which on clients must first prove that their address is theirs.
 const HANDSHAKES_UNVALIDATED_MAX: usize = 256;
 
@@ -46,6 +49,8 @@ pub struct Listener {
     authority: Certificate,
     configs: Arc<Configs>,
     handshake_timeout: Duration,
+    /// Receive window of a connection once its peer is recognised.
+    window: VarInt,
     in_progress: Arc<AtomicUsize>,
 }
 
@@ -78,6 +83,7 @@ pub fn listen(
         authority: authority.parsed().clone(),
         configs: Arc::new(configs),
         handshake_timeout: options.handshake_timeout,
+        window: VarInt::from_u32(options.transport.connection_window_bytes),
         in_progress: Arc::default(),
     })
 }
@@ -85,8 +91,11 @@ pub fn listen(
 fn server_configs(identity: &Identity, options: &ServerOptions) -> Result<Configs, ListenError> {
     let crypto = Arc::new(tls::server_config(identity).map_err(ListenError::Tls)?);
     let with_transport = |peer: std::net::IpAddr| {
+        let mut transport = options.transport.config(peer);
+        let window_bytes = options.transport.connection_window_bytes.min(UNKNOWN_PEER_WINDOW_BYTES);
+        transport.receive_window(VarInt::from_u32(window_bytes));
         let mut config = ServerConfig::with_crypto(crypto.clone());
-        config.transport_config(Arc::new(options.transport.config(peer))).max_incoming(options.handshakes_max);
+        config.transport_config(Arc::new(transport)).max_incoming(options.handshakes_max);
         Arc::new(config)
     };
     Ok(Configs {
@@ -226,7 +235,10 @@ impl Arriving {
         match protocol(&connection).as_deref() {
             Some(protocol) if protocol == ALPN_JOIN => Ok(Arrival::Join(connection)),
             Some(protocol) if protocol == ALPN_SESSION => match recognise(&connection, &self.listener.authority) {
-                Ok(Some(peer)) => Ok(Arrival::Session { connection, peer }),
+                Ok(Some(peer)) => {
+                    connection.set_receive_window(self.listener.window);
+                    Ok(Arrival::Session { connection, peer })
+                }
                 Ok(None) => {
                     connection.close(close::UNKNOWN_PEER, b"this core needs a certificate; join it with a token first");
                     Err(ArrivalError::NoCertificate(remote))

@@ -113,6 +113,10 @@ fn chain_and_key(
 }
 
 pub(crate) async fn raw_connect(core: &Core, identity: Option<&Identity>) -> Connection {
+    raw_connect_for(core, identity, b"headwater/1").await
+}
+
+pub(crate) async fn raw_connect_for(core: &Core, identity: Option<&Identity>, protocol: &[u8]) -> Connection {
     let builder = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("TLS 1.3")
@@ -125,7 +129,7 @@ pub(crate) async fn raw_connect(core: &Core, identity: Option<&Identity>) -> Con
         }
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![b"headwater/1".to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(config).expect("a configuration");
     let endpoint = quinn::Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).expect("a socket");
     let config = quinn::ClientConfig::new(Arc::new(crypto));
