@@ -12,7 +12,7 @@ use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{FrameError, Reply, SOCKET_FILE, address, frame};
+use super::{FRAME_BYTES_MAX, FrameError, Reply, SOCKET_FILE, address, frame};
 use crate::durable::PRIVATE_FILE_MODE;
 use crate::error::{CodedError, codes};
 
@@ -177,7 +177,14 @@ async fn answer(writer: &mut OwnedWriteHalf, handler: &dyn ControlHandler, reque
         Ok(value) => Reply::Done(value),
         Err(error) => Reply::Failed(said(error)),
     };
-    frame::write(writer, &reply).await
+    match frame::write(writer, &reply).await {
+        Err(FrameError::TooLong(length)) => {
+            let message = format!("the answer has {length} bytes, over the limit of {FRAME_BYTES_MAX}");
+            let refused = CodedError::new(&codes::BAD_FRAME, message).with_hint("ask for a part of it");
+            frame::write(writer, &Reply::Failed(refused)).await
+        }
+        other => other,
+    }
 }
 
 /// The error with its causes in its message: the source itself does not travel.

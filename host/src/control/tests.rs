@@ -19,6 +19,9 @@ impl ControlHandler for Echo {
             if request == json!("fail") {
                 return Err(CodedError::new(&codes::NOT_FOUND, "no `x`").with_source(std::io::Error::other("why")));
             }
+            if request == json!("too much") {
+                return Ok(Value::String("x".repeat(FRAME_BYTES_MAX)));
+            }
             for step in 0..200 {
                 let _ = reply.progress(json!({ "step": step })).await;
             }
@@ -80,6 +83,17 @@ async fn garbage_gets_an_answer_and_harms_nobody() {
         }
     }
     let mut client = ControlClient::connect(folder.path()).await.unwrap();
+    assert_eq!(client.call(&json!(7)).await.unwrap(), json!(7));
+    server.abort();
+}
+
+#[tokio::test]
+async fn an_answer_over_the_limit_is_said_and_the_connection_lives() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = serve(folder.path());
+    let mut client = ControlClient::connect(folder.path()).await.unwrap();
+    let error = client.call(&json!("too much")).await.unwrap_err();
+    assert!(error.is(&codes::BAD_FRAME) && error.message.contains("over the limit"), "{error}");
     assert_eq!(client.call(&json!(7)).await.unwrap(), json!(7));
     server.abort();
 }

@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::{ChunkProvider, MaterialiseError, MaterialiseOptions, MaterialiseProgress, MaterialiseReport, Version};
-use crate::beneath;
+use crate::beneath::{self, is_below};
 use crate::scan::Stamp;
 
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
@@ -336,10 +336,6 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
         None => (&[], path),
     }
-}
-
-fn is_below(path: &[u8], folder: &[u8]) -> bool {
-    path.len() > folder.len() && path[folder.len()] == b'/' && path.starts_with(folder)
 }
 
 pub(super) fn timespec(ns: i64) -> Timespec {

@@ -65,11 +65,9 @@ impl From<Suspicion> for CodedError {
             }
             Suspicion::OtherDevice { folder } => {
                 let shown = folder.display();
-                let message =
-                    format!("`{shown}` lies on another disk, without its files; these stay in the dataset");
-                Self::new(&codes::FOLDER_SUSPECT, message).with_hint(
-                    "mount its disk again; if the files are to go, `edge-agent delete NAME PATH` says so",
-                )
+                let message = format!("`{shown}` lies on another disk, without its files; these stay in the dataset");
+                Self::new(&codes::FOLDER_SUSPECT, message)
+                    .with_hint("mount its disk again; if the files are to go, `edge-agent delete NAME PATH` says so")
             }
         }
     }

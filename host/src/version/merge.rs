@@ -21,6 +21,7 @@ use super::report::{BuildReport, DeferredReason, Progress};
 use super::stamps::StampBook;
 use super::streams::{OldLeaf, OldRecord, OldRecords, WalkAhead};
 use super::{Freed, PublishMode};
+use crate::beneath::is_below;
 use crate::scan::read::{FileContent, ReadOutcome, ReadPool, ReadRequest};
 use crate::scan::walk::{Walk, WalkEntry, WalkItem};
 use crate::scan::{Cancelled, Stamp};
@@ -508,11 +509,6 @@ fn previous_place(old: &OldRecord) -> Option<(headwater_protocol::record::ChunkR
         Content::Shared { extent, .. } => Some((old.at.leaf.chunks[extent.chunk as usize], extent.offset)),
         _ => None,
     }
-}
-
-/// Whether `path` lies below `folder`.
-fn is_below(path: &[u8], folder: &[u8]) -> bool {
-    path.len() > folder.len() && path[folder.len()] == b'/' && path.starts_with(folder)
 }
 
 fn path_of(record: &FileRecord) -> RelPath {
