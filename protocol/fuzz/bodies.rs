@@ -16,8 +16,8 @@ use headwater_protocol::path::RelPath;
 use headwater_protocol::record::{ChunkRef, Content, Extent, FileKind, FileRecord};
 use headwater_protocol::trust::{Certificate, Signature, Token};
 use headwater_protocol::wire::{
-    DeltaSource, Encoding, Following, Hello, ItemHeader, ItemKey, JoinMessage, JoinReply, Message, OrdinalRange, PartialChunk, PeerStatus,
-    Refusal, Welcome,
+    DeltaSource, Encoding, Following, Hello, ItemHeader, ItemKey, JoinMessage, JoinReply, Message, OrdinalRange,
+    PartialChunk, PeerStatus, Refusal, Welcome,
 };
 
 /// A body, and valid encodings from which mutation starts.

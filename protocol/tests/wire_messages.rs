@@ -12,7 +12,8 @@ use headwater_protocol::id::{ChunkId, PublicKey, VersionId};
 use headwater_protocol::trust::Signature;
 use headwater_protocol::wire::{
     CONTROL_FRAME_BYTES_MAX, DeltaSource, Encoding, Following, Hello, ITEM_HEADER_BYTES_MAX, ItemHeader, ItemKey,
-    JoinMessage, JoinReply, MESSAGE_LIST_MAX, Message, OrdinalRange, PAYLOAD_BYTES_MAX, PartialChunk, PeerStatus, Refusal, Welcome,
+    JoinMessage, JoinReply, MESSAGE_LIST_MAX, Message, OrdinalRange, PAYLOAD_BYTES_MAX, PartialChunk, PeerStatus,
+    Refusal, Welcome,
 };
 use proptest::prelude::*;
 
