@@ -109,6 +109,33 @@ impl ResolvesServerCert for ByProtocol {
     }
 }
 
+/// What both kinds of verifiers say of signatures: TLS 1.3 and Ed25519, nothing else.
+macro_rules! ed25519_in_tls13_only {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _message: &[u8],
+            _certificate: &CertificateDer<'_>,
+            _signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Err(Error::PeerIncompatible(PeerIncompatible::Tls13RequiredForQuic))
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            vec![SignatureScheme::ED25519]
+        }
+    };
+}
+
 /// Lets in whoever holds the key of the certificate that it shows. Whether it is one of ours is asked right after the
 /// handshake, in `listen`, where a refusal can be a sentence.
 #[derive(Debug)]
@@ -135,27 +162,7 @@ impl ClientCertVerifier for AnyKeyHolder {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::PeerIncompatible(PeerIncompatible::Tls13RequiredForQuic))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
+    ed25519_in_tls13_only!();
 }
 
 /// Trusts cores of one authority, whose certificate is known.
@@ -209,32 +216,7 @@ macro_rules! server_verifier {
                 judged($check, &self.verdict)
             }
 
-            fn verify_tls12_signature(
-                &self,
-                _message: &[u8],
-                _certificate: &CertificateDer<'_>,
-                _signature: &DigitallySignedStruct,
-            ) -> Result<HandshakeSignatureValid, Error> {
-                Err(Error::PeerIncompatible(PeerIncompatible::Tls13RequiredForQuic))
-            }
-
-            fn verify_tls13_signature(
-                &self,
-                message: &[u8],
-                certificate: &CertificateDer<'_>,
-                signature: &DigitallySignedStruct,
-            ) -> Result<HandshakeSignatureValid, Error> {
-                verify_tls13_signature(
-                    message,
-                    certificate,
-                    signature,
-                    &self.provider.signature_verification_algorithms,
-                )
-            }
-
-            fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-                vec![SignatureScheme::ED25519]
-            }
+            ed25519_in_tls13_only!();
         }
     };
 }
