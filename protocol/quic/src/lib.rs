@@ -12,7 +12,7 @@ pub mod session;
 pub mod transfer;
 
 pub use endpoint::{
-    Arrival, Arriving, ArrivalError, ClientOptions, Congestion, ConnectError, Dialler, ListenError, Listener, Peer,
+    Arrival, ArrivalError, Arriving, ClientOptions, Congestion, ConnectError, Dialler, ListenError, Listener, Peer,
     ServerOptions, TransportOptions, WireMeter, connect, listen, resolve,
 };
 pub use framing::{ControlReceiver, ControlSender, ControlStream, FrameError};

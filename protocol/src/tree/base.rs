@@ -4,7 +4,7 @@
 //! the older version's shared chunks that hold the very files which are in this chunk again. Their bytes are parts of the
 //! chunk itself, so a sender that has the chunk needs to read nothing more.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::read::{ChunkPlace, Tree, TreeError, Within};
 use crate::compress::{DELTA_PREFIX_BYTES_MAX, DELTA_SOURCES_MAX};
@@ -48,7 +48,9 @@ impl Tree<'_> {
     /// Pages of this version over which `page`, of a newer one, can travel: those of its level and its stretch of paths.
     pub fn bases_of_page(&self, page: &Page) -> Result<Vec<ChunkId>, TreeError> {
         let stretch = match page {
-            Page::Leaf(leaf) => leaf.records.first().zip(leaf.records.last()).map(|(first, last)| (0, &first.path, &last.path)),
+            Page::Leaf(leaf) => {
+                leaf.records.first().zip(leaf.records.last()).map(|(first, last)| (0, &first.path, &last.path))
+            }
             Page::Inner { level, children } => {
                 children.first().zip(children.last()).map(|(first, last)| (*level, &first.first, &last.first))
             }
@@ -61,7 +63,7 @@ impl Tree<'_> {
     /// are that chunk's. None where it is no shared chunk or holds nothing that was there before.
     pub fn base_of_chunk(&self, place: &ChunkPlace, bytes: &[u8]) -> Result<Option<DeltaPrefix>, TreeError> {
         let Within::Table(index) = place.within else { return Ok(None) };
-        let mut members: HashMap<ChunkId, Extent> = HashMap::new();
+        let mut members: BTreeMap<ChunkId, Extent> = BTreeMap::new();
         let mut range: Option<(&[u8], &[u8])> = None;
         for record in &place.leaf.records {
             if let Content::Shared { extent, hash } = &record.content
@@ -121,7 +123,7 @@ impl Tree<'_> {
 /// Adds the stretches of `leaf` that hold files which are `members` of the chunk `id` with the plain `bytes`.
 fn add_members(
     leaf: &LeafPage,
-    members: &HashMap<ChunkId, Extent>,
+    members: &BTreeMap<ChunkId, Extent>,
     id: &ChunkId,
     bytes: &[u8],
     prefix: &mut DeltaPrefix,
