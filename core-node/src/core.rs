@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use headwater_protocol::trust::Principal as Peer;
+use headwater_quic::session::MemoryBudget;
 use headwater_quic::{Authority, Identity, WireMeter};
 use tokio::sync::broadcast;
 
@@ -73,6 +74,8 @@ pub struct Core {
     pub workers: Workers,
     /// Counts what goes over the socket for devices.
     pub meter: Arc<WireMeter>,
+    /// What all sessions together may hold between the wire and the disk.
+    pub memory: MemoryBudget,
     /// When the daemon started.
     pub started: Instant,
     unique: AtomicU64,
@@ -113,6 +116,7 @@ impl Core {
             journal: Journal::default(),
             workers: Workers::default(),
             meter: WireMeter::new(),
+            memory: MemoryBudget::new(config.memory.transfers.0),
             started: Instant::now(),
             unique: AtomicU64::new(0),
             bound: OnceLock::new(),

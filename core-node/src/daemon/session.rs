@@ -44,7 +44,11 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, shown: headwa
             return;
         }
     };
-    let options = SessionOptions { window_bytes: core.window_bytes(), ..SessionOptions::default() };
+    let options = SessionOptions {
+        window_bytes: core.window_bytes(),
+        memory: Some(core.memory.clone()),
+        ..SessionOptions::default()
+    };
     let (handle, events) = Session::start(connection.clone(), control, Side::Listener, options);
     let peer = admitted.peer;
     let place = Sessions::enter(&core, peer.key, peer.name.clone(), remote, handle.clone());
