@@ -64,24 +64,28 @@ impl Product {
     /// Builds the program and gives its path.
     fn build(&self, target: Option<&str>, host: &str) -> anyhow::Result<PathBuf> {
         let target = match target {
-            Some(target) => target.to_owned(),
-            None if self.is_static && host == "x86_64-unknown-linux-gnu" && setup::musl_installed() => {
-                "x86_64-unknown-linux-musl".to_owned()
-            }
-            None => host.to_owned(),
+            Some(target) => Some(target),
+            None if !self.is_static => None,
+            None if host == "x86_64-unknown-linux-gnu" && setup::musl_installed() => Some("x86_64-unknown-linux-musl"),
+            None => Some(host),
         };
         let mut command = cargo();
         command.args(["build", "--locked", "--release", "--package", self.program, "--bin", self.program]);
-        // Naming the target keeps the flags away from build scripts and macros, which run here.
-        command.args(["--target", &target]);
+        let mut folder = target_dir();
+        if let Some(target) = target {
+            // Naming the target also keeps the flags below away from build scripts and macros, which run here.
+            command.args(["--target", target]);
+            folder.push(target);
+        }
         if self.is_static {
-            println!("{}: linked statically for {target}", self.program);
+            println!("{}: linked statically for {}", self.program, target.unwrap_or(host));
             command.env("RUSTFLAGS", "-C target-feature=+crt-static");
         }
-        run_command(&mut command).with_context(|| {
-            format!("is the target installed? `rustup target add {target}`, and a C compiler for it")
+        run_command(&mut command).with_context(|| match target {
+            Some(target) => format!("is the target installed? `rustup target add {target}`, and a C compiler for it"),
+            None => "the program can't be built".to_owned(),
         })?;
-        let program = target_dir().join(&target).join("release").join(self.program);
+        let program = folder.join("release").join(self.program);
         if self.is_static {
             check_static(&program)?;
         }

@@ -263,11 +263,17 @@ impl<'ast> Visit<'ast> for Look<'_> {
 
     fn visit_attribute(&mut self, attribute: &'ast syn::Attribute) {
         if let syn::Meta::List(list) = &attribute.meta {
-            let lifts = list.path.is_ident("allow") || list.path.is_ident("expect");
-            let of_unsafe = list.tokens.clone().into_iter().any(|token| token.to_string() == "unsafe_code");
-            if lifts && of_unsafe && !UNSAFE_IN.iter().any(|place| self.shown.starts_with(place)) {
-                let line = attribute.span().start().line;
-                self.survey.findings.push(format!("{}:{line} allows unsafe code, which has its own rooms", self.shown));
+            let says = |word: &str| list.tokens.clone().into_iter().any(|token| token.to_string() == word);
+            let line = attribute.span().start().line;
+            if list.path.is_ident("allow") || list.path.is_ident("expect") {
+                if !says("reason") {
+                    self.survey.findings.push(format!("{}:{line} lifts a lint and gives no reason", self.shown));
+                }
+                if says("unsafe_code") && !UNSAFE_IN.iter().any(|place| self.shown.starts_with(place)) {
+                    self.survey
+                        .findings
+                        .push(format!("{}:{line} allows unsafe code, which has its own rooms", self.shown));
+                }
             }
             self.named_by_tokens(list.tokens.clone());
         }
@@ -313,5 +319,6 @@ mod tests {
         check("edge-agent/src/cli/mod.rs", "#[derive(clap::Parser)] struct A;", 0);
         check("edge-agent/src/storage/mod.rs", "#[derive(clap::Parser)] struct A;", 1);
         check("core-node/src/serve.rs", "#![allow(unsafe_code, reason = \"x\")]", 1);
+        check("core-node/src/serve.rs", "#![allow(clippy::unwrap_used)]", 1);
     }
 }
