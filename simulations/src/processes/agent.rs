@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::core::plain_command;
 use super::daemon::{Daemon, show_if_failing};
-use super::{Program, Said, run, wait_for};
+use super::{Program, Said, program, run, wait_for};
 
 /// Tests write files and publish them at once; and they say themselves when to scan.
 const SETTINGS: &str = "[scan]\nsettle = \"0s\"\nwatch = false\n";
@@ -20,7 +20,8 @@ pub struct AgentProcess {
     base: TempDir,
     data: PathBuf,
     name: String,
-    user: Option<u32>,
+    /// Another user than the test's own, and the program where that one may reach it.
+    user: Option<(u32, PathBuf)>,
     daemon: Option<Daemon>,
 }
 
@@ -46,12 +47,14 @@ impl AgentProcess {
         Self { base, data, name: name.to_owned(), user: None, daemon: None }
     }
 
-    /// Runs everything as this user from now on; only root can do that.
+    /// Runs everything as this user from now on; only root can do that. The program is copied to where that user may reach it.
     pub fn as_user(&mut self, user: u32) {
-        for path in [self.base.path(), &self.data, &self.data.join("agent.toml")] {
+        let copied = self.base.path().join(Program::Agent.name());
+        std::fs::copy(program(Program::Agent), &copied).expect("copied");
+        for path in [self.base.path(), &self.data, &self.data.join("agent.toml"), &copied] {
             std::os::unix::fs::chown(path, Some(user), Some(user)).expect("root may give files away");
         }
-        self.user = Some(user);
+        self.user = Some((user, copied));
     }
 
     /// Its name.
@@ -85,11 +88,15 @@ impl AgentProcess {
 
     /// A command for this agent, not yet started.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = plain_command(Program::Agent);
+        let mut command = match &self.user {
+            Some((user, copied)) => {
+                let mut command = plain_command(copied);
+                command.uid(*user).gid(*user);
+                command
+            }
+            None => plain_command(&program(Program::Agent)),
+        };
         command.arg("--data").arg(&self.data).args(arguments);
-        if let Some(user) = self.user {
-            command.uid(user).gid(user);
-        }
         command
     }
 

@@ -73,16 +73,28 @@ impl CoreProcess {
     /// Starts the daemon, on the same address as ever, and waits until it is ready.
     #[track_caller]
     pub fn run(&mut self) {
+        if let Err(log) = self.try_run() {
+            panic!("the core ended instead of starting:\n{log}");
+        }
+    }
+
+    /// Starts the daemon and waits until it is ready, or has ended; then the end of its log is the error.
+    #[track_caller]
+    pub fn try_run(&mut self) -> Result<(), String> {
         assert!(self.daemon.is_none(), "the core runs already");
         let ready = self.data.join("address");
+        // A core that was killed leaves it behind.
         let _ = std::fs::remove_file(&ready);
         let mut daemon = Daemon::start(self.command(&["run"]), &self.log_file());
-        wait_for("the core to be ready", || {
-            let ended = daemon.ended();
-            assert!(ended.is_none(), "the core ended instead ({ended:?}):\n{}", daemon.log());
-            std::fs::read_to_string(&ready).ok().filter(|text| !text.trim().is_empty())
+        let is_ready = wait_for("the core to be ready", || match daemon.ended() {
+            Some(_) => Some(false),
+            None => std::fs::read_to_string(&ready).is_ok_and(|text| !text.trim().is_empty()).then_some(true),
         });
+        if !is_ready {
+            return Err(daemon.log());
+        }
         self.daemon = Some(daemon);
+        Ok(())
     }
 
     /// Ends the daemon with SIGKILL.
@@ -128,8 +140,13 @@ impl CoreProcess {
 
     /// A command for this core, not yet started.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = plain_command(Program::Core);
-        command.arg("--data").arg(&self.data).args(arguments);
+        Self::command_in(&self.data, arguments)
+    }
+
+    /// A command for whatever is in the data folder `data`.
+    pub fn command_in(data: &Path, arguments: &[&str]) -> Command {
+        let mut command = plain_command(&program(Program::Core));
+        command.arg("--data").arg(data).args(arguments);
         command
     }
 
@@ -202,8 +219,8 @@ impl Drop for CoreProcess {
 }
 
 /// A command with nothing of this test's environment that could steer the program.
-pub(super) fn plain_command(which: Program) -> Command {
-    let mut command = Command::new(program(which));
+pub(super) fn plain_command(program: &Path) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HEADWATER_") {
             command.env_remove(name);

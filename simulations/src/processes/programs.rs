@@ -70,7 +70,17 @@ fn build(profile_folder: &Path) {
     // Cargo's own lock keeps several tests from building at once.
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--quiet", "--profile", profile, "--package", "core-node", "--package", "edge-agent", "--target-dir"])
+        .args([
+            "build",
+            "--quiet",
+            "--profile",
+            profile,
+            "--package",
+            "core-node",
+            "--package",
+            "edge-agent",
+            "--target-dir",
+        ])
         .arg(target)
         .status()
         .expect("cargo runs");

@@ -109,6 +109,14 @@ impl Said {
         self
     }
 
+    /// What it said for people must hold all of `words`.
+    #[track_caller]
+    pub fn says(&self, words: &[&str]) {
+        for word in words {
+            assert!(self.stderr.contains(word), "it does not say `{word}`: {self:#?}");
+        }
+    }
+
     /// A sync must have failed in part with this code: as a document, and in words with a hint.
     #[track_caller]
     pub fn problem(&self, code: &str, words: &[&str]) -> Value {

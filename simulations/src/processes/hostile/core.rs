@@ -5,16 +5,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use headwater_protocol::id::{ChunkId, VersionId};
-use headwater_protocol::wire::{
-    Following, Hello, ItemKey, Message, OrdinalRange, PROTOCOL_REVISION, Welcome,
-};
+use headwater_protocol::wire::{Following, Hello, ItemKey, Message, OrdinalRange, PROTOCOL_REVISION, Welcome};
 use headwater_quic::{Arrival, Authority, Identity, Listener, ServerOptions, listen};
 use quinn::{Connection, RecvStream};
 
 use super::runtime;
 use super::wire::{Heard, Wire};
 use super::{Forgery, Item};
-use crate::processes::CoreProcess;
+use crate::processes::{CoreProcess, wait_for};
 
 /// Bytes of one item stream that are kept.
 const STREAM_BYTES_MAX: usize = 16 << 20;
@@ -32,6 +30,8 @@ pub struct Conduct {
     pub opening: Vec<Message>,
     /// Bytes that it sends in place of a welcome.
     pub in_place_of_welcome: Option<Vec<u8>>,
+    /// The commit record that it shows for every version; none: a good one.
+    pub commit: Option<Vec<u8>>,
     /// The revision that it claims to have chosen; none: the right one.
     pub revision: Option<u32>,
 }
@@ -43,8 +43,8 @@ pub struct Overheard {
     pub messages: Vec<String>,
     /// All bytes on control streams and item streams.
     pub bytes: Vec<u8>,
-    /// Ordinals that subscribers asked for.
-    pub asked_chunks: Vec<u64>,
+    /// Datasets and ordinals that subscribers asked for.
+    pub asked_chunks: Vec<(String, u64)>,
     /// Items that subscribers asked for again.
     pub asked_again: usize,
     /// Datasets that were offered.
@@ -84,7 +84,8 @@ impl HostileCore {
         let heard = Arc::new(Mutex::new(Overheard::default()));
         let _inside = runtime().enter();
         let options = ServerOptions::default();
-        let listener = listen(core.address(), &authority, &identity, &options).expect("the core's place is free");
+        let listener =
+            wait_for("the core's place to be free", || listen(core.address(), &authority, &identity, &options).ok());
         let task = runtime().spawn(accept(listener.clone(), Arc::new(identity), conduct, Arc::clone(&heard)));
         Self { listener, heard, task }
     }
@@ -115,6 +116,7 @@ async fn accept(listener: Listener, identity: Arc<Identity>, conduct: Arc<Conduc
             identity: Arc::clone(&identity),
             conduct: Arc::clone(&conduct),
             heard: Arc::clone(&heard),
+            fetched: HashMap::new(),
         };
         tokio::spawn(session.run(connection));
     }
@@ -124,10 +126,12 @@ struct Session {
     identity: Arc<Identity>,
     conduct: Arc<Conduct>,
     heard: Arc<Mutex<Overheard>>,
+    /// Which dataset each transfer is about.
+    fetched: HashMap<u32, String>,
 }
 
 impl Session {
-    async fn run(self, connection: Connection) {
+    async fn run(mut self, connection: Connection) {
         let Ok(streams) = connection.accept_bi().await else { return };
         self.note(|heard| heard.sessions += 1);
         let items = tokio::spawn(listen_to_items(connection.clone(), Arc::clone(&self.heard)));
@@ -148,7 +152,7 @@ impl Session {
         change(&mut self.heard.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    async fn apply(&self, wire: &mut Wire, message: Message) {
+    async fn apply(&mut self, wire: &mut Wire, message: Message) {
         match message {
             Message::Hello(hello) => self.welcome(wire, hello).await,
             Message::Heads { .. } => wire.say(&Message::HeadsAre(Vec::new())).await,
@@ -164,14 +168,13 @@ impl Session {
             Message::Fetch { transfer, dataset, .. } => self.offer(wire, transfer, dataset).await,
             Message::NeedPages { transfer, ids } => {
                 for id in ids {
-                    if let Some(page) = self.conduct.versions.values().find_map(|forgery| forgery.pages.get(&id)) {
-                        send(wire, transfer, ItemKey::Page(id), &Item::plain(page)).await;
-                    }
+                    self.send_page(wire, transfer, id).await;
                 }
             }
             Message::NeedChunks { transfer, ranges, .. } => {
                 for ordinal in ranges.iter().flat_map(|range| range.first..range.first + range.count) {
-                    self.note(|heard| heard.asked_chunks.push(ordinal));
+                    let dataset = self.fetched.get(&transfer).cloned().unwrap_or_default();
+                    self.note(|heard| heard.asked_chunks.push((dataset, ordinal)));
                     self.send_chunk(wire, transfer, ordinal).await;
                 }
             }
@@ -180,7 +183,7 @@ impl Session {
                     self.note(|heard| heard.asked_again += 1);
                     match key {
                         ItemKey::Chunk(ordinal) => self.send_chunk(wire, transfer, ordinal).await,
-                        ItemKey::Page(_) => {}
+                        ItemKey::Page(id) => self.send_page(wire, transfer, id).await,
                     }
                 }
             }
@@ -219,15 +222,29 @@ impl Session {
         }
     }
 
-    async fn offer(&self, wire: &mut Wire, transfer: u32, dataset: String) {
+    async fn offer(&mut self, wire: &mut Wire, transfer: u32, dataset: String) {
         let Some(forgery) = self.conduct.versions.get(&dataset) else { return };
-        let commit = forgery.committed(&dataset, &self.identity);
-        wire.say(&Message::Offer { transfer, dataset, manifest: forgery.manifest.clone(), commit }).await;
+        let commit = match &self.conduct.commit {
+            Some(commit) => commit.clone(),
+            None => forgery.committed(&dataset, &self.identity),
+        };
+        let manifest = forgery.manifest.clone();
+        wire.say(&Message::Offer { transfer, dataset: dataset.clone(), manifest, commit }).await;
+        self.fetched.insert(transfer, dataset);
     }
 
-    /// A hostile core has one version for each test, so the ordinal says enough.
+    fn forgery(&self, transfer: u32) -> Option<&Forgery> {
+        self.fetched.get(&transfer).and_then(|dataset| self.conduct.versions.get(dataset))
+    }
+
+    async fn send_page(&self, wire: &mut Wire, transfer: u32, id: ChunkId) {
+        if let Some(page) = self.forgery(transfer).and_then(|forgery| forgery.pages.get(&id)) {
+            send(wire, transfer, ItemKey::Page(id), &Item::plain(page)).await;
+        }
+    }
+
     async fn send_chunk(&self, wire: &mut Wire, transfer: u32, ordinal: u64) {
-        let item = self.conduct.versions.values().find_map(|forgery| forgery.chunks.get(ordinal as usize));
+        let item = self.forgery(transfer).and_then(|forgery| forgery.chunks.get(ordinal as usize));
         match item.and_then(Option::as_ref) {
             Some(item) => send(wire, transfer, ItemKey::Chunk(ordinal), item).await,
             None => {

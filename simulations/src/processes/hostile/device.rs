@@ -118,6 +118,18 @@ impl HostileDevice {
         self.offer_with(dataset, forgery, &commit)
     }
 
+    /// Offers a version under a name that need not be one, with a commit record for `dataset`.
+    #[track_caller]
+    pub fn offer_as(&mut self, name: &str, dataset: &str, forgery: &Forgery) -> Answer {
+        let commit = forgery.commit(dataset, &self.identity);
+        self.offer_with(name, forgery, &commit)
+    }
+
+    /// Sends an item that nobody has asked for.
+    pub fn stray_item(&mut self, transfer: u32) {
+        self.send(transfer, ItemKey::Chunk(0), &Item::plain(b"nobody asked for this"));
+    }
+
     /// The same with a commit record of one's own.
     #[track_caller]
     pub fn offer_with(&mut self, dataset: &str, forgery: &Forgery, commit: &CommitRecord) -> Answer {

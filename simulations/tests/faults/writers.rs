@@ -1,0 +1,62 @@
+//! A dataset has one writer.
+
+use simulations::processes::{Rights, folder};
+
+use crate::{DATASET, Pair};
+
+#[test]
+fn a_second_writer() {
+    let pair = Pair::synced();
+    let other = pair.core.device("south");
+    let source = other.scratch().join("source");
+    folder::fill(&source, 8, 5, 0);
+    other.publish(&source, DATASET);
+    let problem = other.sync_once().problem("HW-2001", &["north"]);
+    assert!(problem["hint"].as_str().is_some_and(|hint| hint.contains("hand-over")), "{problem}");
+    assert_eq!(pair.core.list(&["dataset", "log", DATASET]).len(), 1);
+    // Under another name it is welcome.
+    other.run_command(&["remove", DATASET]).success();
+    other.publish(&source, "cam/south");
+    other.sync();
+    folder::assert_same(&source, &pair.core.export("cam/south"));
+    pair.still_works();
+}
+
+#[test]
+fn the_core_as_a_second_writer() {
+    let pair = Pair::synced();
+    let folder = pair.source.to_str().expect("plain");
+    let said = pair.core.run_command(&["import", folder, "--dataset", DATASET]);
+    said.failed("HW-2001", &["north"]);
+    pair.still_works();
+}
+
+#[test]
+fn a_name_that_the_device_has_no_right_to() {
+    let pair = Pair::synced();
+    let other = pair.core.device_with("south", Rights { write: "cam/{device}", read: "nothing" });
+    let source = other.scratch().join("source");
+    folder::fill(&source, 8, 5, 0);
+    other.publish(&source, "lab/data");
+    other.sync_once().problem("HW-2006", &["lab/data"]);
+    other.run_command(&["remove", "lab/data"]).success();
+    other.publish(&source, "cam/{device}");
+    other.sync();
+    folder::assert_same(&source, &pair.core.export("cam/south"));
+    pair.still_works();
+}
+
+#[test]
+fn a_dataset_that_the_device_may_not_read() {
+    let pair = Pair::synced();
+    let other = pair.core.device_with("blind", Rights { write: "**", read: "models/**" });
+    other.subscribe(DATASET);
+    let hidden = other.sync_once().problem("HW-2002", &[DATASET]);
+    other.run_command(&["remove", DATASET]).success();
+    other.subscribe("cam/nonesuch");
+    let absent = other.sync_once().problem("HW-2002", &["cam/nonesuch"]);
+    let text =
+        |problem: &serde_json::Value, name: &str| problem["message"].as_str().map(|text| text.replace(name, "NAME"));
+    assert_eq!(text(&hidden, DATASET), text(&absent, "cam/nonesuch"), "the two must look the same");
+    pair.still_works();
+}
