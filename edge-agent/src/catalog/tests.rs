@@ -1,3 +1,5 @@
+//! What the catalog keeps, how it tells damage from trouble, and what it refuses untouched.
+
 use headwater_protocol::chunking::{ChunkerParams, GroupingParams};
 use headwater_protocol::id::{ChunkId, VersionId};
 use headwater_protocol::manifest::Manifest;

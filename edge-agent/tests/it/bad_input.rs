@@ -1,3 +1,5 @@
+//! What a person or a core may get wrong: each mistake gets a clear error with a hint, and nothing is lost.
+
 use std::fs;
 use std::process::Command;
 

@@ -1,3 +1,5 @@
+//! The daemon and its link: offline, killed, restarted, with files that change underneath; it always catches up.
+
 use std::fs;
 use std::time::{Duration, Instant};
 

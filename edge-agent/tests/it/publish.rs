@@ -1,3 +1,5 @@
+//! Publishing: what becomes a version, what a change costs, and what deletions do in each mode.
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 

@@ -1,3 +1,5 @@
+//! Subscribing: versions arrive whole, link what did not change, and reuse what the device has already.
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
