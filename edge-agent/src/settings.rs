@@ -26,7 +26,7 @@ const FOLDERS_HEADER: &str = "# Folders that commands of edge-agent added. Your 
 /// Versions of a subscription that stay beside the current one's predecessors, if nobody says otherwise.
 pub const KEEP_VERSIONS: u32 = 3;
 /// Time between two scans of a published folder, if nobody says otherwise. Watching finds most changes sooner.
-pub const SCAN_EVERY: Duration = Duration::from_secs(300);
+pub const SCAN_EVERY: Duration = Duration::from_mins(5);
 /// Time that a file must have been left alone before it is published, if nobody says otherwise.
 pub const SETTLE: Duration = Duration::from_secs(2);
 /// Most folders of one agent.

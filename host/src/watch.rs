@@ -112,13 +112,13 @@ impl Watch {
         loop {
             let raw = match self.due {
                 None => self.events.recv().await,
-                Some((quiet, latest)) => match timeout_at(quiet.min(latest), self.events.recv()).await {
-                    Ok(raw) => raw,
-                    Err(_) => {
+                Some((quiet, latest)) => {
+                    let Ok(raw) = timeout_at(quiet.min(latest), self.events.recv()).await else {
                         self.due = None;
                         return Hint::Changed(std::mem::take(&mut self.changed));
-                    }
-                },
+                    };
+                    raw
+                }
             };
             match raw {
                 Some(Raw::Paths(paths)) => paths.iter().for_each(|path| self.note(path)),

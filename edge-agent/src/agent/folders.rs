@@ -1,6 +1,6 @@
 //! The folders and subscriptions in force: what settings say, with names filled in for this device.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use headwater_host::config::HumanDuration;
@@ -167,7 +167,7 @@ impl Agent {
         }
     }
 
-    fn check_folder(&self, folder: &PathBuf) -> Result<(), CodedError> {
+    fn check_folder(&self, folder: &Path) -> Result<(), CodedError> {
         if !folder.is_dir() {
             return Err(CodedError::new(&codes::FOLDER_MISSING, format!("`{}` is no folder", folder.display())));
         }

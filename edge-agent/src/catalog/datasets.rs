@@ -136,17 +136,16 @@ impl Catalog {
                 .query_row(params![name, role.number(), folder_bytes], |row| row.get(0))
                 .optional()
         };
-        let id: i64 = match find().map_err(failed)? {
-            Some(id) => id,
-            None => {
-                connection
-                    .execute(
-                        "INSERT INTO datasets (name, role, folder) VALUES (?1, ?2, ?3)",
-                        params![name, role.number(), folder_bytes],
-                    )
-                    .map_err(failed)?;
-                connection.last_insert_rowid()
-            }
+        let id: i64 = if let Some(id) = find().map_err(failed)? {
+            id
+        } else {
+            connection
+                .execute(
+                    "INSERT INTO datasets (name, role, folder) VALUES (?1, ?2, ?3)",
+                    params![name, role.number(), folder_bytes],
+                )
+                .map_err(failed)?;
+            connection.last_insert_rowid()
         };
         Ok(DatasetRow { id: DatasetId(id), name: name.to_owned(), role, folder: folder.to_owned() })
     }

@@ -62,6 +62,11 @@ impl CatalogError {
                     damaged(&source)
                 }
                 ErrorCode::DiskFull => Self::Full,
+                // The file that readers and writers share grows before anything is written, and SQLite has no word for its
+                // lack of room.
+                ErrorCode::SystemIoFailure if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE => {
+                    Self::Full
+                }
                 ErrorCode::SystemIoFailure if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHORT_READ => {
                     damaged(&source)
                 }

@@ -85,9 +85,12 @@ fn what_a_newer_release_wrote_is_refused_and_untouched() {
     assert!(matches!(Catalog::open(folder.path()), Err(CatalogError::Newer { found: 99, .. })));
 }
 
+/// What is done to a catalog's file.
+type Damage = fn(&Path);
+
 #[test]
 fn damage_is_told_from_trouble() {
-    let cases: &[(&str, fn(&Path))] = &[
+    let cases: &[(&str, Damage)] = &[
         ("garbage", |path| std::fs::write(path, vec![0xa5; 9000]).expect("written")),
         ("a zeroed header", |path| {
             let mut bytes = std::fs::read(path).expect("read");

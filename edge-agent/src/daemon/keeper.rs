@@ -13,7 +13,7 @@ use crate::session::collect::Collector;
 use crate::session::publish::{Rounds, publish};
 
 /// The longest wait after something went wrong with a folder.
-const RETRY_LONGEST: Duration = Duration::from_secs(120);
+const RETRY_LONGEST: Duration = Duration::from_mins(2);
 /// Added to the time in which files will have settled, so that the scan then finds them so.
 const SETTLE_MARGIN: Duration = Duration::from_millis(50);
 

@@ -15,7 +15,7 @@ use crate::session::sync::{connect, own_names, peer_status};
 /// A session that lasted this long was a good one: the next wait is short again.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
 /// How often the core is told how this device is, if something changed.
-const STATUS_EVERY: Duration = Duration::from_secs(60);
+const STATUS_EVERY: Duration = Duration::from_mins(1);
 
 /// Keeps a session until the core says that this device is no longer welcome; that is the error.
 pub(super) async fn keep(agent: Arc<Agent>) -> Result<(), CodedError> {

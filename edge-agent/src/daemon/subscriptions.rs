@@ -16,7 +16,7 @@ use crate::session::subscribe::fetch;
 use crate::session::sync::{count_wire, wanted};
 
 /// The longest wait after something went wrong.
-const RETRY_LONGEST: Duration = Duration::from_secs(120);
+const RETRY_LONGEST: Duration = Duration::from_mins(2);
 
 /// Keeps the subscriptions until dropped.
 pub(super) async fn keep(agent: Arc<Agent>, subscriptions: Vec<Subscription>) {

@@ -14,7 +14,7 @@ use headwater_quic::session::{SessionEvent, SessionEvents, SessionHandle, Sessio
 use tokio::sync::watch;
 
 /// How long the core may take to answer a question that needs no work.
-const ANSWER_WAIT: Duration = Duration::from_secs(60);
+const ANSWER_WAIT: Duration = Duration::from_mins(1);
 
 /// A live session. Cheap to clone.
 #[derive(Clone)]

@@ -109,11 +109,12 @@ pub(crate) fn transfer_error(catalog: &Catalog, error: TransferError) -> CodedEr
         return CodedError::new(&codes::CATALOG_DAMAGED, error.to_string());
     }
     match error {
-        TransferError::Refused(refusal) => refusal.into(),
+        TransferError::Refused(refusal) | TransferError::Destination(DestinationError::Refused(refusal)) => {
+            refusal.into()
+        }
         TransferError::Disconnected(reason) => {
             CodedError::new(&codes::SESSION_ENDED, format!("the session with the core ended: {reason}"))
         }
-        TransferError::Destination(DestinationError::Refused(refusal)) => refusal.into(),
         TransferError::Violation(violation) => {
             CodedError::new(&codes::BAD_FRAME, format!("the core broke the protocol: {violation}"))
         }

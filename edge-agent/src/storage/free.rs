@@ -138,7 +138,10 @@ impl Freeing<'_> {
                 record.path.strip_prefix(path.as_bytes()).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')));
             if !below {
                 // Names that only begin alike may stand between a folder's contents; what comes after them is no longer below.
-                if record.path.starts_with(path.as_bytes()) { continue } else { break }
+                if record.path.starts_with(path.as_bytes()) {
+                    continue;
+                }
+                break;
             }
             found = true;
             if record.kind == FileKind::File && record.size > 0 {

@@ -25,7 +25,7 @@ pub use said::{Said, run};
 use std::time::{Duration, Instant};
 
 /// Longest that anything may take before a test gives it up.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 /// Time between two looks at something that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 

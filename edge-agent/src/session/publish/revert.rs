@@ -39,7 +39,7 @@ pub(super) fn revert(
     let pages = DatasetPages::new(Arc::clone(catalog), row.id);
     let manifest = version.decode_manifest()?;
     let tree = Tree::new(&manifest, &pages);
-    let bad = bad_files(&tree, &row.folder, unavailable).map_err(unreadable)?;
+    let bad = bad_files(&tree, &row.folder, unavailable).map_err(|error| unreadable(&error))?;
     if bad.is_empty() {
         return Ok(0);
     }
@@ -48,11 +48,11 @@ pub(super) fn revert(
     let mut edits = Vec::with_capacity(bad.len());
     for path in &bad {
         let before = match &committed_manifest {
-            Some(manifest) => Tree::new(manifest, &pages).find(path).map_err(unreadable)?,
+            Some(manifest) => Tree::new(manifest, &pages).find(path).map_err(|error| unreadable(&error))?,
             None => None,
         };
         edits.push(match before {
-            Some(record) => Edit::Put(BuildEntry::pinned(&record).map_err(failed)?),
+            Some(record) => Edit::Put(BuildEntry::pinned(&record).map_err(|error| failed(&error))?),
             None => Edit::Remove(path.clone()),
         });
     }
@@ -65,8 +65,9 @@ pub(super) fn revert(
         stamps: Vec::new(),
     };
     let mut shared = FolderFiles(&row.folder);
-    let builder = TreeBuilder::new(manifest.chunker, manifest.grouping, &mut sink, &mut shared).map_err(failed)?;
-    let built = edit(Some(tree), edits, builder).map_err(failed)?;
+    let builder = TreeBuilder::new(manifest.chunker, manifest.grouping, &mut sink, &mut shared)
+        .map_err(|error| failed(&error))?;
+    let built = edit(Some(tree), edits, builder).map_err(|error| failed(&error))?;
     sink.finish()?;
     let manifest = Manifest { height: built.height, root: built.root, ..manifest.clone() };
     let body = manifest.encode();
@@ -201,10 +202,10 @@ impl PageSink for RevertSink<'_> {
     }
 }
 
-fn unreadable(error: TreeError) -> CodedError {
+fn unreadable(error: &TreeError) -> CodedError {
     CodedError::new(&codes::CATALOG_DAMAGED, error.to_string())
 }
 
-fn failed(error: impl std::fmt::Display) -> CodedError {
+fn failed(error: &impl std::fmt::Display) -> CodedError {
     CodedError::new(&codes::CATALOG_FAILED, format!("a version can't be built without files that changed: {error}"))
 }

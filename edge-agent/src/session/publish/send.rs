@@ -86,13 +86,10 @@ pub fn serve_fetch(agent: &Arc<Agent>, handle: SessionHandle, transfer: u32, dat
     let agent = Arc::clone(agent);
     tokio::spawn(async move {
         let found = find_published(&agent, &dataset, &version);
-        let (row, known) = match found {
-            Ok(Some(found)) => found,
-            Ok(None) | Err(_) => {
-                let refusal = CodedError::new(&codes::NOT_FOUND, "this device has no such version");
-                let _ = handle.refuse(transfer, refusal.refusal()).await;
-                return;
-            }
+        let Ok(Some((row, known))) = found else {
+            let refusal = CodedError::new(&codes::NOT_FOUND, "this device has no such version");
+            let _ = handle.refuse(transfer, refusal.refusal()).await;
+            return;
         };
         let source = match source(&agent.catalog(), &row, &known) {
             Ok(source) => source,

@@ -258,6 +258,6 @@ fn staging_error(error: StagingError) -> DestinationError {
     }
     match error {
         StagingError::Catalog(error) => catalog_error(error),
-        other => DestinationError::Io(Box::new(other)),
+        io @ StagingError::Io { .. } => DestinationError::Io(Box::new(io)),
     }
 }

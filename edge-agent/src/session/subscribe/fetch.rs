@@ -44,7 +44,7 @@ pub async fn fetch(
             .fetch_version(&newest.dataset, newest.version, Arc::new(destination.clone()), progress)
             .await
             .map_err(|error| transfer_error(&catalog, error))?;
-        received = add(received, report);
+        received = add(&received, report);
         match write_out(&catalog, &row, newest, subscription.keep, destination).await? {
             Ok(version) => {
                 agent.note(EventLevel::Info, "", &newest.dataset, format!("version {} is here", newest.number));
@@ -125,7 +125,7 @@ async fn write_out(
     .await?
 }
 
-fn add(left: ReceiveReport, right: ReceiveReport) -> ReceiveReport {
+fn add(left: &ReceiveReport, right: ReceiveReport) -> ReceiveReport {
     let mut sum = right;
     sum.wire.pages += left.wire.pages;
     sum.wire.chunks += left.wire.chunks;
