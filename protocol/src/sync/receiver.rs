@@ -3,7 +3,7 @@
 mod flights;
 mod state;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::walk::{FoundChunk, Skipped, Walk};
@@ -91,6 +91,8 @@ pub struct Receiver {
     questions: usize,
     arriving: BTreeMap<ItemKey, Arriving>,
     again: Vec<ItemKey>,
+    /// Items that were asked for again and are not here yet: nobody gets a third try.
+    repeated: BTreeSet<ItemKey>,
     granted_bytes: u64,
     received_bytes: u64,
     regrant_bytes: u64,
@@ -125,6 +127,7 @@ impl Receiver {
             questions: 0,
             arriving: BTreeMap::new(),
             again: Vec::new(),
+            repeated: BTreeSet::new(),
             granted_bytes: 0,
             received_bytes: 0,
             regrant_bytes: window_bytes,
@@ -325,11 +328,11 @@ impl Receiver {
     }
 
     /// The bytes of an item are not what they should be, or what its delta or prefix stands on is not here. It is asked for
-    /// again, plain; unless it was plain and whole: then the sender sent other bytes.
+    /// again, plain; unless it was plain and whole, or had been asked for again already: then the sender sent other bytes.
     pub fn handle_unusable(&mut self, key: ItemKey) {
         let Some(arriving) = self.arriving.remove(&key) else { return };
         self.regrant_bytes += u64::from(arriving.payload_bytes);
-        if arriving.plain_whole {
+        if arriving.plain_whole || !self.repeated.insert(key) {
             return self.violated(Violation::WrongBytes(key));
         }
         match key {
@@ -344,6 +347,7 @@ impl Receiver {
         for key in keys {
             let Some(arriving) = self.arriving.remove(key) else { continue };
             self.regrant_bytes += u64::from(arriving.payload_bytes);
+            self.repeated.remove(key);
             match key {
                 ItemKey::Page(id) => self.walk.stored(id),
                 ItemKey::Chunk(ordinal) => {

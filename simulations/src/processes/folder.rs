@@ -17,7 +17,7 @@ impl Dice {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -27,14 +27,14 @@ impl Dice {
 
     /// A number below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end.max(1)
+        self.draw() % end.max(1)
     }
 
     /// Bytes that don't compress.
     pub fn bytes(&mut self, length: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(length + 8);
         while bytes.len() < length {
-            bytes.extend_from_slice(&self.next().to_le_bytes());
+            bytes.extend_from_slice(&self.draw().to_le_bytes());
         }
         bytes.truncate(length);
         bytes
@@ -81,6 +81,8 @@ pub fn listing(folder: &Path) -> BTreeMap<PathBuf, Entry> {
             } else if metadata.is_dir() {
                 waiting.push(path);
                 ('d', Vec::new(), 0)
+            } else if !metadata.is_file() {
+                ('s', Vec::new(), 0)
             } else {
                 let time_ns = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
                 ('f', fs::read(&path).expect("a file"), time_ns)

@@ -163,7 +163,7 @@ fn folders_and_files_without_read_rights() {
         let status = std::process::Command::new("chown").args(["-R", &NOBODY.to_string()]).arg(&source).status();
         assert!(status.expect("chown runs").success());
     }
-    core.admit(&agent, Default::default());
+    core.admit(&agent, simulations::processes::Rights::default());
     agent.publish(&source, DATASET);
     agent.sync();
     let before = core.export(DATASET);

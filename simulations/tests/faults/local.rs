@@ -171,7 +171,8 @@ fn a_local_folder_can_not_be_published_by_the_back_door() {
     let (pair, _) = with_diary();
     let folder = diary_folder(&pair);
     let text = |path: &Path| path.to_str().expect("plain").to_owned();
-    pair.publisher.run_command(&["publish", &text(&folder), "--dataset", DIARY]).failed("HW-2007", &[]);
+    let same = pair.publisher.run_command(&["publish", &text(&folder), "--dataset", "leak"]);
+    same.failed("HW-5001", &[]).says(&["local", "would leave the device"]);
     let inner = folder.join("inner");
     fs::create_dir(&inner).expect("made");
     let said = pair.publisher.run_command(&["publish", &text(&inner), "--dataset", "leak"]);

@@ -72,7 +72,7 @@ impl TakenOver {
     #[track_caller]
     fn assert_nothing_written(&self) {
         let bait = self.pair.subscriber.scratch().join("subscribed/bait");
-        let found = if bait.exists() { folder::listing(&bait) } else { Default::default() };
+        let found = if bait.exists() { folder::listing(&bait) } else { std::collections::BTreeMap::default() };
         let visible: Vec<_> = found.iter().filter(|(_, entry)| entry.0 != 'd').map(|(path, _)| path).collect();
         let current = visible.iter().any(|path| path.ends_with("current"));
         assert!(!current, "a version became visible: {visible:?}");

@@ -200,6 +200,19 @@ fn wrong_bytes_break_a_transfer_only_if_they_came_plain_and_whole() {
 }
 
 #[test]
+fn nobody_gets_a_third_try() {
+    let version = version();
+    let mut receiver = receiver(&version, true);
+    let zstd = ItemHeader { encoding: Encoding::Zstd { from_offset: 0 }, ..chunk_header(&version, 0) };
+    receiver.handle_item(&zstd).expect("asked for");
+    receiver.handle_unusable(zstd.key);
+    drain(&mut receiver);
+    receiver.handle_item(&zstd).expect("asked for again, and compressed all the same");
+    receiver.handle_unusable(zstd.key);
+    assert_eq!(broken(&mut receiver), Violation::WrongBytes(zstd.key));
+}
+
+#[test]
 fn pages_that_do_not_fit_break_a_transfer() {
     let files: Files = (0..200).map(|n| (format!("{n:03}"), File::Chunks(vec![n, n + 1]))).collect();
     let version = Version::of(&files);

@@ -245,12 +245,11 @@ impl Session {
 
     async fn send_chunk(&self, wire: &mut Wire, transfer: u32, ordinal: u64) {
         let item = self.forgery(transfer).and_then(|forgery| forgery.chunks.get(ordinal as usize));
-        match item.and_then(Option::as_ref) {
-            Some(item) => send(wire, transfer, ItemKey::Chunk(ordinal), item).await,
-            None => {
-                let ranges = vec![OrdinalRange { first: ordinal, count: 1 }];
-                wire.say(&Message::Unavailable { transfer, ranges }).await;
-            }
+        if let Some(item) = item.and_then(Option::as_ref) {
+            send(wire, transfer, ItemKey::Chunk(ordinal), item).await;
+        } else {
+            let ranges = vec![OrdinalRange { first: ordinal, count: 1 }];
+            wire.say(&Message::Unavailable { transfer, ranges }).await;
         }
     }
 }

@@ -12,6 +12,9 @@ use super::wire::{Heard, Wire};
 use super::{Forgery, Item};
 use crate::processes::{AgentProcess, CoreProcess};
 
+/// Repeated questions for items after which a test calls it endless.
+const AGAIN_MAX: usize = 64;
+
 /// How a core answered an offer.
 #[derive(Debug)]
 pub enum Answer {
@@ -172,6 +175,7 @@ impl HostileDevice {
             }
             Message::Again { keys, .. } => {
                 self.asked_again += keys.len();
+                assert!(self.asked_again < AGAIN_MAX, "the core asks for the same again and again");
                 for key in keys {
                     match key {
                         ItemKey::Page(id) => self.send(transfer, key, &Item::plain(&forgery.pages[&id])),
@@ -188,12 +192,11 @@ impl HostileDevice {
     }
 
     fn send_chunk(&mut self, transfer: u32, forgery: &Forgery, ordinal: u64) {
-        match forgery.chunks.get(ordinal as usize).and_then(Option::as_ref) {
-            Some(item) => self.send(transfer, ItemKey::Chunk(ordinal), item),
-            None => {
-                let ranges = vec![OrdinalRange { first: ordinal, count: 1 }];
-                self.say(&Message::Unavailable { transfer, ranges });
-            }
+        if let Some(item) = forgery.chunks.get(ordinal as usize).and_then(Option::as_ref) {
+            self.send(transfer, ItemKey::Chunk(ordinal), item);
+        } else {
+            let ranges = vec![OrdinalRange { first: ordinal, count: 1 }];
+            self.say(&Message::Unavailable { transfer, ranges });
         }
     }
 

@@ -47,6 +47,7 @@ impl Item {
 impl Forgery {
     /// A version with one leaf page, whatever its bytes are, and the reference that is made to it.
     pub fn new(leaf: Vec<u8>, root: ChildRef, chunks: Vec<Option<Item>>) -> Self {
+        let id = root.id;
         let manifest = Manifest {
             chunker: ChunkerParams::default(),
             grouping: GroupingParams::default(),
@@ -54,9 +55,9 @@ impl Forgery {
             origin: "nowhere".to_owned(),
             metadata: Vec::new(),
             height: 0,
-            root: Some(root.clone()),
+            root: Some(root),
         };
-        Self { manifest: manifest.encode(), pages: HashMap::from([(root.id, leaf)]), chunks, number: 1 }
+        Self { manifest: manifest.encode(), pages: HashMap::from([(id, leaf)]), chunks, number: 1 }
     }
 
     /// A version of these records, with references and sums as they should be for them; `table` is the page's chunk table.
