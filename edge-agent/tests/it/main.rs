@@ -7,3 +7,4 @@ mod link;
 mod publish;
 mod subscribe;
 mod support;
+mod unmounted;

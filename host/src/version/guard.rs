@@ -12,7 +12,7 @@ use headwater_protocol::record::FileKind;
 use headwater_protocol::tree::{Tree, TreeError};
 use rustix::fs::{Mode, OFlags};
 
-use super::build::root_error;
+use super::build::{BuildVersionError, root_error};
 use crate::beneath;
 use crate::error::{CodedError, codes};
 use crate::scan::ScanOptions;
@@ -54,6 +54,15 @@ pub enum StandingError {
     /// The earlier version can't be read.
     #[error("the earlier version can't be read: {0}")]
     Earlier(#[from] TreeError),
+}
+
+impl From<StandingError> for CodedError {
+    fn from(error: StandingError) -> Self {
+        match error {
+            StandingError::Walk(error) => BuildVersionError::from(error).into(),
+            StandingError::Earlier(error) => Self::new(&codes::CATALOG_DAMAGED, error.to_string()),
+        }
+    }
 }
 
 impl From<Suspicion> for CodedError {

@@ -62,10 +62,12 @@ pub fn build(
     let base = pending.as_ref().or(committed.as_ref());
     let base_manifest = base.map(VersionRow::decode_manifest).transpose()?;
     let pages = DatasetPages::new(Arc::clone(&catalog), row.id);
-    let keep = Keep::new(&catalog, row.id, folder, committed.as_ref(), base)?;
+    let options = options(agent, folder, cancel);
+    let tree = base_manifest.as_ref().map(|manifest| Tree::new(manifest, &pages));
+    let suspect = folder.mode == Mode::Mirror && is_suspect(agent, &catalog, row.id, folder, &options.scan, tree)?;
+    let keep = Keep::new(&catalog, row.id, folder, suspect, committed.as_ref(), base)?;
     let mut stamps = CatalogStamps::new(&catalog, row.id);
     let mut sink = CatalogSink::new(&catalog, row.id, folder.role != Role::Local);
-    let options = options(agent, folder, cancel);
     let earlier = match (&base_manifest, base) {
         (Some(manifest), Some(base)) => Some(Earlier { id: base.version, manifest, pages: &pages }),
         _ => None,
@@ -91,6 +93,28 @@ pub fn build(
     };
     let skipped = skipped(agent, folder, &report);
     Ok(Built { row, is_new, report, skipped })
+}
+
+/// Whether a mirrored folder looks like the empty place of a disk that is not mounted; that is said once.
+fn is_suspect(
+    agent: &Agent,
+    catalog: &Catalog,
+    dataset: DatasetId,
+    folder: &Folder,
+    scan: &ScanOptions,
+    earlier: Option<Tree<'_>>,
+) -> Result<bool, CodedError> {
+    let key = format!("device.{}", dataset.number());
+    let before = catalog.meta(&key)?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+    let standing = version::standing(&folder.path, scan, earlier, before)?;
+    if let Some(suspicion) = standing.suspicion {
+        agent.note_error(folder.dataset.as_str(), &CodedError::from(suspicion));
+        return Ok(true);
+    }
+    if before != Some(standing.device) {
+        catalog.put_meta(&key, &standing.device.to_le_bytes())?;
+    }
+    Ok(false)
 }
 
 /// Puts the built version into the catalog, following the newest committed one. It may prove to be that one again.
@@ -186,12 +210,13 @@ fn skip_reason(reason: &SkipReason) -> String {
 /// Which files that are gone from the folder stay in the next version.
 ///
 /// - `append`: those that the core has, unless the user deleted them by command.
-/// - `mirror`: those that were freed. After the catalog was lost, nobody knows any more which these were, so all that
+/// - `mirror`: those that were freed, and all of them while the folder is suspect. After the catalog was lost, nobody knows any more which these were, so all that
 ///   are missing count as freed: a command can still delete them, but nothing brings a version back.
 struct Keep<'a> {
     catalog: &'a Catalog,
     dataset: DatasetId,
     mode: Mode,
+    suspect: bool,
     recovering: bool,
     committed: Option<(Manifest, DatasetPages)>,
     committed_is_base: bool,
@@ -204,6 +229,7 @@ impl<'a> Keep<'a> {
         catalog: &'a Arc<Catalog>,
         dataset: DatasetId,
         folder: &Folder,
+        suspect: bool,
         committed: Option<&VersionRow>,
         base: Option<&VersionRow>,
     ) -> Result<Self, CatalogError> {
@@ -213,6 +239,7 @@ impl<'a> Keep<'a> {
             catalog,
             dataset,
             mode: folder.mode,
+            suspect,
             recovering: catalog.meta(&recovering_key(dataset))?.is_some(),
             committed_is_base: committed.map(|row| row.version) == base.map(|row| row.version),
             committed: manifest.map(|manifest| (manifest, pages())),
@@ -225,7 +252,7 @@ impl<'a> Keep<'a> {
         if self.deletions.iter().any(|deleted| is_at_or_below(path.as_bytes(), deleted)) || !self.is_committed(path) {
             return false;
         }
-        if self.mode == Mode::Append {
+        if self.mode == Mode::Append || self.suspect {
             return true;
         }
         if self.recovering {

@@ -95,6 +95,8 @@ pub(crate) async fn run(
 enum Next {
     Event(Option<Box<TransferEvent>>),
     Loaded(Loaded),
+    /// A source panicked; what it was to load will never come.
+    Panicked,
     Written(Written),
     Sent,
 }
@@ -111,13 +113,17 @@ impl Sending {
             let next = tokio::select! {
                 event = self.claim.events.recv() => Next::Event(event),
                 Some(written) = self.writes.next() => Next::Written(written),
-                Some(loaded) = self.batches.join_next() => Next::Loaded(loaded.unwrap_or_default()),
+                Some(loaded) = self.batches.join_next() => match loaded {
+                    Ok(loaded) => Next::Loaded(loaded),
+                    Err(_) => Next::Panicked,
+                },
                 sent = self.outbox.send_one(&self.claim.shared), if !self.outbox.is_empty() => { sent?; Next::Sent }
             };
             match next {
                 Next::Event(Some(event)) => self.handle_event(*event),
                 Next::Event(None) => return Err(TransferError::Disconnected(self.claim.shared.why_ended())),
                 Next::Loaded(loaded) => self.handle_loaded(loaded),
+                Next::Panicked => self.machine.withdraw(),
                 // A stream that broke was stopped by a receiver that has ended the transfer and says so, or its connection is
                 // gone, which is seen above.
                 Next::Written(written) => self.idle.extend(written),
