@@ -1,15 +1,24 @@
 //! One process at a time opens a data folder: a lock on `DIR/lock` that the kernel drops with the process.
+//!
+//! Where no daemon runs a command holds the lock for a moment, so whoever finds it taken waits a little: a daemon must not
+//! fail to start because someone asked for its status just then.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use crate::durable;
 use crate::error::{CodedError, codes};
+
+/// How long a lock that another process holds is waited for.
+const WAIT: Duration = Duration::from_secs(2);
+/// Time between two tries.
+const TRY_EVERY: Duration = Duration::from_millis(20);
 
 /// The lock file's name in a data folder.
 pub const LOCK_FILE: &str = "lock";
@@ -21,7 +30,8 @@ pub struct DataFolderLock {
 }
 
 impl DataFolderLock {
-    /// Takes the lock of `folder`, which must exist; the error names the process that holds it.
+    /// Takes the lock of `folder`, which must exist; the error names the process that holds it and did not let go of it for
+    /// two seconds. Blocks.
     pub fn acquire(folder: &Path) -> Result<Self, CodedError> {
         if !folder.is_dir() {
             return Err(CodedError::new(&codes::NOT_INITIALISED, format!("there is no folder `{}`", folder.display())));
@@ -36,10 +46,14 @@ impl DataFolderLock {
             .mode(durable::PRIVATE_FILE_MODE)
             .open(&path)
             .map_err(failed)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => return Err(in_use(folder, &mut file)),
-            Err(error) => return Err(failed(error.into())),
+        let begun = Instant::now();
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if begun.elapsed() < WAIT => std::thread::sleep(TRY_EVERY),
+                Err(Errno::WOULDBLOCK) => return Err(in_use(folder, &mut file)),
+                Err(error) => return Err(failed(error.into())),
+            }
         }
         let pid = format!("{}\n", std::process::id());
         file.set_len(0)

@@ -229,7 +229,8 @@ fn failed(core: &Core, peer: &Peer, dataset: &str, doing: &str, error: &Transfer
             return;
         }
         TransferError::Refused(refusal) => (refusal.code.clone(), refusal.message.clone()),
-        TransferError::Violation(_) | TransferError::Manifest(_) | TransferError::WrongVersion { .. } => {
+        TransferError::Violation(violation) => (violation.refusal().code, error_chain(error)),
+        TransferError::Manifest(_) | TransferError::WrongVersion { .. } => {
             (codes::BAD_FRAME.code.to_owned(), error_chain(error))
         }
         TransferError::Source { .. } => (codes::READ_FAILED.code.to_owned(), error_chain(error)),

@@ -116,7 +116,9 @@ pub(crate) fn transfer_error(catalog: &Catalog, error: TransferError) -> CodedEr
             CodedError::new(&codes::SESSION_ENDED, format!("the session with the core ended: {reason}"))
         }
         TransferError::Violation(violation) => {
-            CodedError::new(&codes::BAD_FRAME, format!("the core broke the protocol: {violation}"))
+            let mut error = CodedError::from(violation.refusal());
+            error.message = format!("the core broke the protocol: {violation}");
+            error
         }
         TransferError::Source { source: SourceError::OutOfScope, .. } => {
             CodedError::new(&codes::BAD_FRAME, "the core asked for what was not offered")
