@@ -1,5 +1,6 @@
 //! An agent in a folder of its own.
 
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -55,6 +56,17 @@ impl AgentProcess {
             std::os::unix::fs::chown(path, Some(user), Some(user)).expect("root may give files away");
         }
         self.user = Some((user, copied));
+    }
+
+    /// Dials this address from now on, whatever the token said.
+    pub fn dial(&self, address: SocketAddr) {
+        let settings = format!("{SETTINGS}[core]\naddresses = [\"{address}\"]\n");
+        std::fs::write(self.data.join("agent.toml"), settings).expect("written");
+    }
+
+    /// Dials what the token said.
+    pub fn dial_as_joined(&self) {
+        std::fs::write(self.data.join("agent.toml"), SETTINGS).expect("written");
     }
 
     /// Its name.

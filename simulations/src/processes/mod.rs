@@ -13,6 +13,7 @@ mod disk;
 pub mod folder;
 pub mod hostile;
 mod programs;
+mod relay;
 mod said;
 
 pub use agent::AgentProcess;
@@ -20,6 +21,7 @@ pub use core::{CoreProcess, Rights};
 pub use daemon::Daemon;
 pub use disk::SmallDisk;
 pub use programs::{Program, program};
+pub use relay::Relay;
 pub use said::{Said, run};
 
 use std::time::{Duration, Instant};

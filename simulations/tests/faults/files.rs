@@ -5,59 +5,65 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::process::geteuid;
 use serde_json::Value;
 use simulations::processes::folder::{self, Dice};
-use simulations::processes::{AgentProcess, CoreProcess, wait_for};
+use simulations::processes::{AgentProcess, CoreProcess, Relay};
 
 use crate::{DATASET, Pair};
 
-/// Enough to be under way for a while, however fast the machine.
-const LARGE_BYTES: usize = 96 << 20;
+/// Files that are sent first: together more than a core lets be under way at once, and each short enough for its chunks to
+/// stand in its page (those of a longer one would be sent after everything else in the page).
+const LARGE_FILES: usize = 12;
+const LARGE_BYTES: usize = 8 << 20;
+/// Bytes that the device has sent when the link is held.
+const HOLD_AFTER_BYTES: u64 = 2 << 20;
 
 /// A sync that stands still in the middle of sending.
-struct Paused(Child);
+struct Paused<'a> {
+    agent: &'a AgentProcess,
+    relay: Relay,
+    child: Child,
+}
 
-impl Paused {
-    /// Starts a sync and stops it once the core takes what it offers.
+impl<'a> Paused<'a> {
+    /// Starts a sync and waits until it has sent a part of what there is.
     #[track_caller]
-    fn start(agent: &AgentProcess, core: &CoreProcess) -> Self {
-        let mut child = agent.command(&["sync", "--once", "--json"]);
-        let child = child.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-        let mut paused = Self(child);
-        wait_for("the transfer to begin", || {
-            assert!(paused.0.try_wait().expect("a status").is_none(), "the sync was over before anyone looked");
-            let status = core.ask(&["status"]);
-            let sessions = status["sessions"].as_array().cloned().unwrap_or_default();
-            sessions
-                .iter()
-                .any(|session| session["doing"].as_str().is_some_and(|doing| doing.starts_with("publishing")))
-                .then_some(())
-        });
-        paused.signal(Signal::STOP);
+    fn start(agent: &'a AgentProcess, core: &CoreProcess) -> Self {
+        let relay = Relay::start(core.address(), HOLD_AFTER_BYTES);
+        agent.dial(relay.address());
+        let mut command = agent.command(&["sync", "--once", "--json"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("it starts");
+        let paused = Self { agent, relay, child };
+        paused.relay.wait_held();
         paused
-    }
-
-    fn signal(&mut self, signal: Signal) {
-        kill_process(Pid::from_child(&self.0), signal).expect("our own child can be signalled");
     }
 
     /// Lets it go on to its end; gives the report.
     #[track_caller]
     fn finish(mut self) -> Value {
-        self.signal(Signal::CONT);
-        let mut stdout = self.0.stdout.take().expect("piped");
+        self.relay.release();
+        let mut stdout = self.child.stdout.take().expect("piped");
         let text = std::io::read_to_string(&mut stdout).expect("it prints text");
-        let status = self.0.wait().expect("a status");
+        let status = self.child.wait().expect("a status");
         assert!(status.success(), "{text}");
+        self.agent.dial_as_joined();
         serde_json::from_str(text.trim()).expect("a report")
     }
 }
 
-impl Drop for Paused {
+impl Drop for Paused<'_> {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        // It has ended, or shall.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Writes what is sent before everything else.
+fn fill_up(source: &Path, dice: &mut Dice) {
+    for index in 0..LARGE_FILES {
+        folder::write(&source.join(format!("a-large/{index}.bin")), &dice.bytes(LARGE_BYTES));
     }
 }
 
@@ -77,10 +83,10 @@ fn assert_never_mixed(exported: &Path, name: &str, allowed: &[Option<&[u8]>]) {
 fn files_that_change_shrink_and_vanish_while_they_are_sent() {
     let pair = Pair::new();
     let mut dice = Dice::new(51);
-    // What is sent before the files that matter, so that there is time. They come last in path order.
+    // What is sent before the files that matter. They come last in path order.
     let names = ["z/1-changes.bin", "z/2-shrinks.bin", "z/3-vanishes.bin", "z/4-grows.bin", "z/5-stays.bin"];
     let first: Vec<_> = names.iter().map(|name| (*name, dice.bytes(3 << 20))).collect();
-    folder::write(&pair.source.join("a-large.bin"), &dice.bytes(LARGE_BYTES));
+    fill_up(&pair.source, &mut dice);
     for (name, bytes) in &first {
         folder::write(&pair.source.join(name), bytes);
     }
@@ -123,7 +129,7 @@ fn files_that_change_after_they_were_published_keep_their_last_record() {
     pair.publisher.sync();
     // Both change, so that both are sent; and then again while they are.
     let newer = dice.bytes(3 << 20);
-    folder::write(&pair.source.join("a-large.bin"), &dice.bytes(LARGE_BYTES));
+    fill_up(&pair.source, &mut dice);
     folder::write(&pair.source.join(name), &newer);
     folder::write(&pair.source.join(gone), &dice.bytes(3 << 20));
     let paused = Paused::start(&pair.publisher, &pair.core);
@@ -131,6 +137,8 @@ fn files_that_change_after_they_were_published_keep_their_last_record() {
     folder::write(&pair.source.join(name), &newest);
     fs::remove_file(pair.source.join(gone)).expect("removed");
     paused.finish();
+    let told = pair.publisher.ask(&["log"])["events"].to_string();
+    assert!(told.contains("HW-4001"), "nobody was told: {told}");
     let second = pair.core.export(&format!("{DATASET}@2"));
     assert_never_mixed(&second, name, &[Some(&old), Some(&newer), Some(&newest)]);
     assert_never_mixed(&second, gone, &[Some(&old)]);
