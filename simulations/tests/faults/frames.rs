@@ -153,7 +153,8 @@ fn garbage_on_streams_for_items() {
     }
     // Items for transfers that nobody knows are dropped, and the session goes on.
     let mut device = HostileDevice::greeted(&villain, &pair.core);
-    for transfer in [0, 1, 2, 77, u32::MAX] {
+    // Not 0: that is the transfer of the offer below, which may begin before a stray item is read.
+    for transfer in [1, 2, 77, u32::MAX] {
         device.stray_item(transfer);
     }
     assert!(matches!(device.offer("villain/data", &Forgery::honest("a", &[1; 1000])), Answer::Committed));
