@@ -47,7 +47,8 @@ impl Relay {
         let device = Arc::new(std::sync::Mutex::new(None));
         let (near, far) = (Arc::new(near), Arc::new(far));
         let up = {
-            let (near, far, state, device) = (Arc::clone(&near), Arc::clone(&far), Arc::clone(&state), Arc::clone(&device));
+            let (near, far, state, device) =
+                (Arc::clone(&near), Arc::clone(&far), Arc::clone(&state), Arc::clone(&device));
             std::thread::spawn(move || {
                 carry(&near, &state, |datagram, from| {
                     *device.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(from);

@@ -4,7 +4,8 @@ use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
-use simulations::processes::{AgentProcess, CoreProcess, Rights, folder, wait_for};
+use simulations::processes::folder::{self, Dice};
+use simulations::processes::{AgentProcess, CoreProcess, Relay, Rights, wait_for};
 
 use crate::Pair;
 
@@ -129,6 +130,28 @@ fn a_device_that_is_revoked_while_it_is_connected() {
     pair.publisher.sync_once().problem("HW-1010", &["north"]);
     pair.subscriber.sync();
     folder::assert_same(&pair.source, &pair.copy);
+}
+
+#[test]
+fn a_device_that_is_revoked_in_the_middle_of_a_transfer() {
+    let pair = Pair::synced();
+    folder::write(&pair.source.join("large.bin"), &Dice::new(71).bytes(24 << 20));
+    let relay = Relay::start(pair.core.address(), 1 << 20);
+    pair.publisher.dial(relay.address());
+    let said = std::thread::scope(|scope| {
+        let sync = scope.spawn(|| pair.publisher.sync_once());
+        relay.wait_held();
+        pair.core.run_command(&["device", "revoke", "north"]).success();
+        relay.release();
+        sync.join().expect("the sync ends")
+    });
+    // The word that it was revoked may be lost with the connection that carried it; the next session says it again.
+    let code = said.document()["problems"][0]["code"].as_str().unwrap_or_default().to_owned();
+    assert!(["HW-1010", "HW-3007"].contains(&code.as_str()), "{said:#?}");
+    pair.publisher.sync_once().problem("HW-1010", &["north"]);
+    assert_eq!(pair.core.list(&["dataset", "log", "cam/north"]).len(), 1, "a revoked device committed a version");
+    pair.subscriber.sync();
+    pair.core.verify();
 }
 
 #[test]
