@@ -1,9 +1,11 @@
 //! What each command does: the same whether the daemon answers or the command itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use headwater_host::control::ReplySender;
 use headwater_host::error::{CodedError, codes};
+use headwater_protocol::wire::Refusal;
 use serde_json::{Value, json};
 
 use super::Agent;
@@ -13,6 +15,9 @@ use crate::request::{LogReport, Request};
 use crate::session::Access;
 use crate::session::sync::sync;
 use crate::storage::{free, verify};
+
+/// How long a sync waits for the daemon to reach the core.
+const SESSION_WAIT: Duration = Duration::from_secs(20);
 
 /// Answers a command.
 pub(super) async fn answer(agent: &Arc<Agent>, request: Request, reply: ReplySender) -> Result<Value, CodedError> {
@@ -28,11 +33,9 @@ pub(super) async fn answer(agent: &Arc<Agent>, request: Request, reply: ReplySen
             }))
         }
         Request::Sync => {
-            let access = agent.current_access();
-            if agent.is_daemon() && access.is_none() && agent.device().is_some() {
-                let state = agent.link().borrow().clone();
-                tracing::debug!(waiting_for = state.waiting_for, "a sync was asked for without a session");
-            }
+            // The daemon has one session; a second one beside it would only take its place.
+            let access =
+                if agent.is_daemon() && agent.device().is_some() { Some(wait_for_session(agent)) } else { None };
             to_value(Box::pin(sync(agent, access, reply)).await)
         }
         Request::Publish { folder, dataset, mode, every } => {
@@ -104,6 +107,27 @@ fn leave(agent: &Arc<Agent>) -> Result<Value, CodedError> {
     let text = format!("`{}` has left its core; files and folder settings stay", device.card.name);
     agent.note(EventLevel::Info, "", "", text.clone());
     Ok(json!({ "device": device.card.name, "text": text }))
+}
+
+/// The daemon's session, or the next one: the link is told to try at once.
+fn wait_for_session(agent: &Arc<Agent>) -> Access {
+    if let Some(access) = agent.current_access() {
+        return access;
+    }
+    let agent = Arc::clone(agent);
+    Access::new(async move {
+        agent.look_again();
+        let mut link = agent.link().subscribe();
+        let waited = link.wait_for(|state| state.connected.as_ref().is_some_and(|now| !now.link.has_ended()));
+        let connected = match tokio::time::timeout(SESSION_WAIT, waited).await {
+            Ok(Ok(state)) => state.connected.clone(),
+            _ => None,
+        };
+        connected.ok_or_else(|| match agent.link().borrow().problem.clone() {
+            Some(problem) => Refusal { code: problem.code, message: problem.message, hint: problem.hint }.into(),
+            None => CodedError::new(&codes::CORE_UNREACHABLE, "there is no session with the core"),
+        })
+    })
 }
 
 impl Agent {

@@ -198,6 +198,11 @@ impl Agent {
         self.changed.send_modify(|count| *count += 1);
     }
 
+    /// Makes the daemon look again at what it waits for.
+    pub fn look_again(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
     fn set_settings(&self, settings: Settings) {
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
         self.changed.send_modify(|count| *count += 1);

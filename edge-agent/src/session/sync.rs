@@ -35,7 +35,9 @@ pub async fn sync(agent: &Arc<Agent>, access: Option<Access>, reply: ReplySender
     let subscriptions = agent.subscriptions();
     let needs_core = !subscriptions.is_empty() || folders.iter().any(|folder| folder.role == Role::Publish);
     let own = access.is_none();
-    let access = access.or_else(|| (needs_core && agent.device().is_some()).then(|| dialling(agent, &folders)));
+    let access = access
+        .filter(|_| needs_core)
+        .or_else(|| (own && needs_core && agent.device().is_some()).then(|| dialling(agent, &folders)));
     if needs_core && access.is_none() {
         collector.problem("", &CodedError::new(&codes::NOT_JOINED, "this device has not joined a core"));
     }
@@ -160,6 +162,11 @@ async fn subscribe_once(
     let names: Vec<String> = subscriptions.iter().map(|subscription| subscription.name.clone()).collect();
     let (following, unmatched) = connected.link.follow(&names).await?;
     for name in unmatched {
+        // A pattern may well match nothing yet; a name was meant.
+        if NamePattern::new(name.as_str()).is_ok_and(|pattern| !pattern.is_plain()) {
+            collector.say(format!("nothing matches the subscription `{name}` yet"));
+            continue;
+        }
         let error =
             CodedError::new(&codes::NOT_FOUND, format!("the core has nothing for the subscription `{name}` yet"));
         collector.problem(&name, &error);

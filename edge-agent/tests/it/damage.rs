@@ -114,3 +114,29 @@ fn check(core: &Core, device: &Device, files: &Path, what: &str) {
     assert_eq!(dataset["durability"], "local-disk", "no receipt after {what}: {dataset}");
     assert_eq!(Some(&dataset["number"]), core.newest("data").map(Into::into).as_ref(), "after {what}");
 }
+
+#[test]
+fn an_old_catalog_put_back_catches_up() {
+    let core = Core::start();
+    let device = core.device("cam1");
+    let files = device.files("data");
+    put(&files, "one.txt", "one");
+    device.publish(&files, "data");
+    device.sync();
+    let catalog = device.data().join("catalog.db");
+    let old = fs::read(&catalog).expect("read");
+    for round in 0..3 {
+        put(&files, "two.txt", format!("round {round}"));
+        device.sync();
+    }
+    for suffix in ["-wal", "-shm"] {
+        let _ = fs::remove_file(device.data().join(format!("catalog.db{suffix}")));
+    }
+    fs::write(&catalog, old).expect("put back");
+    assert_eq!(device.sync()["problems"].as_array().map(Vec::len), Some(0));
+    assert_eq!(core.newest("data"), Some(4), "what was there already was published again");
+    put(&files, "three.txt", "three");
+    device.sync();
+    assert_eq!(core.newest("data"), Some(5));
+    assert_same(&files, &core.export("data").path().join("out"));
+}

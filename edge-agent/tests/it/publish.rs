@@ -154,3 +154,41 @@ fn a_missing_folder_deletes_nothing() {
     assert_eq!(report["problems"][0]["code"], "HW-4004", "{report}");
     assert_eq!(core.newest("cam"), Some(1));
 }
+
+#[test]
+fn a_large_first_scan_commits_growing_versions() {
+    let core = Core::start();
+    let device = core.device("cam1");
+    let files = device.files("photos");
+    for number in 0..6 {
+        put(&files, &format!("{number}.bin"), noise(number, 1 << 20));
+    }
+    let settings = "[scan]\nsettle = \"0\"\nversion_bytes = \"2MiB\"\n";
+    fs::write(device.data().join("agent.toml"), settings).expect("written");
+    device.publish(&files, "cam");
+    let report = device.sync();
+    let published = report["published"].as_array().expect("versions");
+    assert!(published.len() >= 2, "{report}");
+    assert_same(&files, &core.export("cam").path().join("out"));
+}
+
+#[test]
+fn everything_works_from_one_settings_file() {
+    let core = Core::start();
+    let device = core.device("cam1");
+    let (files, local, to) = (device.files("photos"), device.files("private"), device.files("in"));
+    put(&files, "photo.txt", "photo");
+    put(&local, "private.txt", "private");
+    let (files_text, local_text, to_text) = (files.display(), local.display(), to.display());
+    device.settings(&format!(
+        "[[publish]]\nfolder = \"{files_text}\"\ndataset = \"cam/{{device}}\"\nmode = \"mirror\"\nevery = \"1m\"\n\
+         [[local]]\nfolder = \"{local_text}\"\ndataset = \"private\"\n\
+         [[subscribe]]\ndataset = \"cam/*\"\nto = \"{to_text}\"\nkeep = 1\n"
+    ));
+    device.run(&["config", "check"]);
+    device.sync();
+    device.sync();
+    assert_eq!(fs::read_to_string(to.join("cam/cam1/current/photo.txt")).expect("there"), "photo");
+    assert!(core.newest("private").is_none(), "a local dataset reached the core");
+    assert_eq!(device.dataset("private")["state"], "local");
+}

@@ -136,3 +136,40 @@ fn verify_finds_a_damaged_file_and_the_next_sync_mends_it() {
     reader.sync();
     assert_same(&files, &to.join("data/current"));
 }
+
+#[test]
+fn a_full_disk_is_said_and_the_work_goes_on_when_there_is_room() {
+    let core = Core::start();
+    let writer = core.device("writer");
+    let files = writer.files("data");
+    put(&files, "large.bin", noise(60, 12 << 20));
+    writer.publish(&files, "data");
+    writer.sync();
+    let reader = core.device("reader");
+    let to = reader.files("in");
+    let disk = reader.data().join("staging");
+    fs::create_dir(&disk).expect("created");
+    let mount = |options: &str| {
+        std::process::Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&disk).output()
+    };
+    if !mount("size=4m").is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no right to mount a small disk here");
+        return;
+    }
+    let _unmount = Unmount(disk.clone());
+    reader.subscribe("data", &to);
+    let said = reader.fails(&["sync", "--once"]);
+    assert!(said.contains("HW-4006"), "{said}");
+    assert!(!to.join("data/current").exists(), "a half-written version became visible");
+    assert!(mount("remount,size=64m").is_ok_and(|output| output.status.success()));
+    reader.sync();
+    assert_same(&files, &to.join("data/current"));
+}
+
+struct Unmount(std::path::PathBuf);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(&self.0).output();
+    }
+}
