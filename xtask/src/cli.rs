@@ -35,7 +35,7 @@ enum Command {
     Bench {
         /// Only these figures
         names: Vec<String>,
-        /// Divide all sizes by this: a trial of the benchmarks, which writes nothing
+        /// Divide all sizes by this: a trial of the benchmarks with the tests' profile, which writes nothing
         #[arg(long, default_value_t = 1)]
         shrink: u64,
         /// The disk-backed folder; cargo's target folder by default

@@ -1,4 +1,4 @@
-//! A disk that is full soon: a file system in memory, of a few MiB.
+//! A disk that is full soon: a file system in memory, most of it taken by a file that can go.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,6 +11,8 @@ pub struct SmallDisk {
     folder: TempDir,
 }
 
+/// The file that can go.
+const BALLAST: &str = "can-go";
 /// Set in a test that runs itself again with a name space of its own.
 const INSIDE_VARIABLE: &str = "HEADWATER_TEST_INSIDE";
 
@@ -38,14 +40,18 @@ impl SmallDisk {
         true
     }
 
-    /// Mounts one; none where this user may not, which is said on stderr.
+    /// Mounts one with `room_bytes` free and `more_bytes` that can be freed; none where this user may not, which is said on stderr.
     #[allow(clippy::print_stderr, reason = "a test that can't check something must say so")]
-    pub fn mount(bytes: u64) -> Option<Self> {
+    pub fn mount(room_bytes: u64, more_bytes: u64) -> Option<Self> {
         let folder = tempfile::tempdir().expect("a folder");
-        let size = format!("size={bytes},mode=0777");
+        let size = format!("size={},mode=0777", room_bytes + more_bytes);
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).output();
         match mounted {
-            Ok(output) if output.status.success() => Some(Self { folder }),
+            Ok(output) if output.status.success() => {
+                let disk = Self { folder };
+                disk.take(more_bytes);
+                Some(disk)
+            }
             Ok(output) => {
                 eprintln!("SKIPPED: no small disk can be mounted: {}", String::from_utf8_lossy(&output.stderr).trim());
                 None
@@ -62,11 +68,14 @@ impl SmallDisk {
         self.folder.path()
     }
 
-    /// Makes it larger, as an operator does who frees space.
-    pub fn grow(&self, bytes: u64) {
-        let size = format!("remount,size={bytes}");
-        let status = Command::new("mount").args(["-o", &size]).arg(self.folder.path()).status().expect("mount runs");
-        assert!(status.success(), "the small disk could not be made larger");
+    fn take(&self, bytes: u64) {
+        let ballast = std::fs::File::create(self.path().join(BALLAST)).expect("a new disk takes a file");
+        rustix::fs::fallocate(&ballast, rustix::fs::FallocateFlags::empty(), 0, bytes).expect("it has that much room");
+    }
+
+    /// Frees space, as an operator does.
+    pub fn make_room(&self) {
+        std::fs::remove_file(self.path().join(BALLAST)).expect("room is made once");
     }
 }
 

@@ -25,7 +25,7 @@ fn the_core_s_disk_is_full() {
     if SmallDisk::elsewhere("disk_full::the_core_s_disk_is_full") {
         return;
     }
-    let Some(disk) = SmallDisk::mount(24 * MIB) else { return };
+    let Some(disk) = SmallDisk::mount(24 * MIB, 160 * MIB) else { return };
     let mut core = CoreProcess::init_at(&disk.path().join("core"));
     core.run();
     let agent = core.device("north");
@@ -46,7 +46,7 @@ fn the_core_s_disk_is_full() {
     let ballast = use_up(disk.path());
     let said = start_without_room(&mut core);
     fs::remove_file(ballast).expect("removed");
-    disk.grow(200 * MIB);
+    disk.make_room();
     if !said {
         core.run();
     }
@@ -73,7 +73,7 @@ fn the_subscriber_s_disk_is_full() {
     if SmallDisk::elsewhere("disk_full::the_subscriber_s_disk_is_full") {
         return;
     }
-    let Some(disk) = SmallDisk::mount(24 * MIB) else { return };
+    let Some(disk) = SmallDisk::mount(24 * MIB, 160 * MIB) else { return };
     let core = CoreProcess::start();
     let publisher = core.device("north");
     let source = publisher.scratch().join("source");
@@ -101,7 +101,7 @@ fn the_subscriber_s_disk_is_full() {
     target.sync_once().problem("HW-4006", &[]);
     // The version before stays in force, whole.
     folder::assert_listings(&folder::listing(&current), &before, "the version before and what is left of it");
-    disk.grow(400 * MIB);
+    disk.make_room();
     for agent in [&staging, &target] {
         agent.sync();
         agent.ask(&["verify"]);
@@ -115,7 +115,7 @@ fn the_publisher_s_disk_is_full() {
     if SmallDisk::elsewhere("disk_full::the_publisher_s_disk_is_full") {
         return;
     }
-    let Some(disk) = SmallDisk::mount(8 * MIB) else { return };
+    let Some(disk) = SmallDisk::mount(8 * MIB, MIB) else { return };
     let core = CoreProcess::start();
     let agent = AgentProcess::at("north", &disk.path().join("agent"));
     core.admit(&agent, Rights::default());

@@ -18,7 +18,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
-use crate::process::{cargo, output, run as run_command, target_dir};
+use crate::process::{output, target_dir};
 use crate::world::Programs;
 use report::Report;
 
@@ -137,11 +137,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         let names = FIGURES.map(|figure| figure.name).join(", ");
         bail!("there is no figure `{unknown}`; there are {names}");
     }
-    println!("Building the release programs");
-    let programs = Programs::build(true)?;
-    run_command(cargo().args(["build", "--locked", "--quiet", "--release", "--package", "peers"]))?;
+    // A trial looks at whether the benchmarks work; for that the programs of the tests do.
+    let release = options.shrink <= 1;
+    println!("Building the programs");
+    let programs = Programs::build(release)?;
     let bench = Bench {
-        peers: target_dir().join("release/peers"),
+        peers: programs.core.with_file_name("peers"),
         programs,
         memory: Place::make("memory", Path::new("/dev/shm"))?,
         disk: Place::make("disk", options.disk.as_deref().unwrap_or(&target_dir()))?,
@@ -158,8 +159,10 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         }
     }
     println!("\n{}", report.text());
-    if bench.shrink == 1 {
+    if release {
         report.write(&options.names)?;
+    } else {
+        println!("a trial with sizes divided by {} and unoptimised programs: none of these is a figure", bench.shrink);
     }
     report.check()
 }
