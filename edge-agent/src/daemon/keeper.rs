@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_host::control::ReplySender;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::backoff::{Backoff, random};
-use crate::agent::{Agent, Folder, problem};
+use crate::agent::{Agent, Folder, LinkState, problem};
+use crate::session::Connected;
 use crate::session::collect::Collector;
 use crate::session::publish::{Rounds, publish};
 
@@ -23,7 +24,7 @@ pub(super) async fn keep(agent: Arc<Agent>, folder: Folder, changed: Arc<Notify>
     let mut backoff = Backoff::up_to(RETRY_LONGEST);
     let mut link = agent.link().subscribe();
     loop {
-        let was_connected = link.borrow_and_update().connected.is_some();
+        let used = link.borrow_and_update().connected.clone();
         let access = agent.current_access();
         let collector = Collector::new(ReplySender::ignored());
         let rounds = Rounds { settle: false };
@@ -46,21 +47,17 @@ pub(super) async fn keep(agent: Arc<Agent>, folder: Folder, changed: Arc<Notify>
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = changed.notified() => {}
-            () = session_begins(&mut link, was_connected) => {}
+            () = session_begins(&mut link, used.as_ref()) => {}
         }
     }
 }
 
-/// Resolves when a session begins that was not there before.
-async fn session_begins(link: &mut tokio::sync::watch::Receiver<crate::agent::LinkState>, mut was_connected: bool) {
-    loop {
-        if link.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-        let is_connected = link.borrow_and_update().connected.is_some();
-        if is_connected && !was_connected {
-            return;
-        }
-        was_connected = is_connected;
+/// Resolves when there is another session than the one that was used.
+async fn session_begins(link: &mut watch::Receiver<LinkState>, used: Option<&Arc<Connected>>) {
+    let is_new = |state: &LinkState| {
+        state.connected.as_ref().is_some_and(|now| !used.is_some_and(|used| Arc::ptr_eq(used, now)))
+    };
+    if link.wait_for(is_new).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }

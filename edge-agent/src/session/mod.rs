@@ -8,7 +8,7 @@ pub mod subscribe;
 pub mod sync;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
@@ -24,37 +24,53 @@ use link::Link;
 pub struct Connected {
     /// The session.
     pub link: Link,
-    heads: Mutex<HashMap<String, Following>>,
+    /// What was asked, and what the core answered; none where it has nothing.
+    heads: Mutex<HashMap<String, Option<Following>>>,
 }
 
 impl Connected {
     /// Asks for the heads of `datasets`.
     pub async fn new(link: Link, datasets: &[String]) -> Result<Self, CodedError> {
-        let heads = if datasets.is_empty() { Vec::new() } else { link.heads(datasets).await? };
-        let heads = heads.into_iter().map(|head| (head.dataset.clone(), head)).collect();
-        Ok(Self { link, heads: Mutex::new(heads) })
+        let connected = Self { link, heads: Mutex::default() };
+        if !datasets.is_empty() {
+            connected.ask_heads(datasets).await?;
+        }
+        Ok(connected)
     }
 
-    /// The newest version that the core has of one of this device's own datasets.
-    pub fn head(&self, dataset: &str) -> Option<Following> {
-        self.heads.lock().unwrap_or_else(PoisonError::into_inner).get(dataset).cloned()
+    /// The newest version that the core has of one of this device's own datasets. It is asked if it hasn't been in this
+    /// session, as for a dataset that was added since: not having asked must never look like the core having nothing.
+    pub async fn head(&self, dataset: &str) -> Result<Option<Following>, CodedError> {
+        let known = self.known().get(dataset).cloned();
+        match known {
+            Some(head) => Ok(head),
+            None => self.ask_head(dataset).await,
+        }
     }
 
     /// Notes a commit that went over this session.
     pub fn set_head(&self, dataset: &str, number: u64, version: VersionId) {
         let head = Following { dataset: dataset.to_owned(), number, version };
-        self.heads.lock().unwrap_or_else(PoisonError::into_inner).insert(dataset.to_owned(), head);
+        self.known().insert(dataset.to_owned(), Some(head));
     }
 
-    /// Asks the core again, as for a dataset that was added since the session began.
-    pub async fn ask_head(&self, dataset: &str) -> Result<(), CodedError> {
-        let heads = self.link.heads(&[dataset.to_owned()]).await?;
-        let mut known = self.heads.lock().unwrap_or_else(PoisonError::into_inner);
-        known.remove(dataset);
-        for head in heads {
-            known.insert(head.dataset.clone(), head);
+    /// Asks the core again.
+    pub async fn ask_head(&self, dataset: &str) -> Result<Option<Following>, CodedError> {
+        self.ask_heads(&[dataset.to_owned()]).await?;
+        Ok(self.known().get(dataset).cloned().flatten())
+    }
+
+    async fn ask_heads(&self, datasets: &[String]) -> Result<(), CodedError> {
+        let heads = self.link.heads(datasets).await?;
+        let mut known = self.known();
+        for dataset in datasets {
+            known.insert(dataset.clone(), heads.iter().find(|head| head.dataset == *dataset).cloned());
         }
         Ok(())
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Option<Following>>> {
+        self.heads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

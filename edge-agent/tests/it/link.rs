@@ -123,3 +123,23 @@ fn files_that_change_while_they_are_sent_do_not_stop_a_version() {
         );
     }
 }
+
+#[test]
+fn a_dataset_that_is_removed_and_added_again_goes_on_with_its_versions() {
+    let core = Core::start();
+    let device = core.device("cam1");
+    let (files, other) = (device.files("data"), device.files("other"));
+    put(&files, "one.txt", "one");
+    put(&other, "other.txt", "other");
+    device.publish(&files, "data");
+    device.sync();
+    device.run(&["remove", "data"]);
+    device.publish(&other, "other");
+    let _daemon = device.start();
+    eventually("the session", || (device.json(&["status"])["link"] == "connected").then_some(()));
+    // The session began without it: what the core has of it must be asked for, not taken for nothing.
+    put(&files, "two.txt", "two");
+    device.publish(&files, "data");
+    eventually("the second version", || (core.newest("data")? == 2).then_some(()));
+    assert!(!device.run(&["log"]).contains("published anew"));
+}

@@ -23,6 +23,10 @@ const REVERTS_MAX: u32 = 16;
 const RESCANS_MAX: u32 = 2;
 /// Times that the core's newest version is asked for again in one round.
 const CONFLICTS_MAX: u32 = 3;
+/// Scans of one round that find more to read but nothing to send.
+const IDLE_MAX: u32 = 20;
+/// The wait before each of them is followed by another.
+const IDLE_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait for files that were modified a moment ago.
 const SETTLE_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Waits for files to settle in one round.
@@ -51,6 +55,8 @@ pub async fn publish(
         round.ask_first(access).await?;
     }
     let mut rescans = 0;
+    let mut idle = 0;
+    let mut has_sent = false;
     loop {
         let built = round.build().await?;
         let again = built.report.settled_in;
@@ -62,18 +68,29 @@ pub async fn publish(
         };
         let connected = access.connected().await?;
         let done = round.deliver(&connected, &built.row).await?;
+        let more = built.report.postponed > 0;
         match done {
-            Delivered::Nothing if rescans == 0 => collector.unchanged(),
             Delivered::LookAgain => continue,
             Delivered::Without(files) if rescans < RESCANS_MAX => {
                 tracing::debug!(files, "files changed while a version was sent; the folder is scanned again");
                 rescans += 1;
+                has_sent = true;
                 continue;
             }
-            Delivered::All if built.report.postponed > 0 => continue,
+            Delivered::All if more => {
+                has_sent = true;
+                continue;
+            }
+            // All that this scan could read was what is too fresh for its stamp to be trusted: soon it won't be.
+            Delivered::Nothing if more && idle < IDLE_MAX => {
+                idle += 1;
+                tokio::time::sleep(IDLE_WAIT).await;
+                continue;
+            }
+            Delivered::Nothing if !has_sent => collector.unchanged(),
             _ => {}
         }
-        return Ok(again);
+        return Ok(if more { Some(again.unwrap_or(IDLE_WAIT)) } else { again });
     }
 }
 
@@ -222,7 +239,7 @@ impl Round<'_> {
     /// Compares with the core. False if the catalog changed so that the folder must be looked at again.
     async fn level(&self, connected: &Connected, row: &DatasetRow) -> Result<bool, CodedError> {
         let catalog = self.agent.catalog();
-        let head = connected.head(&row.name);
+        let head = connected.head(&row.name).await?;
         match standing(&catalog, row, head.as_ref())? {
             Standing::Level => {
                 if let Some(committed) = catalog.committed(row.id)?
@@ -255,8 +272,10 @@ impl Round<'_> {
     }
 
     async fn take_over(&self, connected: &Connected, row: &DatasetRow) -> Result<bool, CodedError> {
-        let head =
-            connected.head(&row.name).ok_or_else(|| CodedError::new(&codes::NOT_FOUND, "the dataset is gone"))?;
+        let head = connected
+            .head(&row.name)
+            .await?
+            .ok_or_else(|| CodedError::new(&codes::NOT_FOUND, "the dataset is gone"))?;
         adopt(self.agent, &connected.link, row, &head).await?;
         Ok(false)
     }
