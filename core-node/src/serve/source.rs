@@ -50,19 +50,14 @@ impl VersionSource {
             let bytes = self.core.store.read(&base).ok()?;
             prefix.add(DeltaSource { id: base, offset: 0, length: bytes.len() as u32 }, &bytes);
         }
-        delta_base(prefix)
+        DeltaBase::found(prefix)
     }
 
     /// What a chunk can travel as a delta over.
     fn chunk_base(&self, place: &ChunkPlace, plain: &[u8]) -> Option<DeltaBase> {
         let held = Tree::new(self.held.as_ref()?, &self.core.pages);
-        held.base_of_chunk(place, plain).ok().flatten().and_then(delta_base)
+        held.base_of_chunk(place, plain).ok().flatten().and_then(DeltaBase::found)
     }
-}
-
-fn delta_base(prefix: DeltaPrefix) -> Option<DeltaBase> {
-    let DeltaPrefix { sources, bytes } = prefix;
-    (!sources.is_empty()).then(|| DeltaBase { sources, prefix: bytes.into() })
 }
 
 fn body(stored: StoredForm) -> ItemBody {

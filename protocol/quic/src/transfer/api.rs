@@ -7,6 +7,7 @@ use headwater_protocol::id::{ChunkId, VersionId};
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::record::ChunkRef;
 use headwater_protocol::sync::{Presence, Violation};
+use headwater_protocol::tree::DeltaPrefix;
 use headwater_protocol::wire::{DeltaSource, ItemKey, OrdinalRange, Refusal};
 
 /// An error of the daemon's own, carried through a transfer.
@@ -33,6 +34,14 @@ pub struct DeltaBase {
     pub sources: Vec<DeltaSource>,
     /// Their concatenation; at most [`headwater_protocol::compress::DELTA_PREFIX_BYTES_MAX`].
     pub prefix: Bytes,
+}
+
+impl DeltaBase {
+    /// What was found of a tree; none if that is nothing.
+    pub fn found(prefix: DeltaPrefix) -> Option<Self> {
+        let DeltaPrefix { sources, bytes } = prefix;
+        (!sources.is_empty()).then(|| Self { sources, prefix: bytes.into() })
+    }
 }
 
 /// A page or chunk, read and verified by its [`Source`].
