@@ -64,7 +64,7 @@ impl LocalPacks {
 
     /// The file of a pack.
     pub fn path_of(&self, pack: PackNumber) -> PathBuf {
-        self.folder.join(format!("{pack}{SUFFIX}"))
+        self.folder.join(file_name(pack))
     }
 
     fn files(&self) -> MutexGuard<'_, OpenFiles> {
@@ -89,10 +89,9 @@ impl PackStore for LocalPacks {
         let mut packs = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(failed)? {
             let entry = entry.map_err(failed)?;
-            let name = entry.file_name();
-            let number = name.to_str().and_then(|name| name.strip_suffix(SUFFIX)).and_then(|stem| stem.parse().ok());
-            if let Some(number) = number {
-                packs.push(PackInfo { number: PackNumber(number), bytes: entry.metadata().map_err(failed)?.len() });
+            let metadata = entry.metadata().map_err(failed)?;
+            if let Some(number) = entry.file_name().to_str().and_then(number_of).filter(|_| metadata.is_file()) {
+                packs.push(PackInfo { number, bytes: metadata.len() });
             }
         }
         packs.sort_unstable_by_key(|pack| pack.number);
@@ -138,9 +137,14 @@ impl PackStore for LocalPacks {
 
     fn read(&self, pack: PackNumber, offset: u64, length: usize) -> Result<Bytes, PackError> {
         let file = self.file("read", pack)?;
+        let end = offset.saturating_add(length as u64);
+        if i64::try_from(end).is_err() {
+            // The system takes no such offset, and no file reaches that far.
+            return Err(PackError::Short { pack, end });
+        }
         let mut bytes = vec![0; length];
         file.read_exact_at(&mut bytes, offset).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => PackError::Short { pack, end: offset + length as u64 },
+            io::ErrorKind::UnexpectedEof => PackError::Short { pack, end },
             _ => PackError::io("read", pack, error),
         })?;
         Ok(Bytes::from(bytes))
@@ -148,7 +152,13 @@ impl PackStore for LocalPacks {
 
     fn truncate(&self, pack: PackNumber, bytes: u64) -> Result<(), PackError> {
         let file = self.file("cut", pack)?;
-        file.set_len(bytes).and_then(|()| file.sync_all()).map_err(|error| PackError::io("cut", pack, error))
+        let cut = || -> io::Result<()> {
+            if file.metadata()?.len() > bytes {
+                file.set_len(bytes)?;
+            }
+            file.sync_all()
+        };
+        cut().map_err(|error| PackError::io("cut", pack, error))
     }
 
     fn delete(&self, pack: PackNumber) -> Result<(), PackError> {
@@ -158,6 +168,16 @@ impl PackStore for LocalPacks {
             _ => Ok(()),
         }
     }
+}
+
+fn file_name(pack: PackNumber) -> String {
+    format!("{pack}{SUFFIX}")
+}
+
+/// The pack whose file is called `name`; none if that is another's file.
+fn number_of(name: &str) -> Option<PackNumber> {
+    let number = PackNumber(name.strip_suffix(SUFFIX)?.parse().ok()?);
+    (file_name(number) == name).then_some(number)
 }
 
 fn write_all(to: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> io::Result<()> {

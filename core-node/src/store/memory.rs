@@ -101,7 +101,7 @@ impl PackStore for MemoryPacks {
         let mut state = self.state();
         let used: u64 = state.packs.values().filter(|pack| !pack.deleted).map(|pack| pack.bytes.len() as u64).sum();
         let mut room = state.capacity_bytes.map_or(usize::MAX, |capacity| capacity.saturating_sub(used) as usize);
-        let found = state.packs.get_mut(&pack).ok_or(PackError::NotFound { pack })?;
+        let found = state.packs.get_mut(&pack).filter(|found| !found.deleted).ok_or(PackError::NotFound { pack })?;
         if found.bytes.len() as u64 != at {
             return Err(PackError::io("write", pack, io::Error::other("another length was expected")));
         }

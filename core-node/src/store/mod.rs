@@ -30,4 +30,6 @@ pub use verify::{AffectedVersion, DamagedChunk, VerifyError, VerifyProgress, Ver
 pub use walk::WalkError;
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod tests;
