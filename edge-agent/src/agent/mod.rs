@@ -7,7 +7,7 @@ mod commands;
 mod folders;
 mod report;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, watch};
 
 pub use folders::{Folder, Subscription};
 
-use crate::catalog::{self, Catalog, CatalogError, Event, EventLevel};
+use crate::catalog::{self, Catalog, CatalogError, Event, EventLevel, Role};
 use crate::clock;
 use crate::device::Device;
 use crate::request::{ProblemReport, Request};
@@ -40,6 +40,8 @@ pub struct Agent {
     catalog: RwLock<Arc<Catalog>>,
     /// Since when versions wait for the core, by dataset.
     unsent: Mutex<HashMap<String, Instant>>,
+    /// What went wrong with a folder at its newest scan, by dataset.
+    problems: Mutex<BTreeMap<String, ProblemReport>>,
     busy: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     scans: Arc<Semaphore>,
     /// Says that settings or the device changed, so that the daemon looks again.
@@ -57,7 +59,7 @@ pub struct LinkState {
     pub connected: Option<Arc<Connected>>,
     /// What it waits for, or empty.
     pub waiting_for: String,
-    /// What went wrong last, until something goes well.
+    /// What went wrong with the link last, until it stands.
     pub problem: Option<ProblemReport>,
 }
 
@@ -75,6 +77,7 @@ impl Agent {
             device: RwLock::new(device.map(Arc::new)),
             catalog: RwLock::new(Arc::new(catalog)),
             unsent: Mutex::default(),
+            problems: Mutex::default(),
             busy: Mutex::default(),
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
             changed: watch::channel(0).0,
@@ -165,6 +168,26 @@ impl Agent {
     /// Since when the oldest unacknowledged version waits, as far as this process knows.
     pub fn unsent_since(&self) -> Option<Instant> {
         lock(&self.unsent).values().min().copied()
+    }
+
+    /// Notes how the newest look at a folder went.
+    pub fn set_folder_problem(&self, dataset: &str, error: Option<&CodedError>) {
+        let mut problems = lock(&self.problems);
+        match error {
+            Some(error) => problems.insert(dataset.to_owned(), problem(dataset, error)),
+            None => problems.remove(dataset),
+        };
+    }
+
+    /// What went wrong at the newest look at a folder of this kind, if anything did. Whoever tells the core must ask for
+    /// published folders only: of a local one not even its name leaves the device.
+    pub fn folder_problem(&self, is_meant: impl Fn(Role) -> bool) -> Option<ProblemReport> {
+        let (folders, _) = self.folders();
+        let problems = lock(&self.problems);
+        folders
+            .iter()
+            .filter(|folder| is_meant(folder.role))
+            .find_map(|folder| problems.get(folder.dataset.as_str()).cloned())
     }
 
     /// Lets few scans run at once.

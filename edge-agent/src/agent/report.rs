@@ -49,7 +49,7 @@ impl Agent {
             datasets,
             wire_bytes: catalog.counters()?,
             disk_free_bytes: self.disk_free_bytes(),
-            last_error: state.problem.or(first_problem),
+            last_error: state.problem.or_else(|| self.folder_problem(|_| true)).or(first_problem),
         })
     }
 

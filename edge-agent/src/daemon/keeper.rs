@@ -8,7 +8,7 @@ use headwater_host::control::ReplySender;
 use tokio::sync::{Notify, watch};
 
 use super::backoff::{Backoff, random};
-use crate::agent::{Agent, Folder, LinkState, problem};
+use crate::agent::{Agent, Folder, LinkState};
 use crate::session::Connected;
 use crate::session::collect::Collector;
 use crate::session::publish::{Rounds, publish};
@@ -32,14 +32,12 @@ pub(super) async fn keep(agent: Arc<Agent>, folder: Folder, changed: Arc<Notify>
         let wait = match agent.healing(work).await {
             Ok(settled_in) => {
                 backoff.reset();
+                agent.set_folder_problem(&name, None);
                 settled_in.map_or(folder.every, |wait| (wait + SETTLE_MARGIN).min(folder.every))
             }
             Err(error) => {
                 agent.note_error(&name, &error);
-                agent.link().send_if_modified(|state| {
-                    state.problem = Some(problem(&name, &error));
-                    false
-                });
+                agent.set_folder_problem(&name, Some(&error));
                 backoff.next(random()).min(folder.every)
             }
         };
@@ -59,5 +57,39 @@ async fn session_begins(link: &mut watch::Receiver<LinkState>, used: Option<&Arc
     };
     if link.wait_for(is_new).await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::sync::peer_status;
+
+    /// The problem that a kept folder which isn't there leaves behind: for the device's own status, and for the core.
+    async fn problems_of_a_missing_folder(kind: &str) -> (String, String) {
+        let data = tempfile::tempdir().expect("a folder");
+        let missing = data.path().join("diary-of-a-spy");
+        let settings = format!("[[{kind}]]\nfolder = \"{}\"\ndataset = \"data\"\n", missing.display());
+        std::fs::write(data.path().join("agent.toml"), settings).expect("written");
+        let agent = Agent::open(data.path(), None).expect("opened");
+        let folder = agent.folder("data").expect("configured");
+        let task = tokio::spawn(keep(Arc::clone(&agent), folder, Arc::default()));
+        let status = loop {
+            if let Some(problem) = agent.status().expect("a status").last_error {
+                break problem.message;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        task.abort();
+        (status, peer_status(&agent).last_error)
+    }
+
+    #[tokio::test]
+    async fn what_goes_wrong_with_a_local_folder_is_not_told_to_the_core() {
+        let (here, told) = problems_of_a_missing_folder("local").await;
+        assert!(here.contains("diary-of-a-spy"), "{here}");
+        assert_eq!(told, "");
+        let (here, told) = problems_of_a_missing_folder("publish").await;
+        assert!(told.contains(&here), "{told}");
     }
 }

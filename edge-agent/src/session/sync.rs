@@ -142,7 +142,8 @@ pub(crate) fn own_names(folders: &[Folder]) -> Vec<String> {
 
 /// What this device tells the core of itself.
 pub(crate) fn peer_status(agent: &Agent) -> PeerStatus {
-    let problem = agent.link().borrow().problem.clone();
+    let of_link = agent.link().borrow().problem.clone();
+    let problem = of_link.or_else(|| agent.folder_problem(|role| role == Role::Publish));
     PeerStatus {
         release: env!("CARGO_PKG_VERSION").to_owned(),
         backlog_bytes: agent.backlog_bytes(),
