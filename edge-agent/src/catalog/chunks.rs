@@ -125,6 +125,17 @@ impl Catalog {
             .map_err(|source| CatalogError::sql("measure the staged chunks", source))
     }
 
+    /// Forgets one staged chunk.
+    pub fn forget_staged_chunk(&self, dataset: DatasetId, id: &ChunkId) -> Result<(), CatalogError> {
+        self.lock()
+            .execute(
+                "DELETE FROM staged WHERE dataset = ?1 AND chunk = ?2",
+                params![dataset.0, id.as_bytes().as_slice()],
+            )
+            .map(|_| ())
+            .map_err(|source| CatalogError::sql("forget a staged chunk", source))
+    }
+
     /// Forgets the staged chunks of a dataset.
     pub fn forget_staged(&self, dataset: DatasetId) -> Result<(), CatalogError> {
         self.lock()

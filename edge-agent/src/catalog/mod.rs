@@ -27,7 +27,7 @@ pub use datasets::{DatasetId, DatasetRow, Role, VersionRow, VersionState};
 pub use error::CatalogError;
 pub use events::{Event, EventLevel};
 pub use pages::DatasetPages;
-pub(crate) use pages::refers_to_pages;
+pub(crate) use pages::{pages_below, refers_to_pages};
 
 /// File name of the catalog in the data folder.
 pub const CATALOG_FILE: &str = "catalog.db";

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use headwater_protocol::id::ChunkId;
 use headwater_protocol::page::{ExtentChildRef, Page};
-use headwater_protocol::record::Content;
+use headwater_protocol::record::{Content, FileRecord};
 use headwater_protocol::tree::{PageSource, PageSourceError};
 use rusqlite::{OptionalExtension, params};
 
@@ -161,17 +161,7 @@ impl Catalog {
                 continue;
             }
             let Some(bytes) = self.page(dataset, &id)? else { continue };
-            match decode(&id, &bytes)? {
-                Page::Inner { children, .. } => open.extend(children.iter().map(|child| child.id)),
-                Page::ExtentInner { children, .. } => {
-                    open.extend(children.iter().map(|child: &ExtentChildRef| child.id));
-                }
-                Page::Leaf(leaf) => open.extend(leaf.records.iter().filter_map(|record| match &record.content {
-                    Content::Paged { root, .. } => Some(*root),
-                    _ => None,
-                })),
-                Page::ExtentLeaf(_) => {}
-            }
+            open.extend(pages_below(&decode(&id, &bytes)?));
         }
         Ok(())
     }
@@ -195,6 +185,22 @@ pub(crate) fn refers_to_pages(page: &Page) -> bool {
         Page::Leaf(leaf) => leaf.records.iter().any(|record| matches!(record.content, Content::Paged { .. })),
         Page::Inner { .. } | Page::ExtentInner { .. } => true,
         Page::ExtentLeaf(_) => false,
+    }
+}
+
+/// The pages that a page refers to.
+pub(crate) fn pages_below(page: &Page) -> Vec<ChunkId> {
+    match page {
+        Page::Inner { children, .. } => children.iter().map(|child| child.id).collect(),
+        Page::ExtentInner { children, .. } => children.iter().map(|child: &ExtentChildRef| child.id).collect(),
+        Page::Leaf(leaf) => {
+            let root = |record: &FileRecord| match &record.content {
+                Content::Paged { root, .. } => Some(*root),
+                _ => None,
+            };
+            leaf.records.iter().filter_map(root).collect()
+        }
+        Page::ExtentLeaf(_) => Vec::new(),
     }
 }
 

@@ -5,19 +5,18 @@
 //! once more: even the answer "I have that" would tell a core something.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use headwater_host::materialise::current_version;
 use headwater_host::version::LocalChunks;
 use headwater_protocol::id::ChunkId;
 use headwater_protocol::path::RelPath;
 use headwater_protocol::record::{ChunkRef, Content};
 use headwater_protocol::tree::{ChunkPlace, RecordAt, Within};
 
-use crate::catalog::{Catalog, CatalogError, ChunkHome, DatasetId, DatasetPages, Role};
-
-/// The link, in a subscription's folder, to the version in force.
-pub const CURRENT_LINK: &str = "current";
+use crate::catalog::{Catalog, CatalogError, ChunkHome, DatasetId, DatasetPages, DatasetRow, Role, VersionRow};
 
 /// The files of this device as a store of chunks. Cheap to make; made anew for each transfer, because it remembers which
 /// version of a dataset is the newest.
@@ -69,21 +68,30 @@ impl Holdings {
 
     fn open_dataset(&self, dataset: DatasetId) -> Result<Option<Held>, CatalogError> {
         let Some(row) = self.catalog.dataset_by_id(dataset)? else { return Ok(None) };
-        let root = match row.role {
-            Role::Local => return Ok(None),
-            Role::Publish => row.folder,
-            Role::Subscribe => row.folder.join(CURRENT_LINK),
+        let found = match row.role {
+            Role::Local => None,
+            Role::Publish => {
+                let newest = match self.catalog.pending(dataset)? {
+                    Some(pending) => Some(pending),
+                    None => self.catalog.committed(dataset)?,
+                };
+                newest.map(|newest| (row.folder, newest))
+            }
+            Role::Subscribe => in_force(&self.catalog, &row)?,
         };
-        let newest = match self.catalog.pending(dataset)? {
-            Some(pending) => Some(pending),
-            None => self.catalog.committed(dataset)?,
-        };
-        let Some(newest) = newest else { return Ok(None) };
+        let Some((root, newest)) = found else { return Ok(None) };
         let manifest = newest.decode_manifest()?;
         let pages = Arc::new(DatasetPages::new(Arc::clone(&self.catalog), dataset));
         // A folder that is not there, as on a disk that isn't mounted, holds nothing for now.
         Ok(LocalChunks::new(&root, manifest, pages).ok().map(Held))
     }
+}
+
+/// The version that a subscription's folder holds, and where: what its link says, since the catalog may know a version
+/// that is not written out yet.
+pub(crate) fn in_force(catalog: &Catalog, row: &DatasetRow) -> Result<Option<(PathBuf, VersionRow)>, CatalogError> {
+    let Some((_, id, root)) = current_version(&row.folder) else { return Ok(None) };
+    Ok(catalog.version(row.id, &id)?.map(|version| (root, version)))
 }
 
 impl Held {

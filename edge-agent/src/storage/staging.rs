@@ -144,6 +144,11 @@ impl Staging {
         }
     }
 
+    /// Forgets a staged chunk whose bytes proved wrong.
+    pub fn forget(&self, id: &ChunkId) -> Result<(), StagingError> {
+        Ok(self.catalog.forget_staged_chunk(self.dataset, id)?)
+    }
+
     /// Drops everything that is staged: the files hold it now, or nobody wants it.
     pub fn clear(&self) -> Result<(), StagingError> {
         let mut writer = self.write.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use headwater_host::error::{CodedError, codes};
-use headwater_host::materialise::{CURRENT_LINK, VERSIONS_FOLDER};
+use headwater_host::materialise;
 use headwater_host::version::LocalChunks;
 use headwater_protocol::record::{Content, FileRecord};
 use headwater_protocol::tree::{ChunkPlace, Within};
@@ -17,6 +17,7 @@ use headwater_protocol::tree::{ChunkPlace, Within};
 use crate::agent::Agent;
 use crate::catalog::{Catalog, DatasetPages, DatasetRow, EventLevel, Role};
 use crate::request::{SkippedReport, VerifyReport};
+use crate::storage::holdings::in_force;
 
 /// Damaged files that a report names.
 const DAMAGED_MAX: usize = 100;
@@ -45,10 +46,13 @@ fn verify_dataset(
     row: &DatasetRow,
     report: &mut VerifyReport,
 ) -> Result<(), CodedError> {
-    let Some(committed) = catalog.committed(row.id)? else { return Ok(()) };
-    let root = if row.role == Role::Subscribe { row.folder.join(CURRENT_LINK) } else { row.folder.clone() };
+    let found = match row.role {
+        Role::Subscribe => in_force(catalog, row)?,
+        Role::Publish | Role::Local => catalog.committed(row.id)?.map(|committed| (row.folder.clone(), committed)),
+    };
+    let Some((root, version)) = found else { return Ok(()) };
     let pages = Arc::new(DatasetPages::new(Arc::clone(catalog), row.id));
-    let Ok(local) = LocalChunks::new(&root, committed.decode_manifest()?, pages) else { return Ok(()) };
+    let Ok(local) = LocalChunks::new(&root, version.decode_manifest()?, pages) else { return Ok(()) };
     let mut damaged: Option<String> = None;
     for place in local.tree().chunks() {
         let place = place.map_err(|error| CodedError::new(&codes::CATALOG_DAMAGED, error.to_string()))?;
@@ -75,12 +79,9 @@ fn verify_dataset(
         let text = format!("`{path}` does not hold what the catalog says");
         agent.note(EventLevel::Warn, codes::HASH_MISMATCH.code, &row.name, text);
         if row.role == Role::Subscribe {
-            // With another record the folder counts as one that was begun for something else: the next fetch writes it anew.
-            let record = row.folder.join(VERSIONS_FOLDER).join(format!(".{}.version", committed.number));
-            std::fs::write(&record, "damaged\n").map_err(|error| {
-                CodedError::io(&codes::WRITE_FAILED, format!("can't write `{}`", record.display()), error)
-            })?;
-            catalog.forget_versions(row.id)?;
+            // What is whole in it stays in use; the next fetch brings the rest and swaps the folders.
+            materialise::doubt(&row.folder, version.number)?;
+            agent.look_again();
         }
     }
     Ok(())

@@ -5,6 +5,7 @@ mod damage;
 mod hostile;
 mod link;
 mod publish;
+mod reuse;
 mod subscribe;
 mod support;
 mod unmounted;

@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use headwater_protocol::id::VersionId;
+use rustix::fs::RenameFlags;
+use rustix::io::Errno;
 
 use super::{CURRENT_LINK, MaterialiseError, VERSIONS_FOLDER};
 use crate::durable;
@@ -27,6 +29,11 @@ impl Layout {
         Ok(Self { folder: folder.to_owned(), versions })
     }
 
+    /// The layout of a folder that is only looked at.
+    pub(super) fn of(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), versions: folder.join(VERSIONS_FOLDER) }
+    }
+
     pub(super) fn version_path(&self, number: u64) -> PathBuf {
         self.versions.join(number.to_string())
     }
@@ -38,30 +45,40 @@ impl Layout {
         self.version_path(number).is_dir().then_some(number)
     }
 
-    /// Whether the folder of `number` is there and complete, and of this version.
-    pub(super) fn is_complete(&self, number: u64, id: VersionId) -> bool {
-        let recorded = fs::read_to_string(self.id_path(number)).ok().and_then(|text| text.trim().parse().ok());
-        recorded == Some(id) && self.version_path(number).is_dir()
+    /// The version whose files the folder of `number` holds, whether they are all still good or not.
+    pub(super) fn holds(&self, number: u64) -> Option<VersionId> {
+        recorded(&self.id_path(number)).filter(|_| self.version_path(number).is_dir())
     }
 
-    /// The folder to write into; what an earlier attempt at the same version left is in it.
+    /// Whether the folder of `number` is there and complete, and of this version.
+    pub(super) fn is_complete(&self, number: u64, id: VersionId) -> bool {
+        self.holds(number) == Some(id) && !self.again_path(number).exists()
+    }
+
+    /// Notes that the folder of `number` is to be written again. Until that is done it stays where it is.
+    pub(super) fn doubt(&self, number: u64) -> Result<(), MaterialiseError> {
+        let path = self.again_path(number);
+        durable::write_atomic(&path, b"damaged\n", RECORD_MODE).map_err(MaterialiseError::write(&path))
+    }
+
+    /// The folder to write into; what an earlier attempt at the same version left is in it. A folder of this number that
+    /// is there already stays, and stays readable, until the new one takes its place.
     pub(super) fn begin(&self, number: u64, id: VersionId) -> Result<PathBuf, MaterialiseError> {
-        let partial = self.versions.join(format!(".{number}.partial"));
-        let id_path = self.id_path(number);
-        let recorded = fs::read_to_string(&id_path).ok();
-        let complete = self.version_path(number);
-        if fs::symlink_metadata(&complete).is_ok() {
-            if recorded.is_none() {
+        let (partial, complete) = (self.partial_path(number), self.version_path(number));
+        let record = if fs::symlink_metadata(&complete).is_ok() {
+            if !self.id_path(number).exists() {
                 // Whatever is written here has its record first: this is somebody else's.
                 let source = io::Error::new(io::ErrorKind::AlreadyExists, "it is in the way; move it away");
                 return Err(MaterialiseError::Write { path: complete, source });
             }
-            self.discard(number)?;
-        }
-        if recorded.as_deref().map(str::trim) != Some(id.to_string().as_str()) {
+            self.again_path(number)
+        } else {
+            self.id_path(number)
+        };
+        if recorded(&record) != Some(id) {
             remove_tree(&partial).map_err(MaterialiseError::write(&partial))?;
-            durable::write_atomic(&id_path, format!("{id}\n").as_bytes(), RECORD_MODE)
-                .map_err(MaterialiseError::write(&id_path))?;
+            durable::write_atomic(&record, format!("{id}\n").as_bytes(), RECORD_MODE)
+                .map_err(MaterialiseError::write(&record))?;
         }
         match fs::create_dir(&partial) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -75,13 +92,50 @@ impl Layout {
     }
 
     /// Puts a finished partial folder in its place, durably.
-    pub(super) fn complete(&self, number: u64, partial: &Path) -> Result<(), MaterialiseError> {
+    pub(super) fn complete(&self, number: u64, id: VersionId, partial: &Path) -> Result<(), MaterialiseError> {
         let synced = fs::File::open(partial).and_then(|folder| Ok(rustix::fs::syncfs(&folder)?));
         synced.map_err(MaterialiseError::write(partial))?;
         let complete = self.version_path(number);
+        if fs::symlink_metadata(&complete).is_ok() {
+            return self.replace(number, id, partial);
+        }
         fs::rename(partial, &complete)
             .and_then(|()| durable::sync_folder(&self.versions))
-            .map_err(MaterialiseError::write(&complete))
+            .map_err(MaterialiseError::write(&complete))?;
+        self.settle(number)
+    }
+
+    /// Exchanges a finished folder with the one of the same number, in one step where the file system can. What is
+    /// being exchanged never bears the name of what is being written: after a kill it can't be mistaken for that.
+    fn replace(&self, number: u64, id: VersionId, partial: &Path) -> Result<(), MaterialiseError> {
+        let (complete, aside) = (self.version_path(number), self.aside_path(number));
+        remove_tree(&aside).map_err(MaterialiseError::write(&aside))?;
+        fs::rename(partial, &aside).map_err(MaterialiseError::write(&aside))?;
+        let exchanged =
+            rustix::fs::renameat_with(rustix::fs::CWD, &aside, rustix::fs::CWD, &complete, RenameFlags::EXCHANGE);
+        match exchanged {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+                fs::rename(&complete, partial).and_then(|()| fs::rename(&aside, &complete))
+            }
+            other => other.map_err(io::Error::from),
+        }
+        .and_then(|()| durable::sync_folder(&self.versions))
+        .map_err(MaterialiseError::write(&complete))?;
+        let id_path = self.id_path(number);
+        durable::write_atomic(&id_path, format!("{id}\n").as_bytes(), RECORD_MODE)
+            .map_err(MaterialiseError::write(&id_path))?;
+        self.settle(number)?;
+        [partial, &aside].into_iter().try_for_each(|old| remove_tree(old).map_err(MaterialiseError::write(old)))
+    }
+
+    /// Notes that the folder of `number` is as it should be.
+    fn settle(&self, number: u64) -> Result<(), MaterialiseError> {
+        let path = self.again_path(number);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(MaterialiseError::Write { path, source }),
+            Ok(()) => durable::sync_folder(&self.versions).map_err(MaterialiseError::write(&self.versions)),
+        }
     }
 
     pub(super) fn swap_current(&self, number: u64) -> Result<(), MaterialiseError> {
@@ -122,15 +176,17 @@ impl Layout {
         for &old in &removed {
             self.discard(old)?;
             let _ = fs::remove_file(self.id_path(old));
+            let _ = fs::remove_file(self.again_path(old));
         }
         for name in leftovers {
             let of = name.strip_prefix('.').and_then(|name| {
                 let (of, kind) = name.split_once('.')?;
-                matches!(kind, "partial" | "old" | "version").then(|| of.parse::<u64>().ok())?
+                matches!(kind, "partial" | "old" | "version" | "again").then(|| of.parse::<u64>().ok())?
             });
             if of.is_some_and(|of| of < number && !kept.contains(&of)) {
                 let path = self.versions.join(&name);
-                let _ = if name.ends_with(".version") { fs::remove_file(&path) } else { remove_tree(&path) };
+                let is_folder = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+                let _ = if is_folder { remove_tree(&path) } else { fs::remove_file(&path) };
             }
         }
         removed.sort_unstable();
@@ -139,7 +195,7 @@ impl Layout {
 
     /// Removes a version's folder. It leaves its place in one step: half removed, it would still pass for complete.
     fn discard(&self, number: u64) -> Result<(), MaterialiseError> {
-        let (complete, aside) = (self.version_path(number), self.versions.join(format!(".{number}.old")));
+        let (complete, aside) = (self.version_path(number), self.aside_path(number));
         remove_tree(&aside).map_err(MaterialiseError::write(&aside))?;
         fs::rename(&complete, &aside).map_err(MaterialiseError::write(&complete))?;
         remove_tree(&aside).map_err(MaterialiseError::write(&aside))
@@ -148,6 +204,23 @@ impl Layout {
     fn id_path(&self, number: u64) -> PathBuf {
         self.versions.join(format!(".{number}.version"))
     }
+
+    fn again_path(&self, number: u64) -> PathBuf {
+        self.versions.join(format!(".{number}.again"))
+    }
+
+    fn partial_path(&self, number: u64) -> PathBuf {
+        self.versions.join(format!(".{number}.partial"))
+    }
+
+    fn aside_path(&self, number: u64) -> PathBuf {
+        self.versions.join(format!(".{number}.old"))
+    }
+}
+
+/// The version id that a record names.
+fn recorded(path: &Path) -> Option<VersionId> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// Removes a folder with all in it, also where folders' modes forbid it; it need not exist.

@@ -6,6 +6,7 @@
 //! DIR/versions/12/…
 //! DIR/versions/.12.version                     the version id of 12
 //! DIR/versions/.13.partial/…                   being written, or left by a kill: the next attempt goes on with it
+//! DIR/versions/.12.again                       12 is to be written again, or is being: its files proved damaged
 //! ```
 //!
 //! A file that is the same as in the version before (content, mode and time) is hashed again and then linked, not copied.
@@ -179,6 +180,24 @@ impl From<MaterialiseError> for CodedError {
     }
 }
 
+/// The version that `DIR/current` leads to, and its folder. Its files were complete once; who reads them verifies.
+pub fn current_version(folder: &Path) -> Option<(u64, VersionId, PathBuf)> {
+    let layout = folder::Layout::of(folder);
+    let number = layout.current()?;
+    Some((number, layout.holds(number)?, layout.version_path(number)))
+}
+
+/// Whether version `number` is complete below `folder`, with nothing that proved damaged, and is the version `id`.
+pub fn is_complete(folder: &Path, number: u64, id: VersionId) -> bool {
+    folder::Layout::of(folder).is_complete(number, id)
+}
+
+/// Notes that files of version `number` proved damaged: the next [`materialise`] of it writes it again. Until that is
+/// done its folder stays, and so does the link to it.
+pub fn doubt(folder: &Path, number: u64) -> Result<(), MaterialiseError> {
+    folder::Layout::of(folder).doubt(number)
+}
+
 /// Makes `DIR/current` be `version`, with chunks from `provider`. `previous` is the version that unchanged files may be
 /// linked from, if its folder is still there.
 pub fn materialise(
@@ -196,13 +215,17 @@ pub fn materialise(
         report.was_complete = true;
     } else {
         let partial = layout.begin(version.number, version.id)?;
-        let usable = previous
-            .filter(|previous| previous.number != version.number && layout.is_complete(previous.number, previous.id));
-        let old = usable.map(|previous| (layout.version_path(previous.number), previous));
+        // What is written again takes from what is there: each file is hashed before it is linked.
+        let usable = if layout.holds(version.number) == Some(version.id) {
+            Some(version)
+        } else {
+            previous.filter(|old| old.number != version.number && layout.is_complete(old.number, old.id))
+        };
+        let old = usable.map(|old| (layout.version_path(old.number), old));
         write::write_tree(&partial, version, old, provider, options, progress, &mut report)?;
         links::make_links(&partial, version, options, &mut report)?;
         write::finish_folders(&partial, version)?;
-        layout.complete(version.number, &partial)?;
+        layout.complete(version.number, version.id, &partial)?;
     }
     if was_there != Some(version.number) {
         layout.swap_current(version.number)?;

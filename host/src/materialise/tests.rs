@@ -217,6 +217,55 @@ fn what_an_attempt_at_another_version_left_is_not_trusted() {
     assert_eq!(fs::read_dir(pair.to.path().join("current/")).unwrap().count(), 1);
 }
 
+#[test]
+fn a_damaged_version_stays_until_what_is_wrong_in_it_was_written_again() {
+    let mut pair = Pair::new();
+    for index in 0..5 {
+        pair.write(&index.to_string(), noise(index, 200_000));
+    }
+    pair.publish();
+    pair.write_out(1, usize::MAX).unwrap();
+    let (number, id, _) = current_version(pair.to.path()).unwrap();
+    assert!(is_complete(pair.to.path(), number, id));
+    let spoilt = pair.current("3");
+    fs::remove_file(&spoilt).unwrap();
+    fs::write(&spoilt, "spoilt").unwrap();
+    doubt(pair.to.path(), 1).unwrap();
+    assert!(!is_complete(pair.to.path(), number, id));
+    assert_eq!(current_version(pair.to.path()).map(|(number, ..)| number), Some(1));
+
+    // Cut on the way: what is there stays readable.
+    assert!(pair.write_out(1, 0).is_err());
+    assert_eq!(fs::read(pair.current("2")).unwrap(), noise(2, 200_000));
+    assert!(!is_complete(pair.to.path(), number, id));
+
+    let (report, _) = pair.write_out(1, usize::MAX).unwrap();
+    assert_eq!((report.files_written, report.files_linked + report.files_resumed), (1, 4), "{report:?}");
+    assert_eq!(fs::read(&spoilt).unwrap(), noise(3, 200_000));
+    assert!(is_complete(pair.to.path(), number, id));
+    assert!(pair.write_out(1, 0).unwrap().0.was_complete);
+    let left: Vec<_> = fs::read_dir(pair.to.path().join("versions")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
+
+#[test]
+fn another_version_of_the_same_number_takes_its_place_in_one_step() {
+    let mut pair = Pair::new();
+    pair.write("a", "one");
+    pair.publish();
+    pair.write_out(1, usize::MAX).unwrap();
+    fs::rename(pair.from.path().join("a"), pair.from.path().join("b")).unwrap();
+    pair.write("b", noise(7, 100_000));
+    pair.publish();
+    let other = pair.versions.remove(1);
+    pair.versions[0] = other;
+    assert!(pair.write_out(1, 0).is_err());
+    assert_eq!(fs::read(pair.current("a")).unwrap(), b"one");
+    pair.write_out(1, usize::MAX).unwrap();
+    assert_eq!(fs::read(pair.current("b")).unwrap(), noise(7, 100_000));
+    assert!(!pair.current("a").exists());
+}
+
 /// A version that no honest builder makes.
 fn forged(pair: &mut Pair, entries: &[(&str, FileKind, &str)]) {
     let mut sink = &pair.pages;

@@ -4,14 +4,37 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use headwater_protocol::id::ChunkId;
+use headwater_protocol::manifest::Manifest;
 use headwater_protocol::page::Page;
 use headwater_protocol::record::Content;
 use headwater_protocol::tree::PageSource;
 
-use crate::catalog::{Catalog, CatalogError, DatasetId, DatasetPages};
+use crate::catalog::{Catalog, CatalogError, DatasetId, DatasetPages, pages_below};
 
 /// Entries that wait to be written together.
 const BATCH: usize = 2000;
+
+/// Writes the index of a version whose pages are all in the catalog and whose files are all on disk. Nothing below a page
+/// in `known` is looked at: it was indexed before.
+pub(crate) fn index_version(
+    catalog: &Arc<Catalog>,
+    dataset: DatasetId,
+    manifest: &Manifest,
+    known: &HashSet<ChunkId>,
+) -> Result<(), CatalogError> {
+    let pages = DatasetPages::new(Arc::clone(catalog), dataset);
+    let mut indexer = ChunkIndexer::new(Arc::clone(catalog), dataset);
+    let mut open: Vec<ChunkId> = manifest.root.iter().map(|root| root.id).collect();
+    while let Some(id) = open.pop() {
+        if known.contains(&id) {
+            continue;
+        }
+        let page = pages.page(&id).map_err(|error| CatalogError::damaged(error.to_string()))?;
+        indexer.page(id, &page)?;
+        open.extend(pages_below(&page));
+    }
+    indexer.finish()
+}
 
 /// Takes the new pages of a version, children before parents, and writes the index.
 pub(crate) struct ChunkIndexer {

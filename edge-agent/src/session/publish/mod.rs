@@ -9,7 +9,7 @@ mod source;
 mod standing;
 
 pub use build::{Built, build};
-pub(crate) use index::ChunkIndexer;
+pub(crate) use index::index_version;
 pub use round::{Rounds, publish};
 pub use send::{Sent, has_at_or_below, serve_fetch};
 pub use source::PublishSource;

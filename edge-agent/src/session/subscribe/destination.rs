@@ -3,12 +3,12 @@
 
 use std::collections::HashSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use headwater_host::error::{CodedError, codes};
-use headwater_host::materialise::{ChunkProvider, ProviderError};
+use headwater_host::materialise::{ChunkProvider, ProviderError, is_complete};
 use headwater_protocol::codec::decode_stored;
 use headwater_protocol::commit::CommitRecord;
 use headwater_protocol::id::{ChunkId, VersionId};
@@ -22,7 +22,7 @@ use headwater_protocol::wire::{DeltaSource, Refusal};
 use headwater_quic::transfer::{Committed, Destination, DestinationError, HeldPage, IncomingItem, IncomingOffer};
 
 use crate::catalog::{Catalog, CatalogError, DatasetPages, DatasetRow, VersionRow, VersionState, refers_to_pages};
-use crate::session::publish::ChunkIndexer;
+use crate::session::publish::index_version;
 use crate::storage::holdings::Holdings;
 use crate::storage::staging::{Staging, StagingError};
 
@@ -42,7 +42,8 @@ struct Inner {
     complete: HashSet<ChunkId>,
     /// Read what is said to be here before saying so to the core.
     distrust: bool,
-    indexer: Mutex<Option<ChunkIndexer>>,
+    /// The folder has the version's files already, and only the catalog did not know.
+    is_written: bool,
 }
 
 impl SubscribeDestination {
@@ -60,15 +61,22 @@ impl SubscribeDestination {
             Some(committed) if !distrust => catalog.reachable_pages(row.id, &committed)?,
             _ => HashSet::new(),
         };
-        let indexer = Mutex::new(Some(ChunkIndexer::new(Arc::clone(&catalog), row.id)));
+        let is_written = is_complete(&row.folder, number, version);
         let holdings = Holdings::new(Arc::clone(&catalog));
-        let inner = Inner { catalog, row, version, number, authority, staging, holdings, complete, distrust, indexer };
+        let inner =
+            Inner { catalog, row, version, number, authority, staging, holdings, complete, distrust, is_written };
         Ok(Self(Arc::new(inner)))
     }
 
     /// Drops what is staged, once the files hold it.
     pub(super) fn clear_staging(&self) -> Result<(), StagingError> {
         self.0.staging.clear()
+    }
+
+    /// Notes which of the version's files holds which chunk, now that they are written: not before, since a home that is
+    /// not on disk yet would hide the one that is.
+    pub(super) fn index(&self, manifest: &Manifest) -> Result<(), CatalogError> {
+        index_version(&self.0.catalog, self.0.row.id, manifest, &self.0.complete)
     }
 
     /// The chunks of the version, for writing its files.
@@ -100,19 +108,15 @@ impl Inner {
 
     fn keep_pages(&self, pages: &[(ChunkId, Bytes)]) -> Result<(), CatalogError> {
         let mut rows = Vec::with_capacity(pages.len());
-        let mut indexer = self.indexer.lock().unwrap_or_else(PoisonError::into_inner);
         for (id, bytes) in pages {
             let page = Page::decode(bytes).map_err(|error| CatalogError::damaged(error.to_string()))?;
             rows.push((*id, refers_to_pages(&page), bytes.to_vec()));
-            if let Some(indexer) = indexer.as_mut() {
-                indexer.page(*id, &page)?;
-            }
         }
         self.catalog.put_pages(self.row.id, &rows)
     }
 
     fn presence(&self, chunk: &ChunkRef) -> Result<Presence, DestinationError> {
-        if self.staging.holds(&chunk.id).map_err(staging_error)? {
+        if self.is_written || self.is_staged(&chunk.id).map_err(staging_error)? {
             return Ok(Presence::Here);
         }
         let here = if self.distrust {
@@ -125,6 +129,15 @@ impl Inner {
             0 => Presence::Missing,
             bytes => Presence::Prefix(bytes.min(chunk.length.saturating_sub(1))),
         })
+    }
+
+    fn is_staged(&self, id: &ChunkId) -> Result<bool, StagingError> {
+        let is_said = self.staging.holds(id)?;
+        if !is_said || !self.distrust || self.staging.read(id)?.is_some() {
+            return Ok(is_said);
+        }
+        self.staging.forget(id)?;
+        Ok(false)
     }
 
     fn chunk(&self, id: &ChunkId, length: Option<u32>) -> Result<Option<Bytes>, DestinationError> {
@@ -155,14 +168,15 @@ impl Inner {
         if record.dataset != self.row.name || record.version != self.version || record.number != self.number {
             return Err(bad(format!("the core gave version {} of `{}`", record.number, record.dataset)));
         }
-        if let Some(indexer) = self.indexer.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            indexer.finish()?;
-        }
         let pages = DatasetPages::new(Arc::clone(&self.catalog), self.row.id);
         let before = self.catalog.committed(self.row.id)?;
         let before = before.as_ref().map(VersionRow::decode_manifest).transpose()?;
         let verified = before.as_ref().map(|before| Tree::new(before, &pages));
         verify_shape(Tree::new(manifest, &pages), verified).map_err(|error| bad(error.to_string()))?;
+        if self.catalog.version(self.row.id, &self.version)?.is_some() {
+            // It comes once more, because files of it proved damaged or a transfer was cut.
+            return Ok(());
+        }
         let version = VersionRow {
             number: record.number,
             version: self.version,

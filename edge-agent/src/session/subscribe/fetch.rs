@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use headwater_host::error::{CodedError, codes};
-use headwater_host::materialise::{MaterialiseError, MaterialiseOptions, Version, materialise};
+use headwater_host::materialise::{
+    MaterialiseError, MaterialiseOptions, Version, current_version, is_complete, materialise,
+};
 use headwater_host::scan::Cancel;
 use headwater_protocol::name::DatasetName;
 use headwater_protocol::wire::Following;
@@ -28,35 +30,89 @@ pub async fn fetch(
     let _mine = agent.have(&format!("{} -> {}", newest.dataset, subscription.to.display())).await;
     let folder = folder_of(subscription, &newest.dataset)?;
     let catalog = agent.catalog();
-    let row = catalog.dataset(&newest.dataset, Role::Subscribe, &folder)?;
-    if catalog.committed(row.id)?.is_some_and(|committed| committed.version == newest.version)
-        && folder.join(headwater_host::materialise::CURRENT_LINK).exists()
-    {
+    let before = {
+        let (catalog, newest) = (Arc::clone(&catalog), newest.clone());
+        blocking(move || Before::look(&catalog, &newest, folder)).await??
+    };
+    if before.is_done {
         collector.unchanged();
         return Ok(());
     }
-    let mut received = ReceiveReport::default();
-    for distrust in [false, true] {
-        let destination = destination(agent, &catalog, &row, newest, distrust).await?;
-        let progress = collector.transfer_progress(&newest.dataset, false);
-        let report = link
-            .handle()
-            .fetch_version(&newest.dataset, newest.version, Arc::new(destination.clone()), progress)
-            .await
-            .map_err(|error| transfer_error(&catalog, error))?;
-        received = add(&received, report);
-        match write_out(&catalog, &row, newest, subscription.keep, destination).await? {
-            Ok(version) => {
-                agent.note(EventLevel::Info, "", &newest.dataset, format!("version {} is here", newest.number));
-                collector.received(&newest.dataset, &version, &received);
-                return Ok(());
+    let work = Work { agent, catalog, row: before.row, keep: subscription.keep, link, collector };
+    if let Some(forgotten) = &before.forgotten
+        && let Err(error) = work.bring(forgotten, false).await
+    {
+        tracing::debug!(%error, "the version that the folder holds can't be had any more");
+    }
+    let (version, received) = work.bring(newest, before.is_damaged).await?;
+    agent.note(EventLevel::Info, "", &newest.dataset, format!("version {} is here", newest.number));
+    collector.received(&newest.dataset, &version, &received);
+    Ok(())
+}
+
+/// How the folder and the catalog stand before a fetch.
+struct Before {
+    row: DatasetRow,
+    /// The newest version is here, and nothing in it is known to be damaged.
+    is_done: bool,
+    /// It is here in part: files proved damaged, or are gone.
+    is_damaged: bool,
+    /// What the folder holds though the catalog, which was lost, doesn't know it. With its pages known again nothing that
+    /// the newest version shares with it travels.
+    forgotten: Option<Following>,
+}
+
+impl Before {
+    fn look(catalog: &Catalog, newest: &Following, folder: PathBuf) -> Result<Self, CodedError> {
+        let row = catalog.dataset(&newest.dataset, Role::Subscribe, &folder)?;
+        let committed = catalog.committed(row.id)?;
+        let in_force = current_version(&folder);
+        let is_known = committed.as_ref().is_some_and(|committed| committed.version == newest.version);
+        let is_whole = in_force.as_ref().is_some_and(|(number, id, _)| {
+            *id == newest.version && *number == newest.number && is_complete(&folder, *number, *id)
+        });
+        let forgotten = in_force
+            .filter(|(_, id, _)| committed.is_none() && *id != newest.version)
+            .map(|(number, version, _)| Following { dataset: newest.dataset.clone(), number, version });
+        Ok(Self { row, is_done: is_known && is_whole, is_damaged: is_known && !is_whole, forgotten })
+    }
+}
+
+/// The fetch of one dataset.
+struct Work<'a> {
+    agent: &'a Arc<Agent>,
+    catalog: Arc<Catalog>,
+    row: DatasetRow,
+    keep: u32,
+    link: &'a Link,
+    collector: &'a Collector,
+}
+
+impl Work<'_> {
+    /// Fetches a version and puts it in force. With `distrust` no file is believed to hold anything before it was read; that
+    /// is also what a second attempt does.
+    async fn bring(&self, wanted: &Following, distrust: bool) -> Result<(VersionRow, ReceiveReport), CodedError> {
+        let mut received = ReceiveReport::default();
+        let mut distrust = distrust;
+        loop {
+            let destination = destination(self.agent, &self.catalog, &self.row, wanted, distrust).await?;
+            let progress = self.collector.transfer_progress(&wanted.dataset, false);
+            let report = self
+                .link
+                .handle()
+                .fetch_version(&wanted.dataset, wanted.version, Arc::new(destination.clone()), progress)
+                .await
+                .map_err(|error| transfer_error(&self.catalog, error))?;
+            received = add(&received, report);
+            match write_out(&self.catalog, &self.row, wanted, self.keep, destination).await? {
+                Ok(version) => return Ok((version, received)),
+                // A file that was said to hold a chunk does so no longer. Once more, reading before believing.
+                Err(error) if !distrust => tracing::debug!(%error, "a chunk that should be here is gone"),
+                Err(error) => return Err(error.into()),
             }
-            // A file that was said to hold a chunk does so no longer. Once more, reading before believing.
-            Err(error) if !distrust => tracing::debug!(%error, "a chunk that should be here is gone"),
-            Err(error) => return Err(error.into()),
+            distrust = true;
         }
     }
-    Ok(())
 }
 
 /// The folder of one dataset of a subscription: below the subscription's own, with the dataset's name.
@@ -113,6 +169,7 @@ async fn write_out(
                 for note in &report.notes {
                     tracing::warn!(dataset = row.name, "{note}");
                 }
+                destination.index(&manifest)?;
                 catalog.commit_version(row.id, &incoming, 1)?;
                 destination.clear_staging().map_err(|error| staging(&error))?;
                 catalog.prune_pages(row.id)?;
