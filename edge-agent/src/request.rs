@@ -146,6 +146,8 @@ pub struct SyncReport {
     pub files_scanned: u64,
     /// Bytes read from files to hash them.
     pub bytes_read: u64,
+    /// How long scans took, from the first look at a folder until its version was in the catalog; in milliseconds, summed.
+    pub scan_ms: u64,
     /// What travelled.
     pub wire: WireReport,
     /// Plain bytes that did not have to travel because the other side had them.
@@ -175,6 +177,8 @@ pub struct VersionReport {
     pub version: String,
     /// Files, samples, bytes and chunks.
     pub totals: Totals,
+    /// Chunks that travelled for it.
+    pub chunks: u64,
     /// Payload bytes that travelled for it.
     pub wire_bytes: u64,
     /// Plain bytes that travelled for it.

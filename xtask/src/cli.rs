@@ -31,9 +31,9 @@ enum Command {
         /// Only these fuzz targets, and no check of dependencies
         targets: Vec<String>,
     },
-    /// Measure the figures of docs/benchmarks.md and write them there
+    /// Measure the figures of docs/benchmarks.md; a whole run writes them there
     Bench {
-        /// Only these figures
+        /// Only these figures, and print them
         names: Vec<String>,
         /// Divide all sizes by this: a trial of the benchmarks with the tests' profile, which writes nothing
         #[arg(long, default_value_t = 1)]

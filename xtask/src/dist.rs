@@ -71,6 +71,8 @@ impl Product {
         };
         let mut command = cargo();
         command.args(["build", "--locked", "--release", "--package", self.program, "--bin", self.program]);
+        // The compiler's own linker strips for any architecture; this machine's `strip` may know only its own.
+        command.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
         let mut folder = target_dir();
         if let Some(target) = target {
             // Naming the target also keeps the flags below away from build scripts and macros, which run here.
@@ -105,7 +107,6 @@ impl Product {
             Ok(())
         };
         place(program, &format!("usr/bin/{}", self.program))?;
-        run_command(Command::new("strip").arg("--strip-debug").arg(tree.join("usr/bin").join(self.program)))?;
         place(&root().join("xtask/dist").join(self.unit), &format!("usr/lib/systemd/system/{}", self.unit))?;
         for document in ["README.md", "LICENSE-MIT", "LICENSE-APACHE"] {
             place(&root().join(document), &format!("usr/share/doc/{}/{document}", self.package))?;
@@ -117,7 +118,13 @@ impl Product {
     fn deb(&self, tree: &Path, architecture: &str, out: &Path) -> anyhow::Result<PathBuf> {
         let control = out.join(format!("{}.control", self.package));
         fs::create_dir_all(&control)?;
-        let depends = if self.is_static { "adduser" } else { "adduser, libc6 (>= 2.36), libgcc-s1" };
+        let depends = if self.is_static {
+            "adduser".to_owned()
+        } else {
+            let program = fs::read(tree.join("usr/bin").join(self.program))?;
+            let (major, minor) = glibc_needed(&program).context("the program names no version of glibc")?;
+            format!("adduser, libc6 (>= {major}.{minor}), libgcc-s1")
+        };
         fs::write(
             control.join("control"),
             format!(
@@ -182,6 +189,19 @@ fn check_static(program: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The newest version of glibc whose symbols a program uses: `GLIBC_2.34` stands in its table of needed versions.
+fn glibc_needed(program: &[u8]) -> Option<(u32, u32)> {
+    const MARK: &[u8] = b"GLIBC_";
+    let starts = program.windows(MARK.len()).enumerate().filter(|(_, window)| *window == MARK);
+    let versions = starts.filter_map(|(at, _)| {
+        let rest = &program[at + MARK.len()..];
+        let text = &rest[..rest.iter().take_while(|byte| byte.is_ascii_digit() || **byte == b'.').count()];
+        let mut numbers = std::str::from_utf8(text).ok()?.split('.').map(str::parse::<u32>);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    });
+    versions.max()
+}
+
 fn debian_architecture(target: &str) -> anyhow::Result<&'static str> {
     match target.split('-').next() {
         Some("x86_64") => Ok("amd64"),
@@ -200,8 +220,48 @@ fn host() -> anyhow::Result<String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test may panic")]
 mod tests {
-    use super::ar;
+    use super::*;
+
+    const DUMMY: Product = Product {
+        package: "headwater-agent",
+        program: "edge-agent",
+        unit: "headwater-agent.service",
+        description: "a package for a test",
+        is_static: false,
+    };
+
+    #[test]
+    fn the_newest_glibc_symbol_decides_what_a_package_depends_on() {
+        let program = b"\x7fELF\0GLIBC_2.4\0GLIBC_2.34\0GLIBC_2.14\0GLIBC_PRIVATE\0GLIBC_2.9.1\0";
+        assert_eq!(glibc_needed(program), Some((2, 34)));
+        assert_eq!(glibc_needed(b"no version here"), None);
+    }
+
+    #[test]
+    fn a_package_holds_the_program_its_unit_and_what_it_depends_on() {
+        let out = tempfile::tempdir().unwrap();
+        let program = out.path().join("program");
+        fs::write(&program, b"\x7fELF\0GLIBC_2.34\0").unwrap();
+        let tree = DUMMY.stage(&program, out.path()).unwrap();
+        let deb = DUMMY.deb(&tree, "amd64", out.path()).unwrap();
+        let list = |member: &str, arguments: &[&str]| {
+            let taken = Command::new("ar").arg("p").arg(&deb).arg(member).output().unwrap().stdout;
+            let path = out.path().join(member);
+            fs::write(&path, taken).unwrap();
+            output(Command::new("tar").args(arguments).arg("-f").arg(&path)).unwrap()
+        };
+        let control = list("control.tar.gz", &["-xzO", "./control"]);
+        assert!(control.contains("Package: headwater-agent\n"), "{control}");
+        assert!(control.contains("Depends: adduser, libc6 (>= 2.34), libgcc-s1\n"), "{control}");
+        let data = list("data.tar.gz", &["-tz"]);
+        for wanted in ["./usr/bin/edge-agent", "./usr/lib/systemd/system/headwater-agent.service"] {
+            assert!(data.lines().any(|line| line == wanted), "{wanted} is not in it:\n{data}");
+        }
+        let scripts = list("control.tar.gz", &["-xzO", "./postinst", "./prerm"]);
+        assert!(scripts.contains("headwater-agent.service") && !scripts.contains("@UNIT@"), "{scripts}");
+    }
 
     #[test]
     fn members_are_padded_to_even_lengths() {

@@ -10,6 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::process::{cargo, output, run, target_dir};
@@ -82,16 +83,16 @@ impl Daemon {
 
     /// Stops the process where it is, until [`Self::resume`].
     pub(crate) fn pause(&self) -> anyhow::Result<()> {
-        self.signal("STOP")
+        self.signal(Signal::STOP)
     }
 
     /// Lets a paused process go on.
     pub(crate) fn resume(&self) -> anyhow::Result<()> {
-        self.signal("CONT")
+        self.signal(Signal::CONT)
     }
 
-    fn signal(&self, name: &str) -> anyhow::Result<()> {
-        run(Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()))
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        kill_process(Pid::from_child(&self.child), signal).with_context(|| format!("{} took no signal", self.name))
     }
 
     /// SIGKILL, as the kernel does it to one that takes too much memory.
@@ -103,7 +104,7 @@ impl Daemon {
 
     /// SIGTERM, and SIGKILL if that is not enough.
     pub(crate) fn stop(mut self) -> anyhow::Result<()> {
-        self.signal("TERM")?;
+        self.signal(Signal::TERM)?;
         let asked = Instant::now();
         while self.ended()?.is_none() {
             if asked.elapsed() > STOPPED_WITHIN {

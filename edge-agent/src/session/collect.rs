@@ -1,6 +1,7 @@
 //! What a round of work did, gathered from the tasks that do it, and its progress for whoever watches.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use headwater_host::control::ReplySender;
 use headwater_host::error::CodedError;
@@ -51,9 +52,19 @@ impl Collector {
         });
     }
 
+    /// A scan took so long.
+    pub fn scan_took(&self, took: Duration) {
+        self.with(|all| all.scan_ms += took.as_millis() as u64);
+    }
+
     /// A version was committed by the core.
     pub fn sent(&self, dataset: &str, version: &VersionRow, sent: &SendReport) {
-        let entry = version_report(dataset, version, sent.wire, sent.plain_bytes);
+        let entry = VersionReport {
+            chunks: sent.chunks,
+            wire_bytes: sent.wire.total(),
+            plain_bytes: sent.plain_bytes,
+            ..version_report(dataset, version)
+        };
         self.with(|all| {
             all.published.push(entry);
             all.saved_dedup_bytes += sent.saved_dedup_bytes;
@@ -65,7 +76,12 @@ impl Collector {
 
     /// A version came and is in its folder.
     pub fn received(&self, dataset: &str, version: &VersionRow, received: &ReceiveReport) {
-        let entry = version_report(dataset, version, received.wire, received.plain_bytes);
+        let entry = VersionReport {
+            chunks: received.chunks,
+            wire_bytes: received.wire.total(),
+            plain_bytes: received.plain_bytes,
+            ..version_report(dataset, version)
+        };
         self.with(|all| {
             all.received.push(entry);
             all.saved_dedup_bytes += received.saved_dedup_bytes;
@@ -77,7 +93,7 @@ impl Collector {
 
     /// A local dataset has a new version.
     pub fn local(&self, dataset: &str, version: &VersionRow) {
-        let entry = version_report(dataset, version, WireBytes::default(), 0);
+        let entry = version_report(dataset, version);
         self.with(|all| all.local.push(entry));
     }
 
@@ -128,13 +144,15 @@ fn add_wire(all: &mut WireReport, wire: WireBytes) {
     all.wasted += wire.wasted;
 }
 
-fn version_report(dataset: &str, version: &VersionRow, wire: WireBytes, plain_bytes: u64) -> VersionReport {
+/// A version of which nothing has travelled.
+fn version_report(dataset: &str, version: &VersionRow) -> VersionReport {
     VersionReport {
         dataset: dataset.to_owned(),
         number: version.number,
         version: version.version.to_string(),
         totals: Manifest::decode(&version.manifest).map(|manifest| manifest.totals()).unwrap_or_default(),
-        wire_bytes: wire.total(),
-        plain_bytes,
+        chunks: 0,
+        wire_bytes: 0,
+        plain_bytes: 0,
     }
 }

@@ -83,7 +83,7 @@ impl Report {
     }
 
     /// Puts the table into docs/benchmarks.md.
-    pub(super) fn write(&self, names: &[String]) -> anyhow::Result<()> {
+    pub(super) fn write(&self) -> anyhow::Result<()> {
         let path = root().join("docs/benchmarks.md");
         let page = fs::read_to_string(&path).with_context(|| format!("{} can't be read", path.display()))?;
         let (Some(begin), Some(end)) = (page.find(BEGIN), page.find(END)) else {
@@ -91,13 +91,8 @@ impl Report {
         };
         let date = output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
         let commit = output(Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).current_dir(root()))?;
-        let command = if names.is_empty() {
-            "cargo xtask bench".to_owned()
-        } else {
-            format!("cargo xtask bench {}", names.join(" "))
-        };
         let section = format!(
-            "{BEGIN}\n\n{}, commit {}, `{command}`, {}:\n\n{}\n",
+            "{BEGIN}\n\n{}, commit {}, `cargo xtask bench`, {}:\n\n{}\n",
             date.trim(),
             commit.trim(),
             self.machine,

@@ -2,7 +2,7 @@
 //! left of a large first scan.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use headwater_host::error::{CodedError, codes};
 use headwater_host::scan::Cancel;
@@ -214,7 +214,10 @@ impl Round<'_> {
             let mut progress = |progress: headwater_host::version::Progress| {
                 collector.scan_progress(&dataset, progress.paths, progress.bytes_read);
             };
-            build(&agent, &folder, &cancel, &mut progress)
+            let began = Instant::now();
+            let built = build(&agent, &folder, &cancel, &mut progress);
+            collector.scan_took(began.elapsed());
+            built
         })
         .await
         .map_err(|error| CodedError::new(&codes::INTERNAL, "a scan failed").with_source(error))?;
