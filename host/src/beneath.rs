@@ -59,8 +59,3 @@ pub(crate) fn open_file(root: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result
 pub(crate) fn as_path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
 }
-
-/// Whether the path `path` lies below the folder `folder`.
-pub(crate) fn is_below(path: &[u8], folder: &[u8]) -> bool {
-    path.len() > folder.len() && path[folder.len()] == b'/' && path.starts_with(folder)
-}

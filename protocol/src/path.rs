@@ -90,6 +90,16 @@ pub fn stem(path: &[u8]) -> &[u8] {
         .map_or(path, |dot| &path[..name_start + leading_dots + dot])
 }
 
+/// Whether `path` lies below the folder `folder`.
+pub fn is_below(path: &[u8], folder: &[u8]) -> bool {
+    path.len() > folder.len() && path[folder.len()] == b'/' && path.starts_with(folder)
+}
+
+/// Whether `path` is `at` or lies below it.
+pub fn is_at_or_below(path: &[u8], at: &[u8]) -> bool {
+    path == at || is_below(path, at)
+}
+
 /// Orders paths as pages do.
 pub fn compare(left: &[u8], right: &[u8]) -> Ordering {
     let split = left.iter().zip(right).position(|(l, r)| l != r);
@@ -185,6 +195,16 @@ mod tests {
         assert!(RelPath::new("x/".repeat(DEPTH_MAX) + "x").is_err());
         assert!(RelPath::new("x".repeat(256)).is_err());
         assert!(RelPath::new(vec![0xff, 0xfe, b'/', 0x80]).is_ok(), "names need not be UTF-8");
+    }
+
+    #[test]
+    fn what_lies_below_a_folder_is_not_what_only_begins_like_it() {
+        let below = |path: &str| (is_below(path.as_bytes(), b"a/b"), is_at_or_below(path.as_bytes(), b"a/b"));
+        assert_eq!(below("a/b/c"), (true, true));
+        assert_eq!(below("a/b"), (false, true));
+        for other in ["a/bc", "a/b.c", "a", "a/c/b", "b"] {
+            assert_eq!(below(other), (false, false), "{other}");
+        }
     }
 
     #[test]

@@ -19,7 +19,6 @@ use headwater_protocol::id::{ChunkId, VersionId};
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::name::DatasetName;
 use headwater_protocol::page::Page;
-use headwater_protocol::path::RelPath;
 use headwater_protocol::record::ChunkRef;
 use headwater_protocol::tree::{PageSink, SinkError, Tree};
 use serde_json::{Value, json};
@@ -123,8 +122,7 @@ impl Import<'_> {
     ) -> Result<(Option<BuiltVersion>, BuildReport), CodedError> {
         // Who imports a folder says that it is finished; a file that changes while it is read is still noticed.
         let scan = ScanOptions { settle: Duration::ZERO, ..ScanOptions::default() };
-        let options =
-            BuildOptions { scan, mode: self.mode, origin: self.core.config.name.clone(), ..BuildOptions::default() };
+        let options = BuildOptions { scan, origin: self.core.config.name.clone(), ..BuildOptions::default() };
         let mut pages = &self.sink;
         let built = build(
             self.folder,
@@ -132,7 +130,7 @@ impl Import<'_> {
             BuildContext {
                 earlier: earlier.map(|(_, id, manifest)| Earlier { id: *id, manifest, pages: &self.core.pages }),
                 stamps,
-                freed: &|_: &RelPath| false,
+                absent: &self.mode,
                 pages: &mut pages,
                 chunks: &self.sink,
                 progress: &mut |progress| {

@@ -10,6 +10,7 @@ mod chunks;
 mod datasets;
 mod error;
 mod events;
+mod marks;
 mod pages;
 mod schema;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The catalog's tables and how older layouts become this one.
 //!
-//! Nothing here has a row for each file except the freed ones: files live in pages, some hundreds to a row, and chunks have
-//! a row for each 256 KiB. Rows that steer what is sent (`versions`, `stamps`) carry a sum of their own, because SQLite
+//! Nothing here has a row for each file except the freed ones, and the deleted ones until a version without them is
+//! committed: files live in pages, some hundreds to a row, and chunks have a row for each 256 KiB. Rows that steer what is sent (`versions`, `stamps`) carry a sum of their own, because SQLite
 //! notices a torn page but not a flipped bit inside a value.
 
 use rusqlite_migration::{M, Migrations};

@@ -3,7 +3,6 @@
 //! goes. And deleting files: they leave later versions too.
 
 use std::fs::{self, File};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use headwater_protocol::path::RelPath;
 use headwater_protocol::record::{Content, FileKind};
 use headwater_protocol::tree::{RecordAt, Tree};
 
+use super::local_path;
 use crate::agent::{Agent, Folder};
 use crate::catalog::{Catalog, DatasetPages, DatasetRow, EventLevel, Role, VersionRow};
 use crate::request::{FreeReport, SkippedReport};
@@ -58,28 +58,26 @@ pub fn delete(agent: &Arc<Agent>, dataset: &str, paths: &[String]) -> Result<usi
     let folder = agent.folder(dataset)?;
     let catalog = agent.catalog();
     let row = catalog.dataset(folder.dataset.as_str(), folder.role, &folder.path)?;
-    let newest = match catalog.pending(row.id)? {
-        Some(pending) => Some(pending),
-        None => catalog.committed(row.id)?,
-    };
-    let manifest = newest.as_ref().map(VersionRow::decode_manifest).transpose()?;
     let pages = DatasetPages::new(Arc::clone(&catalog), row.id);
-    let mut deleted = Vec::new();
-    for path in paths {
-        let path = rel_path(path)?;
-        let in_version = manifest
-            .as_ref()
-            .is_some_and(|manifest| crate::session::publish::has_at_or_below(manifest, &pages, path.as_bytes()));
-        let on_disk = local_path(&folder.path, path.as_bytes()).is_some_and(|path| path.symlink_metadata().is_ok());
-        if !in_version && !on_disk {
+    let mut manifests = Vec::new();
+    for version in [catalog.committed(row.id)?, catalog.pending(row.id)?].iter().flatten() {
+        manifests.push(version.decode_manifest()?);
+    }
+    let trees: Vec<_> = manifests.iter().map(|manifest| Tree::new(manifest, &pages)).collect();
+    let deleted = paths.iter().map(|path| rel_path(path)).collect::<Result<Vec<_>, _>>()?;
+    for path in &deleted {
+        let is_here = local_path(&folder.path, path.as_bytes()).is_some_and(|path| path.symlink_metadata().is_ok());
+        if !is_here && !trees.iter().any(|tree| tree.records_at_or_below(path).next().is_some()) {
             return Err(CodedError::new(&codes::PATH_NOT_IN_DATASET, format!("`{dataset}` has no file `{path}`")));
         }
-        deleted.push(path);
     }
     if folder.role == Role::Publish {
-        let noted: Vec<_> = deleted.iter().map(|path| path.as_bytes().to_vec()).collect();
-        catalog.put_deletions(row.id, &noted)?;
-        forget_freed_below(&catalog, &row, &noted)?;
+        for path in &deleted {
+            for tree in &trees {
+                note_deletions(&catalog, &row, *tree, path)?;
+            }
+            catalog.forget_freed_at_or_below(row.id, path.as_bytes())?;
+        }
     }
     for path in &deleted {
         remove(&folder, path)?;
@@ -132,17 +130,8 @@ impl Freeing<'_> {
     /// Frees the file at `path` or all files in the folder `path`.
     fn below(&mut self, path: &RelPath) -> Result<(), CodedError> {
         let mut found = false;
-        for record in self.tree.records_from(path) {
+        for record in self.tree.records_at_or_below(path) {
             let record = record.map_err(|error| CodedError::new(&codes::CATALOG_DAMAGED, error.to_string()))?;
-            let below =
-                record.path.strip_prefix(path.as_bytes()).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')));
-            if !below {
-                // Names that only begin alike may stand between a folder's contents; what comes after them is no longer below.
-                if record.path.starts_with(path.as_bytes()) {
-                    continue;
-                }
-                break;
-            }
             found = true;
             if record.kind == FileKind::File && record.size > 0 {
                 self.one(&record)?;
@@ -201,6 +190,8 @@ impl Freeing<'_> {
     fn flush(&mut self) -> Result<(), CodedError> {
         let batch = std::mem::take(&mut self.batch);
         let paths: Vec<_> = batch.iter().map(|(path, ..)| path.clone()).collect();
+        // What is here to be freed is not deleted, whatever an earlier command could not finish.
+        self.catalog.forget_deletions(self.row.id, &paths)?;
         self.catalog.put_freed(self.row.id, &paths)?;
         let mut stayed = Vec::new();
         for (path, local, before) in batch {
@@ -227,14 +218,17 @@ impl Freeing<'_> {
     }
 }
 
-fn forget_freed_below(catalog: &Catalog, row: &DatasetRow, deleted: &[Vec<u8>]) -> Result<(), CodedError> {
-    let below = |path: &[u8]| {
-        deleted
-            .iter()
-            .any(|at| path.strip_prefix(at.as_slice()).is_some_and(|rest| matches!(rest.first(), None | Some(b'/'))))
-    };
-    let gone: Vec<_> = catalog.freed(row.id)?.into_iter().filter(|path| below(path)).collect();
-    Ok(catalog.forget_freed(row.id, &gone)?)
+/// Notes that what a version has at or below `path` leaves the next one: not what will be there later.
+fn note_deletions(catalog: &Catalog, row: &DatasetRow, tree: Tree<'_>, path: &RelPath) -> Result<(), CodedError> {
+    let mut batch = Vec::new();
+    for record in tree.records_at_or_below(path) {
+        let record = record.map_err(|error| CodedError::new(&codes::CATALOG_DAMAGED, error.to_string()))?;
+        batch.push(record.path.clone());
+        if batch.len() >= BATCH {
+            catalog.put_deletions(row.id, &std::mem::take(&mut batch))?;
+        }
+    }
+    Ok(catalog.put_deletions(row.id, &batch)?)
 }
 
 fn remove(folder: &Folder, path: &RelPath) -> Result<(), CodedError> {
@@ -245,20 +239,6 @@ fn remove(folder: &Folder, path: &RelPath) -> Result<(), CodedError> {
         Err(_) => return Ok(()),
     };
     removed.map_err(|error| CodedError::io(&codes::WRITE_FAILED, format!("can't remove `{}`", local.display()), error))
-}
-
-/// The file at `path` in `folder`, unless a link on the way leads elsewhere.
-fn local_path(folder: &Path, path: &[u8]) -> Option<PathBuf> {
-    let mut local = folder.to_owned();
-    let mut parts = path.split(|&byte| byte == b'/').peekable();
-    while let Some(part) = parts.next() {
-        local.push(std::ffi::OsStr::from_bytes(part));
-        let is_last = parts.peek().is_none();
-        if !is_last && !local.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-            return None;
-        }
-    }
-    Some(local)
 }
 
 fn rel_path(path: &str) -> Result<RelPath, CodedError> {

@@ -6,12 +6,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use headwater_host::version::{self, BuildContext, BuildOptions, LocalChunks, NoChunks, NoStamps};
+use headwater_host::version::{self, BuildContext, BuildOptions, LocalChunks, NoChunks, NoStamps, PublishMode};
 use headwater_protocol::codec::{encode, encode_stored};
 use headwater_protocol::commit::CommitRecord;
 use headwater_protocol::id::{ChunkId, VersionId};
 use headwater_protocol::name::DatasetName;
-use headwater_protocol::path::RelPath;
 use headwater_protocol::tree::{MemoryPages, PageSource};
 use headwater_protocol::trust::Token;
 use headwater_protocol::wire::{Following, Message, OrdinalRange, PROTOCOL_REVISION, Refusal, Welcome};
@@ -245,7 +244,7 @@ fn offered(folder: &Path) -> (Vec<u8>, Offered) {
     let context = BuildContext {
         earlier: None,
         stamps: &mut NoStamps,
-        freed: &|_: &RelPath| false,
+        absent: &PublishMode::Mirror,
         pages: &mut &*pages,
         chunks: &NoChunks,
         progress: &mut |_| {},

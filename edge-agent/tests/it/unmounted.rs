@@ -12,6 +12,8 @@ fn mirror_does_not_follow_an_emptied_mount_point() {
     for number in 0..10 {
         put(&files, &format!("{number}.txt"), format!("content {number}"));
     }
+    std::os::unix::fs::symlink("1.txt", files.join("link")).expect("linked");
+    fs::create_dir(files.join("empty")).expect("made");
     device.publish_mirror(&files, "cam");
     device.sync();
     let mounted = device.folder.path().join("elsewhere");

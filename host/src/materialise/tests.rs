@@ -11,7 +11,7 @@ use headwater_protocol::record::FileKind;
 use headwater_protocol::tree::{BuildContent, BuildEntry, MemoryPages, NoSharedSink, SinkError, TreeBuilder};
 
 use super::*;
-use crate::version::{BuildContext, BuildOptions, ChunkSink, Earlier, MemoryStamps, build};
+use crate::version::{BuildContext, BuildOptions, ChunkSink, Earlier, MemoryStamps, PublishMode, build};
 
 type Store = std::sync::Mutex<BTreeMap<ChunkId, Vec<u8>>>;
 
@@ -73,13 +73,13 @@ impl Pair {
     }
 
     fn publish(&mut self) {
-        let mut options = BuildOptions { mode: crate::version::PublishMode::Mirror, ..BuildOptions::default() };
+        let mut options = BuildOptions::default();
         options.scan.settle = std::time::Duration::ZERO;
         let earlier = self.versions.last().map(|(id, manifest)| Earlier { id: *id, manifest, pages: &self.pages });
         let context = BuildContext {
             earlier,
             stamps: &mut self.stamps,
-            freed: &|_: &RelPath| false,
+            absent: &PublishMode::Mirror,
             pages: &mut &self.pages,
             chunks: &Keep(&self.store),
             progress: &mut |_| {},

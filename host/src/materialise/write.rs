@@ -15,7 +15,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::{ChunkProvider, MaterialiseError, MaterialiseOptions, MaterialiseProgress, MaterialiseReport, Version};
-use crate::beneath::{self, is_below};
+use crate::beneath;
 use crate::scan::Stamp;
 
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
@@ -59,7 +59,7 @@ pub(super) fn write_tree(
     for record in tree.records() {
         let record = record?;
         options.cancel.check()?;
-        if let Some(last) = last_leafy.as_ref().filter(|last| is_below(&record.path, last)) {
+        if let Some(last) = last_leafy.as_ref().filter(|last| path::is_below(&record.path, last)) {
             let (path, last) = (String::from_utf8_lossy(&record.path), String::from_utf8_lossy(last));
             return Err(MaterialiseError::Unsafe(format!("`{path}` lies below `{last}`, which is no folder")));
         }

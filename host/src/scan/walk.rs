@@ -34,6 +34,8 @@ pub enum SkipReason {
     PathUnsuitable(String),
     /// A line that is no ignore rule; the other rules count.
     BadRule,
+    /// It took the place of a folder of which the dataset keeps files that are gone from here.
+    PlaceHeld,
 }
 
 /// Something in a folder that is left out.
@@ -52,6 +54,9 @@ impl fmt::Display for Skipped {
             SkipReason::Unreadable(why) => write!(f, "`{}` can't be read: {why}", self.path),
             SkipReason::PathUnsuitable(why) => f.write_str(why),
             SkipReason::BadRule => f.write_str(&self.path),
+            SkipReason::PlaceHeld => {
+                write!(f, "`{}` stands where the dataset has a folder with files that are not here any more", self.path)
+            }
         }
     }
 }

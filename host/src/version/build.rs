@@ -15,10 +15,10 @@ use headwater_protocol::tree::{
     BuildError, EditError, PageSink, PageSource, SharedSink, SinkError, Tree, TreeBuilder, TreeError, edit,
 };
 
+use super::Absent;
 use super::merge::{Merge, MergeContext};
 use super::report::{BuildReport, Progress};
 use super::stamps::{StampBook, StampingSink, StatCache, StatCacheError};
-use super::{Freed, PublishMode};
 use crate::beneath;
 use crate::error::{CodedError, codes};
 use crate::scan::read::{ReadContext, ReadPool};
@@ -58,8 +58,6 @@ pub struct Earlier<'a> {
 pub struct BuildOptions {
     /// How to look at the folder.
     pub scan: ScanOptions,
-    /// What missing files mean.
-    pub mode: PublishMode,
     /// How the first version is cut; later ones keep the parameters of their parent.
     pub chunker: ChunkerParams,
     /// Likewise.
@@ -68,9 +66,6 @@ pub struct BuildOptions {
     pub origin: String,
     /// What the publisher says of the version, sorted by key.
     pub metadata: Vec<(String, String)>,
-    /// Files and folders that leave the version because somebody said so, freed or not. One that is still in the folder
-    /// stays.
-    pub deleted: Vec<RelPath>,
     /// After about this many bytes read the rest is left for the next version, so that a large first scan commits growing
     /// versions.
     pub read_bytes_max: Option<u64>,
@@ -150,8 +145,8 @@ pub struct BuildContext<'a> {
     pub earlier: Option<Earlier<'a>>,
     /// Stamps of the earlier version's files.
     pub stamps: &'a mut dyn StatCache,
-    /// Which missing files were freed.
-    pub freed: &'a dyn Freed,
+    /// What becomes of missing files.
+    pub absent: &'a dyn Absent,
     /// Takes the new pages.
     pub pages: &'a mut dyn PageSink,
     /// Takes the new chunks.
@@ -166,7 +161,7 @@ pub fn build(
     options: &BuildOptions,
     context: BuildContext<'_>,
 ) -> Result<(Option<BuiltVersion>, BuildReport), BuildVersionError> {
-    let BuildContext { earlier, stamps, freed, pages, chunks, progress } = context;
+    let BuildContext { earlier, stamps, absent, pages, chunks, progress } = context;
     let (chunker, grouping) = match &earlier {
         Some(earlier) => (earlier.manifest.chunker, earlier.manifest.grouping),
         None => (options.chunker, options.grouping),
@@ -178,7 +173,7 @@ pub fn build(
     let reading = ReadContext { root: root.as_fd(), chunker, chunks, cancel: &options.scan.cancel };
     let (built, report) = std::thread::scope(|scope| {
         let pool = ReadPool::new(scope, reading, options.scan.threads);
-        let context = MergeContext { options, old, book: &book, freed, progress, small_below: chunker.min_bytes };
+        let context = MergeContext { options, old, book: &book, absent, progress, small_below: chunker.min_bytes };
         let mut merge = Merge::start(scope, folder, pool, context)?;
         let built = match merge.next() {
             None => Ok(None),

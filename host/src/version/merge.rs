@@ -12,19 +12,18 @@ use std::rc::Rc;
 use std::thread::Scope;
 use std::time::{Duration, Instant, SystemTime};
 
-use headwater_protocol::path::{self, RelPath};
+use headwater_protocol::path::{self, RelPath, is_at_or_below, is_below};
 use headwater_protocol::record::{Content, FileKind, FileRecord};
 use headwater_protocol::tree::{BuildContent, BuildEntry, Edit, Tree, TreeError};
 
+use super::Absent;
 use super::build::{BuildOptions, BuildVersionError};
 use super::report::{BuildReport, DeferredReason, Progress};
 use super::stamps::StampBook;
 use super::streams::{OldLeaf, OldRecord, OldRecords, WalkAhead};
-use super::{Freed, PublishMode};
-use crate::beneath::is_below;
 use crate::scan::read::{FileContent, ReadOutcome, ReadPool, ReadRequest};
 use crate::scan::walk::{Walk, WalkEntry, WalkItem};
-use crate::scan::{Cancelled, Stamp};
+use crate::scan::{Cancelled, SkipReason, Skipped, Stamp};
 
 /// Most paths whose turn has not come.
 const SLOTS_MAX: usize = 4096;
@@ -40,7 +39,7 @@ pub(super) struct MergeContext<'env, 'book> {
     pub(super) options: &'env BuildOptions,
     pub(super) old: Option<Tree<'env>>,
     pub(super) book: &'env RefCell<StampBook<'book>>,
-    pub(super) freed: &'env dyn Freed,
+    pub(super) absent: &'env dyn Absent,
     pub(super) progress: &'env mut dyn FnMut(Progress),
     pub(super) small_below: u32,
 }
@@ -206,7 +205,7 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
         let entry = if order.is_ge() { self.take_entry()? } else { None };
         match (old, entry) {
             (Some(old), None) => self.gone(old)?,
-            (old, Some(entry)) => self.present(entry, old),
+            (old, Some(entry)) => self.present(entry, old)?,
             (None, None) => {}
         }
         Ok(())
@@ -237,32 +236,22 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
     /// A record whose path is not in the folder.
     fn gone(&mut self, old: OldRecord) -> Result<(), BuildVersionError> {
         let record = old.at.record();
-        let is_kept = self
-            .kept
-            .as_ref()
-            .is_some_and(|kept| kept.as_bytes() == record.path || is_below(&record.path, kept.as_bytes()));
-        if is_kept {
+        if self.kept.as_ref().is_some_and(|kept| is_at_or_below(&record.path, kept.as_bytes())) {
             self.report.unchanged += 1;
+            self.report.unseen += 1;
             return Ok(());
         }
         let below_a_file = self.last_leafy.as_ref().is_some_and(|last| is_below(&record.path, last.as_bytes()));
         let has_contents = match self.walk.peek()? {
-            Some(WalkItem::Entry(entry)) => is_below(entry.path.as_bytes(), &record.path),
+            Some(WalkItem::Entry(WalkEntry { path, .. }) | WalkItem::Keep(path)) => {
+                is_below(path.as_bytes(), &record.path)
+            }
             _ => false,
         };
-        let is_replaced = below_a_file || has_contents;
-        let is_deleted = self
-            .context
-            .options
-            .deleted
-            .iter()
-            .any(|path| path.as_bytes() == record.path || is_below(&record.path, path.as_bytes()));
-        let stays = !is_replaced
-            && !is_deleted
-            && match self.context.options.mode {
-                PublishMode::Append => true,
-                PublishMode::Mirror => record.kind == FileKind::File && self.context.freed.is_freed(&path_of(record)),
-            };
+        if has_contents {
+            self.context.absent.is_back(&path_of(record));
+        }
+        let stays = !below_a_file && !has_contents && self.context.absent.stays(record);
         if stays {
             self.report.remote += 1;
             if !old.stamp().is_none() {
@@ -277,8 +266,13 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
     }
 
     /// A path that is in the folder, and maybe in the earlier version.
-    fn present(&mut self, entry: WalkEntry, old: Option<OldRecord>) {
+    fn present(&mut self, entry: WalkEntry, old: Option<OldRecord>) -> Result<(), BuildVersionError> {
         if entry.kind != FileKind::Folder {
+            let is_held = self.has_records_below(&entry.path)? && self.context.absent.holds(&entry.path);
+            if is_held {
+                self.report.skip(Skipped { path: entry.path.to_string(), reason: SkipReason::PlaceHeld });
+                return Ok(());
+            }
             self.last_leafy = Some(entry.path.clone());
         }
         let same_kind = old.as_ref().filter(|old| old.at.kind == entry.kind);
@@ -292,27 +286,31 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
             if is_same {
                 self.report.unchanged += 1;
             } else {
+                self.context.absent.is_back(&entry.path);
                 self.put(entry, BuildContent::Empty, old);
             }
-            return;
+            return Ok(());
         }
         if same_kind.is_some_and(|old| old.stamp() == entry.stamp) {
             self.report.unchanged += 1;
-            return;
+            return Ok(());
         }
+        self.context.absent.is_back(&entry.path);
         let settle_ns = self.context.options.scan.settle.as_nanos() as i64;
         let age_ns = now_ns().saturating_sub(entry.stamp.ctime_ns);
         if age_ns.saturating_abs() < settle_ns {
             let left = Duration::from_nanos(settle_ns.saturating_sub(age_ns) as u64);
             self.report.settled_in = Some(self.report.settled_in.map_or(left, |longest| longest.max(left)));
-            return self.report.defer(entry.path.to_string(), DeferredReason::Settling);
+            self.report.defer(entry.path.to_string(), DeferredReason::Settling);
+            return Ok(());
         }
         if entry.stamp.size == 0 {
-            return self.decided(entry, BuildContent::Empty, old, |record| record.content == Content::Empty);
+            self.decided(entry, BuildContent::Empty, old, |record| record.content == Content::Empty);
+            return Ok(());
         }
         if self.context.options.read_bytes_max.is_some_and(|limit| self.bytes_requested >= limit) {
             self.report.postponed += 1;
-            return;
+            return Ok(());
         }
         self.bytes_requested += entry.stamp.size;
         if entry.stamp.size < u64::from(self.context.small_below) {
@@ -323,6 +321,13 @@ impl<'scope, 'env, 'book> Merge<'scope, 'env, 'book> {
         let ticket = self.first_ticket + self.slots.len() as u64;
         self.pool.request(ReadRequest { ticket, path: entry.path.clone(), stamp: entry.stamp });
         self.slots.push_back(Slot::Reading { entry, old, outcome: None });
+        Ok(())
+    }
+
+    /// Whether the earlier version's next record lies below `path`.
+    fn has_records_below(&mut self, path: &RelPath) -> Result<bool, BuildVersionError> {
+        let next = self.old.peek(self.context.book)?;
+        Ok(next.is_some_and(|record| is_below(&record.path, path.as_bytes())))
     }
 
     /// A file whose content is known without reading it.

@@ -22,9 +22,8 @@ pub use local::{LocalChunks, LocalError};
 pub use report::{BuildReport, Deferred, DeferredReason, NOTES_MAX, Progress};
 pub use stamps::{MemoryStamps, NoStamps, StatCache, StatCacheError};
 
-use std::collections::BTreeSet;
-
 use headwater_protocol::path::RelPath;
+use headwater_protocol::record::FileRecord;
 use serde::{Deserialize, Serialize};
 
 /// What a file that is gone from the folder means for the next version.
@@ -38,20 +37,23 @@ pub enum PublishMode {
     Mirror,
 }
 
-/// Files that were freed: gone from the folder, but not from the versions.
-pub trait Freed {
-    /// Whether the file at `path` was freed.
-    fn is_freed(&self, path: &RelPath) -> bool;
-}
+/// What the publisher says of records whose paths are gone from the folder. A bare [`PublishMode`] says the same of all.
+pub trait Absent {
+    /// Whether this record stays in the next version. A file that stays can be read again only where its bytes went.
+    fn stays(&self, record: &FileRecord) -> bool;
 
-impl Freed for BTreeSet<RelPath> {
-    fn is_freed(&self, path: &RelPath) -> bool {
-        self.contains(path)
+    /// Whether records below the folder `path` have to stay though the folder has a file or link there now. A version
+    /// can't have both, so that one is left out.
+    fn holds(&self, _path: &RelPath) -> bool {
+        false
     }
+
+    /// Told of what is in the folder and isn't as it was recorded: new, changed, or back.
+    fn is_back(&self, _path: &RelPath) {}
 }
 
-impl<F: Fn(&RelPath) -> bool> Freed for F {
-    fn is_freed(&self, path: &RelPath) -> bool {
-        self(path)
+impl Absent for PublishMode {
+    fn stays(&self, _record: &FileRecord) -> bool {
+        *self == Self::Append
     }
 }

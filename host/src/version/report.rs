@@ -43,6 +43,8 @@ pub struct BuildReport {
     pub unchanged: u64,
     /// Records that are in the version but no longer in the folder.
     pub remote: u64,
+    /// Records of what can't be looked at now; they count as unchanged.
+    pub unseen: u64,
     /// Files that were read.
     pub files_read: u64,
     /// Bytes that were read.

@@ -1,6 +1,6 @@
 //! Versions of real folders: what is recorded, what is read again, what stays, and what waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -22,8 +22,30 @@ struct Site {
     stamps: MemoryStamps,
     last: Option<(headwater_protocol::id::VersionId, Manifest)>,
     options: BuildOptions,
-    freed: BTreeSet<RelPath>,
+    absent: Rule,
     chunks: Mutex<BTreeMap<headwater_protocol::id::ChunkId, Vec<u8>>>,
+}
+
+/// What a publisher says of what is gone, and what it was told.
+#[derive(Default)]
+struct Rule {
+    mode: PublishMode,
+    freed: BTreeSet<String>,
+    back: Mutex<Vec<String>>,
+}
+
+impl Absent for Rule {
+    fn stays(&self, record: &FileRecord) -> bool {
+        self.mode.stays(record) || self.freed.contains(&*String::from_utf8_lossy(&record.path))
+    }
+
+    fn holds(&self, path: &RelPath) -> bool {
+        self.freed.iter().any(|freed| headwater_protocol::path::is_below(freed.as_bytes(), path.as_bytes()))
+    }
+
+    fn is_back(&self, path: &RelPath) {
+        self.back.lock().unwrap().push(path.to_string());
+    }
 }
 
 struct Keep<'a>(&'a Mutex<BTreeMap<headwater_protocol::id::ChunkId, Vec<u8>>>);
@@ -45,7 +67,7 @@ impl Site {
             stamps: MemoryStamps::default(),
             last: None,
             options: BuildOptions { scan, origin: "test".into(), ..BuildOptions::default() },
-            freed: BTreeSet::new(),
+            absent: Rule::default(),
             chunks: Mutex::default(),
         }
     }
@@ -70,7 +92,7 @@ impl Site {
         let context = BuildContext {
             earlier,
             stamps: &mut self.stamps,
-            freed: &self.freed,
+            absent: &self.absent,
             pages: &mut self.pages.as_ref(),
             chunks: &Keep(&self.chunks),
             progress: &mut |_| {},
@@ -220,7 +242,7 @@ fn a_change_reads_and_builds_what_it_touches() {
     site.write("d/01500.txt", noise(9999, 250));
     site.write("d/01700a.txt", noise(9998, 250));
     fs::remove_file(site.path("d/00010.txt")).unwrap();
-    site.options.mode = PublishMode::Mirror;
+    site.absent.mode = PublishMode::Mirror;
     Site::settle();
     let report = site.build();
     assert_eq!((report.added, report.changed, report.removed, report.files_read), (1, 1, 1, 2));
@@ -258,7 +280,7 @@ fn only_metadata_changed() {
 fn modes_decide_what_a_missing_file_means() {
     for (mode, expected) in [(PublishMode::Append, vec!["a", "b", "c", "d"]), (PublishMode::Mirror, vec!["a", "c"])] {
         let mut site = Site::new();
-        site.options.mode = mode;
+        site.absent.mode = mode;
         for name in ["a", "b", "c"] {
             site.write(name, name.repeat(20));
         }
@@ -269,7 +291,7 @@ fn modes_decide_what_a_missing_file_means() {
             fs::remove_file(site.path(name)).unwrap();
         }
         fs::remove_dir(site.path("d")).unwrap();
-        site.freed.insert(RelPath::new("c").unwrap());
+        site.absent.freed.insert("c".into());
         let report = site.build();
         assert_eq!(site.paths(), expected, "{mode:?}");
         assert_eq!(report.remote, expected.len() as u64 - 1);
@@ -282,21 +304,91 @@ fn modes_decide_what_a_missing_file_means() {
         assert_eq!(site.bytes_of("c"), "c".repeat(20).as_bytes());
         assert_eq!(site.bytes_of("a"), b"a changed");
         if mode == PublishMode::Mirror {
-            site.freed.clear();
+            site.absent.freed.clear();
             site.build();
             assert_eq!(site.paths(), ["a"]);
         }
-        // What is deleted by command leaves; what is still there does not.
-        site.options.deleted = ["a", "c"].map(|path| RelPath::new(path).unwrap()).to_vec();
-        site.build();
-        assert!(site.paths().contains(&"a".into()) && !site.paths().contains(&"c".into()));
-        site.options.deleted.clear();
         // A freed file that comes back is a file like others.
         site.write("c", "new");
         Site::settle();
         site.build();
         assert_eq!(site.bytes_of("c"), b"new");
     }
+}
+
+#[test]
+fn what_stays_is_asked_of_links_and_empty_folders_too() {
+    for (mode, expected) in
+        [(PublishMode::Append, vec!["empty", "file", "link", "set", "set/file"]), (PublishMode::Mirror, vec![])]
+    {
+        let mut site = Site::new();
+        site.absent.mode = mode;
+        site.write("file", "x");
+        site.write("set/file", "x");
+        fs::set_permissions(site.path("set"), fs::Permissions::from_mode(0o700)).unwrap();
+        symlink("file", site.path("link")).unwrap();
+        fs::create_dir(site.path("empty")).unwrap();
+        site.build();
+        for path in fs::read_dir(site.folder.path()).unwrap() {
+            let path = path.unwrap().path();
+            if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+        }
+        let report = site.build();
+        assert_eq!(site.paths(), expected, "{mode:?}");
+        assert_eq!((report.remote, report.removed), if mode == PublishMode::Append { (5, 0) } else { (0, 5) });
+        // A folder that has something in it now is no empty one any more.
+        site.write("empty/file", "x");
+        site.build();
+        assert!(!site.paths().contains(&"empty".into()) && site.paths().contains(&"empty/file".into()));
+    }
+}
+
+#[test]
+fn nothing_takes_the_place_of_a_folder_with_freed_files() {
+    let mut site = Site::new();
+    site.absent.mode = PublishMode::Mirror;
+    for path in ["a/freed", "a/gone", "b/gone", "c"] {
+        site.write(path, "x".repeat(30));
+    }
+    Site::settle();
+    site.build();
+    for path in ["a", "b"] {
+        fs::remove_dir_all(site.path(path)).unwrap();
+        site.write(path, "a file in its place");
+    }
+    site.absent.freed.insert("a/freed".into());
+    Site::settle();
+    let report = site.build();
+    assert_eq!(site.paths(), ["a/freed", "b", "c"]);
+    assert_eq!((&*report.skipped[0].path, &report.skipped[0].reason), ("a", &SkipReason::PlaceHeld));
+    assert_eq!(site.bytes_of("a/freed"), "x".repeat(30).as_bytes());
+    site.absent.freed.clear();
+    assert_eq!(site.build().skipped, []);
+    assert_eq!(site.paths(), ["a", "b", "c"]);
+}
+
+#[test]
+fn what_is_back_is_told() {
+    let mut site = Site::new();
+    site.absent.mode = PublishMode::Mirror;
+    for path in ["freed", "replaced", "steady"] {
+        site.write(path, path);
+    }
+    Site::settle();
+    site.build();
+    site.absent.back.lock().unwrap().clear();
+    site.absent.freed = ["freed", "replaced"].map(String::from).into();
+    for path in ["freed", "replaced"] {
+        fs::remove_file(site.path(path)).unwrap();
+    }
+    site.build();
+    assert_eq!(site.paths(), ["freed", "replaced", "steady"]);
+    assert_eq!(*site.absent.back.lock().unwrap(), Vec::<String>::new());
+    site.write("freed", "freed");
+    site.write("replaced/by-a-folder", "x");
+    Site::settle();
+    site.build();
+    assert_eq!(*site.absent.back.lock().unwrap(), ["freed", "replaced", "replaced/by-a-folder"]);
 }
 
 #[test]
@@ -323,7 +415,7 @@ fn what_can_not_be_read_stays() {
         return as_nobody("version::tests::what_can_not_be_read_stays");
     }
     let mut site = Site::new();
-    site.options.mode = PublishMode::Mirror;
+    site.absent.mode = PublishMode::Mirror;
     site.write("a", "a");
     site.write("locked/1", "1");
     site.write("locked/2", "2");
@@ -335,7 +427,7 @@ fn what_can_not_be_read_stays() {
     site.write("a", "changed");
     let report = site.build();
     assert_eq!(site.paths(), ["a", "locked/1", "locked/2", "secret"]);
-    assert_eq!((report.skipped_count, report.deferred_count), (1, 1));
+    assert_eq!((report.skipped_count, report.deferred_count, report.unseen), (1, 1, 2));
     fs::set_permissions(site.path("locked"), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
@@ -390,7 +482,7 @@ fn a_file_that_changes_while_it_is_read_waits() {
     let context = BuildContext {
         earlier: None,
         stamps: &mut stamps,
-        freed: &|_: &RelPath| false,
+        absent: &PublishMode::Mirror,
         pages: &mut site.pages.as_ref(),
         chunks: &Meddler(site.path("log")),
         progress: &mut |_| {},
@@ -516,7 +608,7 @@ fn a_missing_folder_is_an_error_and_an_empty_one_is_a_version() {
     let context = BuildContext {
         earlier: None,
         stamps: &mut NoStamps,
-        freed: &|_: &RelPath| false,
+        absent: &PublishMode::Mirror,
         pages: &mut site.pages.as_ref(),
         chunks: &NoChunks,
         progress: &mut |_| {},

@@ -9,7 +9,7 @@ use super::source::{PageSource, PageSourceError};
 use crate::id::ChunkId;
 use crate::manifest::{Manifest, Totals};
 use crate::page::{ChildRef, HEIGHT_MAX, LeafPage, Page};
-use crate::path::{self, RelPath};
+use crate::path::{self, RelPath, is_at_or_below};
 use crate::record::{ChunkRef, FileRecord};
 
 /// Why a version can't be read.
@@ -193,6 +193,14 @@ impl<'a> Tree<'a> {
     /// All records from `path` on, be there one at `path` or not.
     pub fn records_from(&self, path: &RelPath) -> Records<'a> {
         Records::new(*self, self.leaves_from(path), Some(path.clone()))
+    }
+
+    /// The record at `path`, and all of what lies below it: neighbours in the order that pages keep.
+    pub fn records_at_or_below(&self, path: &RelPath) -> impl Iterator<Item = Result<RecordAt, TreeError>> + use<'a> {
+        let at = path.clone();
+        self.records_from(path).take_while(move |record| {
+            record.as_ref().map_or(true, |record| is_at_or_below(&record.path, at.as_bytes()))
+        })
     }
 
     /// The record at `path`.

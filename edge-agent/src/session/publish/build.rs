@@ -3,7 +3,7 @@
 //! What the build compares with is the newest version here, committed or not, so what was hashed once while the link was
 //! down is not hashed again. What the new version *follows* is always the newest committed one.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_host::scan::{Cancel, ScanOptions, SkipReason, Stamp};
@@ -14,10 +14,10 @@ use headwater_host::version::{
 use headwater_protocol::id::ChunkId;
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::page::Page;
-use headwater_protocol::path::RelPath;
 use headwater_protocol::tree::{PageSink, SinkError, Tree};
 
 use super::index::ChunkIndexer;
+use super::keep::Keep;
 use crate::agent::{Agent, Folder};
 use crate::catalog::{
     Catalog, CatalogError, DatasetId, DatasetPages, DatasetRow, EventLevel, Role, VersionRow, VersionState,
@@ -65,28 +65,22 @@ pub fn build(
     let options = options(agent, folder, cancel);
     let tree = base_manifest.as_ref().map(|manifest| Tree::new(manifest, &pages));
     let suspect = folder.mode == Mode::Mirror && is_suspect(agent, &catalog, row.id, folder, &options.scan, tree)?;
-    let keep = Keep::new(&catalog, row.id, folder, suspect, committed.as_ref(), base)?;
+    let keep = Keep::new(&catalog, &row, folder.mode, suspect, committed.as_ref(), base)?;
     let mut stamps = CatalogStamps::new(&catalog, row.id);
     let mut sink = CatalogSink::new(&catalog, row.id, folder.role != Role::Local);
     let earlier = match (&base_manifest, base) {
         (Some(manifest), Some(base)) => Some(Earlier { id: base.version, manifest, pages: &pages }),
         _ => None,
     };
-    let context = BuildContext {
-        earlier,
-        stamps: &mut stamps,
-        freed: &|path: &RelPath| keep.keeps(path),
-        pages: &mut sink,
-        chunks: &NoChunks,
-        progress,
-    };
+    let context =
+        BuildContext { earlier, stamps: &mut stamps, absent: &keep, pages: &mut sink, chunks: &NoChunks, progress };
     let (built, report) = version::build(&folder.path, &options, context).map_err(|error| {
         let error = CodedError::from(error);
         if catalog.is_suspect() { CodedError::new(&codes::CATALOG_DAMAGED, error.message) } else { error }
     })?;
     sink.finish()?;
     stamps.finish()?;
-    keep.finish(&catalog, row.id)?;
+    keep.finish(&report)?;
     let is_new = match built {
         Some(built) => record(&catalog, folder, row.id, committed.as_ref(), built)?,
         None => false,
@@ -165,8 +159,6 @@ fn options(agent: &Agent, folder: &Folder, cancel: &Cancel) -> BuildOptions {
             cancel: cancel.clone(),
             ..ScanOptions::default()
         },
-        // Files that are gone are judged one by one in `Keep`, which knows more than the mode.
-        mode: Mode::Mirror,
         origin: agent.device().map(|device| device.card.name.clone()).unwrap_or_default(),
         read_bytes_max: (folder.role == Role::Publish).then_some(settings.scan.version_bytes.0),
         ..BuildOptions::default()
@@ -204,93 +196,11 @@ fn skip_reason(reason: &SkipReason) -> String {
         SkipReason::Unreadable(reason) => format!("can't be read: {reason}"),
         SkipReason::PathUnsuitable(reason) => format!("can't be in a dataset: {reason}"),
         SkipReason::BadRule => "holds a line that is no ignore rule".to_owned(),
-    }
-}
-
-/// Which files that are gone from the folder stay in the next version.
-///
-/// - `append`: those that the core has, unless the user deleted them by command.
-/// - `mirror`: those that were freed, and all of them while the folder is suspect. After the catalog was lost, nobody knows any more which these were, so all that
-///   are missing count as freed: a command can still delete them, but nothing brings a version back.
-struct Keep<'a> {
-    catalog: &'a Catalog,
-    dataset: DatasetId,
-    mode: Mode,
-    suspect: bool,
-    recovering: bool,
-    committed: Option<(Manifest, DatasetPages)>,
-    committed_is_base: bool,
-    deletions: Vec<Vec<u8>>,
-    found_freed: Mutex<Vec<Vec<u8>>>,
-}
-
-impl<'a> Keep<'a> {
-    fn new(
-        catalog: &'a Arc<Catalog>,
-        dataset: DatasetId,
-        folder: &Folder,
-        suspect: bool,
-        committed: Option<&VersionRow>,
-        base: Option<&VersionRow>,
-    ) -> Result<Self, CatalogError> {
-        let pages = || DatasetPages::new(Arc::clone(catalog), dataset);
-        let manifest = committed.map(VersionRow::decode_manifest).transpose()?;
-        Ok(Self {
-            catalog,
-            dataset,
-            mode: folder.mode,
-            suspect,
-            recovering: catalog.meta(&recovering_key(dataset))?.is_some(),
-            committed_is_base: committed.map(|row| row.version) == base.map(|row| row.version),
-            committed: manifest.map(|manifest| (manifest, pages())),
-            deletions: catalog.deletions(dataset)?,
-            found_freed: Mutex::default(),
-        })
-    }
-
-    fn keeps(&self, path: &RelPath) -> bool {
-        if self.deletions.iter().any(|deleted| is_at_or_below(path.as_bytes(), deleted)) || !self.is_committed(path) {
-            return false;
+        SkipReason::PlaceHeld => {
+            "stands where the dataset has a folder with files that are not here any more; `edge-agent delete` takes these out"
+                .to_owned()
         }
-        if self.mode == Mode::Append || self.suspect {
-            return true;
-        }
-        if self.recovering {
-            self.found_freed.lock().unwrap_or_else(PoisonError::into_inner).push(path.as_bytes().to_vec());
-            return true;
-        }
-        self.catalog.is_freed(self.dataset, path.as_bytes()).unwrap_or_else(|_| {
-            // Not knowing keeps the file; the damage is dealt with after the build.
-            self.catalog.suspect();
-            true
-        })
     }
-
-    fn is_committed(&self, path: &RelPath) -> bool {
-        if self.committed_is_base {
-            return true;
-        }
-        let Some((manifest, pages)) = &self.committed else { return false };
-        !matches!(Tree::new(manifest, pages).find(path), Ok(None))
-    }
-
-    fn finish(self, catalog: &Catalog, dataset: DatasetId) -> Result<(), CatalogError> {
-        if self.recovering {
-            catalog.put_freed(dataset, &self.found_freed.into_inner().unwrap_or_else(PoisonError::into_inner))?;
-            catalog.forget_meta(&recovering_key(dataset))?;
-        }
-        Ok(())
-    }
-}
-
-/// The name of the mark that a dataset was taken over from the core after the catalog had been lost.
-pub(super) fn recovering_key(dataset: DatasetId) -> String {
-    format!("recovering.{}", dataset.number())
-}
-
-/// Whether `path` is `at` or lies in the folder `at`.
-pub(super) fn is_at_or_below(path: &[u8], at: &[u8]) -> bool {
-    path.strip_prefix(at).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
 /// The catalog as a stat cache: writes only what differs from what it has, in batches.

@@ -2,15 +2,18 @@
 
 mod build;
 mod index;
+mod keep;
 mod revert;
 mod round;
 mod send;
 mod source;
 mod standing;
+#[cfg(test)]
+mod tests;
 
 pub use build::{Built, build};
 pub(crate) use index::index_version;
 pub use round::{Rounds, publish};
-pub use send::{Sent, has_at_or_below, serve_fetch};
+pub use send::{Sent, serve_fetch};
 pub use source::PublishSource;
 pub use standing::{Standing, adopt, standing};

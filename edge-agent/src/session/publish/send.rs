@@ -6,7 +6,6 @@ use headwater_host::error::{CodedError, codes};
 use headwater_protocol::codec::{decode_stored, encode_stored};
 use headwater_protocol::commit::{CommitRecord, Receipt};
 use headwater_protocol::id::VersionId;
-use headwater_protocol::manifest::Manifest;
 use headwater_protocol::name::DatasetName;
 use headwater_protocol::path::RelPath;
 use headwater_protocol::tree::Tree;
@@ -15,7 +14,7 @@ use headwater_quic::transfer::{
     OutgoingVersion, ProgressSink, SendReport, TransferError, UnavailableChunk, no_progress,
 };
 
-use super::build::is_at_or_below;
+use super::keep::forget_deletions_of;
 use super::source::PublishSource;
 use crate::agent::Agent;
 use crate::catalog::{Catalog, DatasetPages, DatasetRow, EventLevel, Role, VersionRow, VersionState};
@@ -185,22 +184,14 @@ async fn acknowledged(
     Ok(())
 }
 
-fn note_commit(catalog: &Arc<Catalog>, row: &DatasetRow, committed: &VersionRow) -> Result<(), CodedError> {
+pub(super) fn note_commit(catalog: &Arc<Catalog>, row: &DatasetRow, committed: &VersionRow) -> Result<(), CodedError> {
     catalog.commit_version(row.id, committed, 1)?;
-    let deletions = catalog.deletions(row.id)?;
-    if !deletions.is_empty() {
-        let manifest = committed.decode_manifest()?;
-        let pages = DatasetPages::new(Arc::clone(catalog), row.id);
-        let done: Vec<_> = deletions.into_iter().filter(|path| !has_at_or_below(&manifest, &pages, path)).collect();
-        catalog.forget_deletions(row.id, &done)?;
-    }
+    let manifest = committed.decode_manifest()?;
+    let pages = DatasetPages::new(Arc::clone(catalog), row.id);
+    let tree = Tree::new(&manifest, &pages);
+    // A deletion that came while this version was sent is for the next one.
+    let is_gone = |path: &[u8]| RelPath::new(path).is_ok_and(|path| matches!(tree.find(&path), Ok(None)));
+    forget_deletions_of(catalog, row.id, is_gone)?;
     catalog.prune_pages(row.id)?;
     Ok(())
-}
-
-/// Whether a version has a file at this path or in a folder of this path.
-pub fn has_at_or_below(manifest: &Manifest, pages: &DatasetPages, path: &[u8]) -> bool {
-    let Ok(from) = RelPath::new(path.to_vec()) else { return false };
-    let first = Tree::new(manifest, pages).records_from(&from).next();
-    first.is_some_and(|record| record.map_or(true, |record| is_at_or_below(&record.path, path)))
 }

@@ -19,8 +19,8 @@ use headwater_quic::transfer::{
     Committed, Destination, DestinationError, HeldPage, IncomingItem, IncomingOffer, no_progress,
 };
 
-use super::build::recovering_key;
 use super::index::ChunkIndexer;
+use super::keep::recovering_key;
 use crate::agent::Agent;
 use crate::catalog::{Catalog, CatalogError, DatasetRow, EventLevel, VersionRow, VersionState, refers_to_pages};
 use crate::session::link::Link;

@@ -1,0 +1,161 @@
+//! What the catalog remembers beside versions: which files were freed, which are to leave, and small values by name.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{Catalog, CatalogError, DatasetId};
+
+/// A table of paths.
+#[derive(Clone, Copy)]
+enum Marks {
+    Freed,
+    Deletions,
+}
+
+impl Marks {
+    const fn table(self) -> &'static str {
+        match self {
+            Self::Freed => "freed",
+            Self::Deletions => "deletions",
+        }
+    }
+}
+
+impl Catalog {
+    /// Notes that files were freed: they stay in every later version though their bytes are gone from here.
+    pub fn put_freed(&self, dataset: DatasetId, paths: &[Vec<u8>]) -> Result<(), CatalogError> {
+        self.put_marks(Marks::Freed, dataset, paths)
+    }
+
+    /// Notes that files are no longer freed: they are back, or stayed.
+    pub fn forget_freed(&self, dataset: DatasetId, paths: &[Vec<u8>]) -> Result<(), CatalogError> {
+        self.forget_marks(Marks::Freed, dataset, paths)
+    }
+
+    /// Notes that the file `path`, or all in the folder `path`, is no longer freed.
+    pub fn forget_freed_at_or_below(&self, dataset: DatasetId, path: &[u8]) -> Result<(), CatalogError> {
+        let (from, to) = below(path);
+        self.lock()
+            .prepare_cached("DELETE FROM freed WHERE dataset = ?1 AND (path = ?2 OR (path >= ?3 AND path < ?4))")
+            .and_then(|mut statement| statement.execute(params![dataset.0, path, from, to]))
+            .map(|_| ())
+            .map_err(|source| CatalogError::sql("forget freed files", source))
+    }
+
+    /// Whether a file was freed.
+    pub fn is_freed(&self, dataset: DatasetId, path: &[u8]) -> Result<bool, CatalogError> {
+        self.is_marked(Marks::Freed, dataset, path)
+    }
+
+    /// Whether a file in the folder `path` was freed.
+    pub fn has_freed_below(&self, dataset: DatasetId, path: &[u8]) -> Result<bool, CatalogError> {
+        let (from, to) = below(path);
+        self.lock()
+            .prepare_cached("SELECT 1 FROM freed WHERE dataset = ?1 AND path >= ?2 AND path < ?3")
+            .and_then(|mut statement| statement.exists(params![dataset.0, from, to]))
+            .map_err(|source| CatalogError::sql("look up freed files", source))
+    }
+
+    /// How many files of a dataset are freed.
+    pub fn freed_count(&self, dataset: DatasetId) -> Result<u64, CatalogError> {
+        self.lock()
+            .query_row("SELECT COUNT(*) FROM freed WHERE dataset = ?1", [dataset.0], |row| row.get::<_, i64>(0))
+            .map(|count| count as u64)
+            .map_err(|source| CatalogError::sql("count freed files", source))
+    }
+
+    /// Notes what the next version leaves out: paths of records, not folders with all that will ever be in them.
+    pub fn put_deletions(&self, dataset: DatasetId, paths: &[Vec<u8>]) -> Result<(), CatalogError> {
+        self.put_marks(Marks::Deletions, dataset, paths)
+    }
+
+    /// Whether the next version leaves this path out.
+    pub fn is_deleted(&self, dataset: DatasetId, path: &[u8]) -> Result<bool, CatalogError> {
+        self.is_marked(Marks::Deletions, dataset, path)
+    }
+
+    /// The first `count` paths after `after` that the next version leaves out, in the order of their bytes.
+    pub fn deletions_after(
+        &self,
+        dataset: DatasetId,
+        after: &[u8],
+        count: usize,
+    ) -> Result<Vec<Vec<u8>>, CatalogError> {
+        let failed = |source| CatalogError::sql("list deletions", source);
+        let connection = self.lock();
+        let mut statement = connection
+            .prepare_cached("SELECT path FROM deletions WHERE dataset = ?1 AND path > ?2 ORDER BY path LIMIT ?3")
+            .map_err(failed)?;
+        let rows = statement.query_map(params![dataset.0, after, count as i64], |row| row.get(0)).map_err(failed)?;
+        rows.collect::<Result<_, _>>().map_err(failed)
+    }
+
+    /// Notes that these deletions are done, or void because the files are back.
+    pub fn forget_deletions(&self, dataset: DatasetId, paths: &[Vec<u8>]) -> Result<(), CatalogError> {
+        self.forget_marks(Marks::Deletions, dataset, paths)
+    }
+
+    fn put_marks(&self, marks: Marks, dataset: DatasetId, paths: &[Vec<u8>]) -> Result<(), CatalogError> {
+        self.change_paths(
+            &format!("INSERT OR IGNORE INTO {} (dataset, path) VALUES (?1, ?2)", marks.table()),
+            dataset,
+            paths,
+        )
+    }
+
+    fn forget_marks(&self, marks: Marks, dataset: DatasetId, paths: &[Vec<u8>]) -> Result<(), CatalogError> {
+        self.change_paths(&format!("DELETE FROM {} WHERE dataset = ?1 AND path = ?2", marks.table()), dataset, paths)
+    }
+
+    fn is_marked(&self, marks: Marks, dataset: DatasetId, path: &[u8]) -> Result<bool, CatalogError> {
+        self.lock()
+            .prepare_cached(&format!("SELECT 1 FROM {} WHERE dataset = ?1 AND path = ?2", marks.table()))
+            .and_then(|mut statement| statement.exists(params![dataset.0, path]))
+            .map_err(|source| CatalogError::sql("look up a path", source))
+    }
+
+    fn change_paths(&self, statement: &str, dataset: DatasetId, paths: &[Vec<u8>]) -> Result<(), CatalogError> {
+        let failed = |source| CatalogError::sql("note paths", source);
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let mut connection = self.lock();
+        let transaction = connection.transaction().map_err(failed)?;
+        {
+            let mut statement = transaction.prepare_cached(statement).map_err(failed)?;
+            for path in paths {
+                statement.execute(params![dataset.0, path]).map_err(failed)?;
+            }
+        }
+        transaction.commit().map_err(failed)
+    }
+
+    /// A small durable value by name.
+    pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, CatalogError> {
+        self.lock()
+            .prepare_cached("SELECT value FROM meta WHERE name = ?1")
+            .and_then(|mut statement| statement.query_row([name], |row| row.get(0)).optional())
+            .map_err(|source| CatalogError::sql("read a value", source))
+    }
+
+    /// Keeps a small durable value.
+    pub fn put_meta(&self, name: &str, value: &[u8]) -> Result<(), CatalogError> {
+        self.lock()
+            .execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)", params![name, value])
+            .map(|_| ())
+            .map_err(|source| CatalogError::sql("keep a value", source))
+    }
+
+    /// Forgets a small value.
+    pub fn forget_meta(&self, name: &str) -> Result<(), CatalogError> {
+        self.lock()
+            .execute("DELETE FROM meta WHERE name = ?1", [name])
+            .map(|_| ())
+            .map_err(|source| CatalogError::sql("forget a value", source))
+    }
+}
+
+/// The paths in the folder `path` are from the first of these on, and before the second.
+fn below(path: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    const AFTER_SLASH: u8 = b'/' + 1;
+    ([path, b"/"].concat(), [path, &[AFTER_SLASH]].concat())
+}

@@ -1,0 +1,261 @@
+//! What stays in a dataset and what leaves it: scans of real folders, with commits noted as if a core had answered.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use headwater_host::scan::Cancel;
+use headwater_protocol::tree::Tree;
+
+use super::build::{Built, build};
+use super::keep::recovering_key;
+use super::send::note_commit;
+use crate::agent::Agent;
+use crate::catalog::{Catalog, DatasetPages, DatasetRow, Role, VersionRow};
+use crate::storage::free;
+
+/// A device that publishes one folder as `data`.
+struct Site {
+    root: tempfile::TempDir,
+    agent: Arc<Agent>,
+}
+
+impl Site {
+    fn new(mode: &str) -> Self {
+        let root = tempfile::tempdir().expect("a folder");
+        let (files, data) = (root.path().join("files"), root.path().join("agent"));
+        fs::create_dir_all(&files).expect("made");
+        fs::create_dir_all(&data).expect("made");
+        let settings = format!(
+            "[scan]\nsettle = \"0\"\n[[publish]]\nfolder = \"{}\"\ndataset = \"data\"\nmode = \"{mode}\"\n",
+            files.display()
+        );
+        fs::write(data.join("agent.toml"), settings).expect("written");
+        let agent = Agent::open(&data, None).expect("opened");
+        Self { root, agent }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.root.path().join("files").join(path)
+    }
+
+    fn write(&self, path: &str) {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        fs::write(&path, path.as_os_str().as_encoded_bytes()).expect("written");
+    }
+
+    fn catalog(&self) -> Arc<Catalog> {
+        self.agent.catalog()
+    }
+
+    fn row(&self) -> DatasetRow {
+        let folder = self.agent.folder("data").expect("configured");
+        self.catalog().dataset("data", Role::Publish, &folder.path).expect("a dataset")
+    }
+
+    fn scan(&self) -> Built {
+        let folder = self.agent.folder("data").expect("configured");
+        build(&self.agent, &folder, &Cancel::default(), &mut |_| {}).expect("built")
+    }
+
+    /// Scans, and notes that the core committed what came of it.
+    fn commit(&self) {
+        let row = self.scan().row;
+        if let Some(pending) = self.catalog().pending(row.id).expect("read") {
+            note_commit(&self.catalog(), &row, &pending).expect("noted");
+        }
+    }
+
+    fn paths(&self) -> Vec<String> {
+        let (catalog, row) = (self.catalog(), self.scan().row);
+        let newest = catalog.pending(row.id).expect("read").or_else(|| catalog.committed(row.id).expect("read"));
+        let manifest = newest.as_ref().map(VersionRow::decode_manifest).expect("a version").expect("whole");
+        let pages = DatasetPages::new(Arc::clone(&catalog), row.id);
+        let records = Tree::new(&manifest, &pages).records();
+        records.map(|record| String::from_utf8_lossy(&record.expect("read").path).into_owned()).collect()
+    }
+
+    /// Frees files as the command does under a core's receipt.
+    fn free(&self, paths: &[&str]) {
+        let marks: Vec<_> = paths.iter().map(|path| path.as_bytes().to_vec()).collect();
+        self.catalog().put_freed(self.row().id, &marks).expect("noted");
+        for path in paths {
+            fs::remove_file(self.path(path)).expect("removed");
+        }
+    }
+
+    fn delete(&self, paths: &[&str]) {
+        let paths: Vec<_> = paths.iter().map(ToString::to_string).collect();
+        free::delete(&self.agent, "data", &paths).expect("deleted");
+    }
+
+    fn freed(&self) -> u64 {
+        self.catalog().freed_count(self.row().id).expect("counted")
+    }
+
+    /// Takes all files away, as a disk that is not mounted does.
+    fn unmount(&self) {
+        fs::rename(self.path(""), self.root.path().join("unmounted")).expect("renamed");
+        fs::create_dir(self.path("")).expect("made");
+    }
+
+    fn mount(&self) {
+        fs::remove_dir_all(self.path("")).expect("removed");
+        fs::rename(self.root.path().join("unmounted"), self.path("")).expect("renamed");
+    }
+}
+
+#[test]
+fn a_deletion_ends_with_its_commit_whatever_appears_there_later() {
+    for mode in ["append", "mirror"] {
+        let site = Site::new(mode);
+        for path in ["day1/old.jpg", "day1.txt", "day2/one.jpg"] {
+            site.write(path);
+        }
+        site.commit();
+        site.delete(&["day1"]);
+        // The camera goes on writing into the folder before the next sync.
+        site.write("day1/new.jpg");
+        site.commit();
+        assert_eq!(site.paths(), ["day1/new.jpg", "day1.txt", "day2/one.jpg"], "{mode}");
+        assert_eq!(site.catalog().deletions_after(site.row().id, b"", 9).expect("read"), Vec::<Vec<u8>>::new());
+        site.free(&["day1/new.jpg"]);
+        site.commit();
+        assert!(site.paths().contains(&"day1/new.jpg".to_owned()), "{mode}: a freed file was dropped");
+    }
+}
+
+#[test]
+fn a_deleted_file_that_is_back_is_a_file_like_others() {
+    let site = Site::new("append");
+    for path in ["a", "b"] {
+        site.write(path);
+    }
+    site.commit();
+    site.delete(&["a"]);
+    site.write("a");
+    site.commit();
+    fs::remove_file(site.path("a")).expect("removed");
+    site.commit();
+    assert_eq!(site.paths(), ["a", "b"], "what is deleted here alone stays");
+}
+
+#[test]
+fn a_deletion_that_comes_while_a_version_is_sent_is_for_the_next() {
+    let site = Site::new("append");
+    for path in ["a", "b"] {
+        site.write(path);
+    }
+    let row = site.scan().row;
+    let sent = site.catalog().pending(row.id).expect("read").expect("a version");
+    site.delete(&["a"]);
+    note_commit(&site.catalog(), &row, &sent).expect("noted");
+    assert_eq!(site.paths(), ["b"]);
+}
+
+#[test]
+fn a_deletion_that_can_not_be_named_whole_deletes_nothing() {
+    let site = Site::new("mirror");
+    for path in ["a", "b"] {
+        site.write(path);
+    }
+    site.commit();
+    site.free(&["a"]);
+    let paths = ["a", "nowhere"].map(String::from);
+    free::delete(&site.agent, "data", &paths).expect_err("there is no such file");
+    assert_eq!((site.paths(), site.freed()), (vec!["a".to_owned(), "b".to_owned()], 1));
+}
+
+#[test]
+fn a_freed_file_that_is_back_is_a_file_like_others() {
+    let site = Site::new("mirror");
+    for path in ["a", "b"] {
+        site.write(path);
+    }
+    site.commit();
+    site.free(&["a"]);
+    site.commit();
+    assert_eq!((site.paths(), site.freed()), (vec!["a".to_owned(), "b".to_owned()], 1));
+    site.write("a");
+    site.commit();
+    assert_eq!(site.freed(), 0);
+    fs::remove_file(site.path("a")).expect("removed");
+    site.commit();
+    assert_eq!(site.paths(), ["b"]);
+}
+
+#[test]
+fn a_freed_file_outlives_a_file_in_its_folders_place() {
+    let site = Site::new("mirror");
+    for path in ["a/x", "b"] {
+        site.write(path);
+    }
+    site.commit();
+    site.free(&["a/x"]);
+    fs::remove_dir(site.path("a")).expect("removed");
+    site.write("a");
+    let built = site.scan();
+    assert_eq!(built.skipped.iter().map(|skipped| &*skipped.path).collect::<Vec<_>>(), ["a"]);
+    assert_eq!(site.paths(), ["a/x", "b"]);
+    site.delete(&["a/x"]);
+    assert_eq!(site.paths(), ["a", "b"]);
+}
+
+#[test]
+fn what_is_missing_after_the_catalog_was_lost_counts_as_freed_once_the_folder_is_seen() {
+    for mode in ["append", "mirror"] {
+        let site = Site::new(mode);
+        for path in ["freed", "here"] {
+            site.write(path);
+        }
+        site.commit();
+        fs::remove_file(site.path("freed")).expect("removed");
+        site.catalog().put_meta(&recovering_key(site.row().id), b"1").expect("kept");
+        if mode == "mirror" {
+            site.unmount();
+            site.commit();
+            assert_eq!(site.freed(), 0, "a folder without its disk says nothing of what was freed");
+            site.mount();
+        }
+        site.commit();
+        assert_eq!((site.paths(), site.freed()), (vec!["freed".to_owned(), "here".to_owned()], 1), "{mode}");
+        // From now on it is known what was freed.
+        fs::remove_file(site.path("here")).expect("removed");
+        site.write("more");
+        site.commit();
+        assert_eq!(site.freed(), 1, "{mode}");
+    }
+}
+
+#[test]
+fn links_and_empty_folders_stay_like_files() {
+    let all = ["empty", "file", "link"];
+    for mode in ["append", "mirror"] {
+        let site = Site::new(mode);
+        site.write("file");
+        symlink("file", site.path("link")).expect("linked");
+        fs::create_dir(site.path("empty")).expect("made");
+        site.commit();
+        site.unmount();
+        assert_eq!(site.paths(), all, "{mode}: an empty folder took something out of the dataset");
+        site.mount();
+        fs::remove_file(site.path("link")).expect("removed");
+        fs::remove_dir(site.path("empty")).expect("removed");
+        assert_eq!(site.paths(), if mode == "append" { &all[..] } else { &["file"][..] }, "{mode}");
+    }
+}
+
+#[test]
+fn a_path_marked_below_a_folder_is_found_by_its_folder() {
+    let site = Site::new("mirror");
+    let (catalog, id) = (site.catalog(), site.row().id);
+    let marks = ["a/x", "a/y/z", "a.b", "a0", "b"].map(|path| path.as_bytes().to_vec());
+    catalog.put_freed(id, &marks).expect("noted");
+    assert!(catalog.has_freed_below(id, b"a").expect("read") && catalog.has_freed_below(id, b"a/y").expect("read"));
+    assert!(!catalog.has_freed_below(id, b"b").expect("read"));
+    catalog.forget_freed_at_or_below(id, b"a").expect("forgotten");
+    let left = marks.iter().filter(|path| catalog.is_freed(id, path).expect("read")).count();
+    assert_eq!(left, 3);
+}
