@@ -165,14 +165,25 @@ fn template(name: &str, settings: &[(String, String)]) -> String {
 const TEMPLATE_REST: &str = r#"
 # listen = "0.0.0.0:4733"            # UDP, for devices
 # admin_listen = "127.0.0.1:4734"    # TCP, for /metrics and the status page
+# admin = true                       # false: neither metrics nor status page
 # addresses = ["core.example:4733"]  # what tokens tell devices to dial
+# log = "info"                       # as in `debug` or `core_node=debug`
+# log_json = false                   # true: one JSON object a line
 
 # [network]
 # congestion = "cubic"               # or newreno, bbr
 # idle_timeout = "60s"
+# hello_timeout = "20s"              # how long a new connection may take to say hello
+# sessions_max = 20000
+# mtu_max = 1452                     # largest UDP payload to discover, in bytes
 
 # [memory]
 # transfers = "96MiB"                # all devices' bytes on their way to the disk
+# pages = "16MiB"                    # decoded pages that are kept at hand
+
+# [proofs]
+# lifetime = "336h"                  # how long an upload that no version names yet is kept
+# prefixes = "32MiB"                 # unfinished chunks that are kept for one device
 
 # [retention]
 # keep_last = 0                      # newest versions to keep of each dataset; 0 keeps all
@@ -210,5 +221,25 @@ mod tests {
             .fold(String::new(), |text, line| text + line + "\n");
         let config: Config = toml::from_str(&uncommented).expect("valid");
         assert_eq!(config.rules.len(), 1);
+    }
+
+    #[test]
+    fn the_template_shows_every_setting() {
+        let toml::Value::Table(all) = toml::Value::try_from(Config::default()).expect("it serializes") else {
+            panic!("a configuration is a table");
+        };
+        for (key, value) in all.iter().filter(|(key, _)| *key != "name") {
+            match value {
+                toml::Value::Table(section) => {
+                    let (_, shown) = TEMPLATE_REST.split_once(&format!("# [{key}]")).expect(key);
+                    let shown = shown.split("\n\n").next().expect("there is a first part");
+                    for key in section.keys() {
+                        assert!(shown.contains(&format!("\n# {key} = ")), "[{key}] does not show it:{shown}");
+                    }
+                }
+                toml::Value::Array(_) if key == "rules" => assert!(TEMPLATE_REST.contains("# [[rules]]")),
+                _ => assert!(TEMPLATE_REST.contains(&format!("\n# {key} = ")), "{key} is not shown"),
+            }
+        }
     }
 }
