@@ -1,15 +1,17 @@
 //! `test`: every check of the repository, in the order in which a failure is cheapest to learn.
 //!
 //! Each step runs even where an earlier one failed, and the last line says how many tests passed and failed. A step that
-//! fails without naming a test (formatting, a lint, a crate that doesn't compile) counts as one failure.
+//! fails without naming a test (formatting, a lint, a crate that doesn't compile) counts as one failure. Tests that could
+//! not test what they are for are named too.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-use crate::process::{cargo, line_of, run as run_command};
+use crate::process::{cargo, line_of, run as run_command, target_dir};
 use crate::{setup, tidy};
 
 /// What the tests of one step came to.
@@ -30,11 +32,12 @@ struct StepResult {
 pub(crate) fn run() -> anyhow::Result<()> {
     println!("==> setup");
     setup::ensure(&[setup::C_COMPILER, setup::RUSTFMT, setup::CLIPPY])?;
+    let skipped = Skipped::new();
     let results = [
         step("fmt", || plain(cargo().args(["fmt", "--all", "--", "--check"]))),
         step("tidy", || tidy::run().map(|()| Tally::default())),
         step("clippy", || plain(cargo().args(CLIPPY_ARGS))),
-        step("tests", tests),
+        step("tests", || tests(&skipped)),
     ];
 
     println!("\n==> summary");
@@ -44,6 +47,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
         println!("{:<8} {:>6.1} s  {outcome}", result.name, result.took.as_secs_f64());
         total.passed += result.tally.passed;
         total.failed += result.tally.failed.max(u64::from(result.error.is_some()));
+    }
+    for line in skipped.lines() {
+        println!("skipped: {line}");
     }
     println!("{} passed, {} failed", total.passed, total.failed);
     if results.iter().any(|result| result.error.is_some()) {
@@ -76,11 +82,12 @@ fn plain(command: &mut std::process::Command) -> anyhow::Result<Tally> {
 }
 
 /// All tests and doc tests, shown as they run and summed from the lines in which each test binary says what it came to.
-fn tests() -> anyhow::Result<Tally> {
+fn tests(skipped: &Skipped) -> anyhow::Result<Tally> {
     let mut command = cargo();
     command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     let line = line_of(&command);
     let mut child = command
+        .env(Skipped::VARIABLE, &skipped.path)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -100,6 +107,31 @@ fn tests() -> anyhow::Result<Tally> {
         bail!("`{line}` failed: {status}");
     }
     Ok(tally)
+}
+
+/// The list of tests that could not test what they are for, which they write themselves.
+struct Skipped {
+    path: PathBuf,
+}
+
+impl Skipped {
+    const VARIABLE: &str = "HEADWATER_TEST_SKIPPED";
+
+    fn new() -> Self {
+        Self { path: target_dir().join(format!("skipped-{}", std::process::id())) }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        // Without a file, nothing was skipped.
+        std::fs::read_to_string(&self.path).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Skipped {
+    fn drop(&mut self) {
+        // It is there only if something was skipped.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 /// The counts in a line as `test result: ok. 12 passed; 0 failed; 1 ignored; ...`.
