@@ -8,7 +8,7 @@ use std::path::Path;
 use headwater_host::durable::{self, PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE};
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::trust::{Token, TokenError};
-use headwater_protocol::wire::{Hello, Message, PROTOCOL_REVISION, PeerStatus};
+use headwater_protocol::wire::{CONTROL_FRAME_BYTES_MAX, Hello, Message, PROTOCOL_REVISION, PeerStatus};
 use headwater_quic::endpoint::close;
 use headwater_quic::{
     ClientOptions, ConnectError, ControlStream, FrameError, Identity, IdentityError, IdentityKey, JoinError, connect,
@@ -17,10 +17,12 @@ use headwater_quic::{
 use quinn::Connection;
 use serde_json::Value;
 
-use crate::control::Request;
+use crate::control::{Pieces, Request};
 
 /// Holds the nonce that the last session gave.
 const NONCE_FILE: &str = "nonce";
+/// Longest request, in bytes: what a message carries, less what it is packed in.
+const REQUEST_BYTES_MAX: usize = CONTROL_FRAME_BYTES_MAX - 1024;
 /// The number of the only request of a session.
 const REQUEST: u32 = 1;
 
@@ -60,12 +62,18 @@ pub(super) async fn ask(
     let mut control = ControlStream::open(&connection).await.map_err(lost)?;
     greet(&mut control, &identity, identity_folder).await?;
     let body = serde_json::to_string(request).expect("requests are plain data");
+    if body.len() > REQUEST_BYTES_MAX {
+        return Err(CodedError::new(
+            &codes::USAGE,
+            format!("a request of {} bytes is too long to be sent", body.len()),
+        ));
+    }
     control.send(&Message::Control { request: REQUEST, body }).await.map_err(lost)?;
+    let mut pieces = Pieces::default();
     let answered = loop {
         match control.expect().await.map_err(lost)? {
             Message::ControlReply { request: REQUEST, body, last } => {
-                let mut reply: Value = serde_json::from_str(&body)
-                    .map_err(|error| CodedError::new(&codes::BAD_FRAME, format!("the answer is no JSON: {error}")))?;
+                let Some(mut reply) = pieces.take(&body)? else { continue };
                 if !last {
                     take(reply["progress"].take());
                 } else if reply.get("failed").is_some() {

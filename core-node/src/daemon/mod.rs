@@ -7,6 +7,7 @@
 
 mod admission;
 mod background;
+mod commands;
 mod joining;
 mod journal;
 mod open;

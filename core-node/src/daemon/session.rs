@@ -4,9 +4,9 @@
 //! beside it, which end with it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use headwater_host::control::ReplySender;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::trust::Principal as Peer;
 use headwater_protocol::wire::{Following, Hello, MESSAGE_LIST_MAX, Message, Refusal};
@@ -15,18 +15,20 @@ use headwater_quic::endpoint::close;
 use headwater_quic::session::{Session, SessionEvent, SessionEvents, SessionHandle, SessionOptions, Side};
 use quinn::Connection;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Mutex, Semaphore, broadcast, mpsc};
 use tokio::task::JoinSet;
 
 use super::admission::{Admitted, admit};
+use super::commands::{self, Commands};
 use super::sessions::{SessionPlace, Sessions};
 use super::transfers;
-use crate::control::{Asker, answer};
+use crate::catalog::DeviceState;
+use crate::control::revoked;
 use crate::core::{Announcement, Core};
 use crate::ingest::catalog_refusal;
 use crate::serve::{Followed, Resolved, own_heads};
 
-/// Transfers and commands of one session that run at once; more wait.
+/// Transfers of one session that run at once; more wait, and the session bounds how many.
 const TASKS_MAX: usize = 8;
 /// How long a refusal may take to reach the peer before the connection is closed.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -51,7 +53,7 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, shown: headwa
     };
     let (handle, events) = Session::start(connection.clone(), control, Side::Listener, options);
     let peer = admitted.peer;
-    let place = Sessions::enter(&core, peer.key, peer.name.clone(), remote, handle.clone());
+    let (place, end) = Sessions::enter(&core, peer.key, peer.name.clone(), remote, handle.clone());
     core.metrics.sessions_total.inc();
     tracing::info!(device = peer.name, %remote, "connected");
     let device = peer.name.clone();
@@ -66,8 +68,10 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, shown: headwa
         told: Vec::new(),
         tasks: JoinSet::new(),
         slots: Arc::new(Semaphore::new(TASKS_MAX)),
+        commands: Commands::new(),
+        mending: Arc::default(),
     };
-    let reason = Box::pin(live.run(events)).await;
+    let reason = Box::pin(live.run(events, end)).await;
     tracing::info!(device, %remote, reason, "disconnected");
 }
 
@@ -159,34 +163,74 @@ struct LiveSession {
     told: Vec<Following>,
     tasks: JoinSet<()>,
     slots: Arc<Semaphore>,
+    commands: Commands,
+    mending: Arc<Mending>,
+}
+
+/// The mending of one session: one runs, and at most one waits for it.
+#[derive(Default)]
+struct Mending {
+    waits: AtomicBool,
+    turn: Mutex<()>,
 }
 
 impl LiveSession {
-    /// Runs until the end; why it ended.
-    async fn run(mut self, mut events: SessionEvents) -> String {
-        self.mend();
-        loop {
-            tokio::select! {
-                biased;
-                Some(refusal) = self.place.end.recv() => {
-                    let reason = refusal.message.clone();
-                    self.end(refusal).await;
-                    return reason;
-                }
-                event = events.next() => match event {
-                    Some(SessionEvent::Closed { reason }) => return reason,
-                    Some(event) => self.apply(event).await,
-                    None => return "the session ended".to_owned(),
-                },
-                announced = self.announcements.recv() => self.announced(announced).await,
-                Some(_) = self.tasks.join_next() => {}
+    /// Runs until the end; why it ended. `end` is heard whatever the session waits for, also a peer that reads nothing.
+    async fn run(mut self, mut events: SessionEvents, mut end: mpsc::Receiver<Refusal>) -> String {
+        let over = tokio::select! {
+            biased;
+            Some(refusal) = end.recv() => Err(refusal),
+            over = self.live(&mut events) => over,
+        };
+        match over {
+            Ok(reason) => reason,
+            Err(refusal) => {
+                let reason = refusal.message.clone();
+                self.end(refusal).await;
+                reason
             }
         }
     }
 
-    async fn apply(&mut self, event: SessionEvent) {
+    /// Serves the peer; how it went away, or what it is to be told at the end.
+    async fn live(&mut self, events: &mut SessionEvents) -> Result<String, Refusal> {
+        // Whoever was revoked between its admission and its place among the sessions was not there to be told.
+        self.look_again().await?;
+        self.mend();
+        loop {
+            tokio::select! {
+                biased;
+                event = events.next() => match event {
+                    Some(SessionEvent::Closed { reason }) => return Ok(reason),
+                    Some(event) => self.apply(event).await?,
+                    None => return Ok("the session ended".to_owned()),
+                },
+                announced = self.announcements.recv() => self.announced(announced).await?,
+                Some(ended) = self.tasks.join_next() => match ended {
+                    Err(error) if error.is_panic() => {
+                        tracing::error!(device = self.peer.name, %error, "work for a session broke off");
+                    }
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    /// Reads again who the peer is and what it may.
+    async fn look_again(&mut self) -> Result<(), Refusal> {
+        let (core, key) = (self.core.clone(), self.peer.key);
+        match self.blocking(move || core.catalog.device(&key)).await? {
+            Some(device) if device.state == DeviceState::Active => {
+                self.peer = Arc::new(self.core.rights.peer(&device));
+                Ok(())
+            }
+            _ => Err(revoked(&self.peer.name).refusal()),
+        }
+    }
+
+    async fn apply(&mut self, event: SessionEvent) -> Result<(), Refusal> {
         match event {
-            SessionEvent::Message(message) => self.message(message).await,
+            SessionEvent::Message(message) => self.message(message).await?,
             SessionEvent::Offer(offer) => {
                 let work = transfers::receive(
                     self.core.clone(),
@@ -209,9 +253,10 @@ impl LiveSession {
             }
             SessionEvent::Closed { .. } => {}
         }
+        Ok(())
     }
 
-    /// Runs `work` beside the session, at most [`TASKS_MAX`] at once.
+    /// Runs a transfer beside the session, at most [`TASKS_MAX`] at once.
     fn spawn(&mut self, work: impl Future<Output = ()> + Send + 'static) {
         let slots = self.slots.clone();
         self.tasks.spawn(async move {
@@ -221,69 +266,90 @@ impl LiveSession {
         });
     }
 
-    async fn message(&mut self, message: Message) {
+    async fn message(&mut self, message: Message) -> Result<(), Refusal> {
         match message {
             Message::Status(status) => {
                 let (core, key) = (self.core.clone(), self.peer.key);
-                self.blocking(move || core.catalog.note_seen(&key, core.now(), Some(&status))).await;
+                let noted = self.blocking(move || core.catalog.note_seen(&key, core.now(), Some(&status))).await;
+                if let Err(refusal) = noted {
+                    // The peer waits for no answer to this, and it comes again.
+                    note(&self.core, &refusal, &self.peer.name);
+                }
             }
             Message::Heads { datasets } => {
                 let (core, peer) = (self.core.clone(), self.peer.clone());
-                if let Some(heads) = self.blocking(move || own_heads(&core, &peer, &datasets)).await {
-                    self.send_list(heads, Message::HeadsAre, true).await;
-                }
+                let heads = self.blocking(move || own_heads(&core, &peer, &datasets)).await?;
+                self.send_list(heads, Message::HeadsAre, true).await;
             }
             Message::Follow { names } => {
                 self.followed.add(names);
                 self.told.clear();
-                if let Some(unmatched) = self.tell_news().await {
-                    self.send(Message::FollowDone { unmatched }).await;
-                }
+                let unmatched = self.tell_news().await?;
+                self.send(Message::FollowDone { unmatched }).await;
             }
-            Message::Control { request, body } => {
-                let work = command(self.core.clone(), self.peer.clone(), self.handle.clone(), request, body);
-                self.spawn(work);
-            }
+            Message::Control { request, body } => self.command(request, body).await,
             other => tracing::debug!(device = self.peer.name, ?other, "a message that asks for nothing here"),
+        }
+        Ok(())
+    }
+
+    async fn command(&mut self, request: u32, body: String) {
+        match self.commands.admit(self.peer.role) {
+            Ok(slot) => {
+                let (core, peer, handle) = (self.core.clone(), self.peer.clone(), self.handle.clone());
+                self.tasks.spawn(commands::carry_out(core, peer, handle, (request, body), slot));
+            }
+            Err(error) => {
+                self.core.metrics.error(&error.code);
+                commands::finish(&self.handle, request, Err(error)).await;
+            }
         }
     }
 
-    async fn announced(&mut self, announced: Result<Announcement, RecvError>) {
+    async fn announced(&mut self, announced: Result<Announcement, RecvError>) -> Result<(), Refusal> {
         match announced {
             Ok(Announcement::Changed(name)) => {
                 if self.followed.may_concern(&self.peer, &name) {
-                    self.tell_news().await;
+                    self.tell_news().await?;
                 }
             }
             // What was missed may have been anything.
             Ok(Announcement::Rights) | Err(RecvError::Lagged(_)) => {
-                let (core, key) = (self.core.clone(), self.peer.key);
-                if let Some(Some(device)) = self.blocking(move || core.catalog.device(&key)).await {
-                    self.peer = Arc::new(self.core.rights.peer(&device));
-                }
+                self.look_again().await?;
                 if !self.followed.is_empty() {
-                    self.tell_news().await;
+                    self.tell_news().await?;
                 }
             }
             Ok(Announcement::Damaged) => self.mend(),
             Err(RecvError::Closed) => {}
         }
+        Ok(())
     }
 
     /// Asks the peer again for what of its datasets is damaged here.
     fn mend(&mut self) {
-        let work = transfers::mend(self.core.clone(), self.peer.clone(), self.handle.clone(), self.place.doing.clone());
-        self.spawn(work);
+        if self.mending.waits.swap(true, Ordering::AcqRel) {
+            // The one that waits will look when its turn comes.
+            return;
+        }
+        let mending = self.mending.clone();
+        let (core, peer, handle) = (self.core.clone(), self.peer.clone(), self.handle.clone());
+        let doing = self.place.doing.clone();
+        self.spawn(async move {
+            let _turn = mending.turn.lock().await;
+            mending.waits.store(false, Ordering::Release);
+            transfers::mend(core, peer, handle, doing).await;
+        });
     }
 
     /// Tells what is new among what is followed; gives the names that matched nothing.
-    async fn tell_news(&mut self) -> Option<Vec<String>> {
+    async fn tell_news(&mut self) -> Result<Vec<String>, Refusal> {
         let (core, peer, followed) = (self.core.clone(), self.peer.clone(), self.followed.clone());
         let Resolved { news, unmatched } = self.blocking(move || followed.resolve(&core, &peer)).await?;
         let fresh: Vec<_> = news.iter().filter(|following| !self.told.contains(following)).cloned().collect();
         self.told = news;
         self.send_list(fresh, Message::News, false).await;
-        Some(unmatched)
+        Ok(unmatched)
     }
 
     async fn send_list(&self, all: Vec<Following>, message: fn(Vec<Following>) -> Message, even_if_empty: bool) {
@@ -301,21 +367,19 @@ impl LiveSession {
         let _ = self.handle.send(message).await;
     }
 
-    /// Runs a catalog lookup on a blocking thread; a failure is told to the peer.
+    /// Runs a catalog lookup on a blocking thread; a failure is what the peer is to be told, so that it doesn't wait for an
+    /// answer that never comes.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, crate::catalog::CatalogError> + Send + 'static,
-    ) -> Option<T> {
+    ) -> Result<T, Refusal> {
         match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(value)) => Some(value),
-            Ok(Err(error)) => {
-                let refusal = catalog_refusal(&error);
-                note(&self.core, &refusal, &self.peer.name);
-                None
-            }
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(catalog_refusal(&error)),
             Err(error) => {
                 tracing::error!(%error, "a lookup broke off");
-                None
+                Err(CodedError::new(&codes::INTERNAL, "the core made a mistake with a question of this session")
+                    .refusal())
             }
         }
     }
@@ -336,28 +400,4 @@ impl LiveSession {
         let code = if revoked { close::REVOKED } else { close::REFUSED };
         self.connection.close(code, said.as_bytes());
     }
-}
-
-/// A person's command from elsewhere, and its answer in parts.
-async fn command(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle, request: u32, body: String) {
-    let asker = Asker { who: peer.name.clone(), role: peer.role, peer: Some(Peer::clone(&peer)) };
-    let (reply, mut parts) = ReplySender::channel();
-    let answered = tokio::spawn(async move {
-        let request = serde_json::from_str(&body)
-            .map_err(|error| CodedError::new(&codes::BAD_FRAME, format!("the request is no JSON: {error}")))?;
-        answer(core, asker, request, reply).await
-    });
-    while let Some(part) = parts.recv().await {
-        let part = serde_json::json!({ "progress": part });
-        if handle.send(Message::ControlReply { request, body: part.to_string(), last: false }).await.is_err() {
-            return;
-        }
-    }
-    let last = match answered.await {
-        Ok(Ok(())) => serde_json::json!({ "done": null }),
-        Ok(Err(error)) => serde_json::json!({ "failed": error }),
-        Err(_) => serde_json::json!({ "failed": CodedError::new(&codes::INTERNAL, "the core made a mistake") }),
-    };
-    // A session that is gone has nobody to answer.
-    let _ = handle.send(Message::ControlReply { request, body: last.to_string(), last: true }).await;
 }

@@ -76,8 +76,6 @@ pub struct SessionPlace {
     number: u64,
     /// What it does.
     pub doing: Arc<Doing>,
-    /// Tells that it must end, and why.
-    pub end: mpsc::Receiver<Refusal>,
 }
 
 impl Drop for SessionPlace {
@@ -92,14 +90,14 @@ impl Sessions {
         Self { live: Mutex::default(), sessions_max }
     }
 
-    /// Enters a session.
+    /// Enters a session; gives its place, and what tells it that it must end and why.
     pub fn enter(
         core: &Arc<Core>,
         key: PublicKey,
         device: String,
         address: SocketAddr,
         handle: SessionHandle,
-    ) -> SessionPlace {
+    ) -> (SessionPlace, mpsc::Receiver<Refusal>) {
         let (end_sender, end) = mpsc::channel(1);
         let doing = Arc::<Doing>::default();
         let mut live = core.sessions.locked();
@@ -110,7 +108,7 @@ impl Sessions {
             Entry { key, device, address, since: Instant::now(), doing: doing.clone(), handle, end: end_sender },
         );
         drop(live);
-        SessionPlace { core: core.clone(), number, doing, end }
+        (SessionPlace { core: core.clone(), number, doing }, end)
     }
 
     /// Whether there is room for one more.
