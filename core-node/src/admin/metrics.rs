@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use headwater_host::error::countable;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -23,8 +24,8 @@ pub struct WireLabels {
 /// A coded error.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ErrorLabels {
-    /// Its code, as `HW-1004`.
-    pub code: String,
+    /// Its code, as `HW-1004`; `other` for one that is not in this release's table.
+    pub code: &'static str,
 }
 
 /// What a measure was taken of.
@@ -190,9 +191,9 @@ impl Metrics {
         self.saved_bytes.get_or_create(&KindLabels { kind }).inc_by(bytes);
     }
 
-    /// Counts an error with this code.
+    /// Counts an error with this code. A peer may have chosen it, and must not make series by the thousand.
     pub fn error(&self, code: &str) {
-        self.errors.get_or_create(&ErrorLabels { code: code.to_owned() }).inc();
+        self.errors.get_or_create(&ErrorLabels { code: countable(code) }).inc();
     }
 
     /// All numbers in Prometheus' text format.
@@ -211,10 +212,13 @@ mod tests {
     fn numbers_are_rendered() {
         let metrics = Metrics::new();
         metrics.wire("in", "chunks", 7);
+        metrics.error("HW-1010");
         metrics.error("HW-1234");
+        metrics.error("} 1\n");
         let page = metrics.render();
         assert!(page.contains("headwater_core_wire_bytes_total{direction=\"in\",reason=\"chunks\"} 7"), "{page}");
-        assert!(page.contains("headwater_core_errors_total{code=\"HW-1234\"} 1"), "{page}");
+        assert!(page.contains("headwater_core_errors_total{code=\"HW-1010\"} 1"), "{page}");
+        assert!(page.contains("headwater_core_errors_total{code=\"other\"} 2"), "{page}");
         assert!(page.ends_with("# EOF\n"), "{page}");
     }
 }

@@ -23,8 +23,8 @@ pub(super) struct Cli {
     #[arg(long, global = true, value_name = "HOST:PORT", requires = "identity")]
     pub(super) core: Option<String>,
 
-    /// Identity that `core-node login` wrote, for asking a core elsewhere.
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Folder with the identity that `core-node login` wrote, for asking a core elsewhere.
+    #[arg(long, global = true, value_name = "DIR")]
     pub(super) identity: Option<PathBuf>,
 
     /// Print JSON: one document, or one a line where there are many.
@@ -96,7 +96,7 @@ pub(super) enum Command {
     /// The configuration file.
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Get an identity for asking a core from elsewhere, with a token that gives a role.
+    /// Get an identity for asking a core from elsewhere, with a token that gives a role; it goes to the folder --identity.
     ///
     /// Make the token on the core: `core-node token create --role admin`.
     Login {

@@ -74,13 +74,18 @@ pub(super) fn run(plan: RunPlan) -> Result<ExitCode, CodedError> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn config_check(file: &Path) -> Result<ExitCode, CodedError> {
+pub(super) fn config_check(file: &Path, json: bool) -> Result<ExitCode, CodedError> {
     if !file.exists() {
         return Err(CodedError::new(&codes::CONFIG_INVALID, format!("there is no file `{}`", file.display()))
             .with_hint("name one with --config FILE; without one the core runs on its defaults"));
     }
-    let _: Config = sources(file).load()?;
-    writeln!(std::io::stdout().lock(), "`{}` is good", file.display()).map_err(output)?;
+    let config: Config = sources(file).load()?;
+    let said = if json {
+        serde_json::to_string(&config).expect("a configuration is plain data")
+    } else {
+        format!("`{}` is good", file.display())
+    };
+    writeln!(std::io::stdout().lock(), "{said}").map_err(output)?;
     Ok(ExitCode::SUCCESS)
 }
 

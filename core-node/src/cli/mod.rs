@@ -21,22 +21,32 @@ use plan::{Plan, Target};
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
-    match Plan::of(Cli::parse()).and_then(carry_out) {
+    let cli = Cli::parse();
+    let json = cli.json;
+    match Plan::of(cli).and_then(carry_out) {
         Ok(code) => code,
         Err(error) => {
-            // stderr may be closed; there is nobody else to tell.
-            let _ = writeln!(std::io::stderr(), "{error}");
+            say_error(&error, json);
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Says what went wrong: to people in any case, and to programs that asked for JSON as a document. Where an output is
+/// closed there is nobody else to tell.
+fn say_error(error: &CodedError, json: bool) {
+    if json {
+        let _ = writeln!(std::io::stdout(), "{}", error.to_json());
+    }
+    let _ = writeln!(std::io::stderr(), "{error}");
 }
 
 fn carry_out(plan: Plan) -> Result<ExitCode, CodedError> {
     match plan {
         Plan::Init(init) => local::init(&init),
         Plan::Run(run) => local::run(run),
-        Plan::ConfigCheck(file) => local::config_check(&file),
-        Plan::Login { token, name, identity } => block_on(remote::login(&token, &name, &identity)),
+        Plan::ConfigCheck { file, json } => local::config_check(&file, json),
+        Plan::Login { token, name, identity, json } => block_on(remote::login(&token, &name, &identity, json)),
         Plan::Ask { target, request, json } => {
             let bar = local::ProgressBar::new();
             let mut renderer = render::Renderer::new(std::io::stdout().lock(), json);

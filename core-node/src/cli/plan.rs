@@ -17,8 +17,8 @@ const DATA_DEFAULT: &str = "/var/lib/headwater-core";
 pub(super) enum Plan {
     Init(InitPlan),
     Run(RunPlan),
-    ConfigCheck(PathBuf),
-    Login { token: String, name: String, identity: PathBuf },
+    ConfigCheck { file: PathBuf, json: bool },
+    Login { token: String, name: String, identity: PathBuf, json: bool },
     Ask { target: Target, request: Request, json: bool },
 }
 
@@ -55,6 +55,9 @@ impl Plan {
         let data = data.or_else(|| of_environment("HEADWATER_CORE_DATA")).unwrap_or_else(|| DATA_DEFAULT.into());
         let config =
             config.or_else(|| of_environment("HEADWATER_CORE_CONFIG")).unwrap_or_else(|| data.join("core.toml"));
+        if core.is_some() && matches!(command, Command::Init { .. } | Command::Run(_) | Command::Config(_)) {
+            return Err(usage("this is done on the core's own machine, without --core"));
+        }
         let request = match command {
             Command::Init { name, listen, admin_listen } => {
                 return Ok(Self::Init(InitPlan { data, config, name, listen, admin_listen, json }));
@@ -62,11 +65,11 @@ impl Plan {
             Command::Run(run) => {
                 return Ok(Self::Run(RunPlan { data, config, listen: run.listen, admin_listen: run.admin_listen }));
             }
-            Command::Config(ConfigCommand::Check) => return Ok(Self::ConfigCheck(config)),
+            Command::Config(ConfigCommand::Check) => return Ok(Self::ConfigCheck { file: config, json }),
             Command::Login { token, name } => {
                 let identity =
-                    identity.ok_or_else(|| usage("`login` needs --identity FILE, where the identity goes"))?;
-                return Ok(Self::Login { token, name, identity });
+                    identity.ok_or_else(|| usage("`login` needs --identity DIR, where the identity goes"))?;
+                return Ok(Self::Login { token, name, identity, json });
             }
             Command::Token(command) => token(command),
             Command::Device(command) => device(command),
@@ -83,7 +86,12 @@ impl Plan {
         };
         let target = match (core, identity) {
             (Some(core), Some(identity)) => Target::Remote { core, identity },
-            _ => Target::Local(data),
+            (None, None) => Target::Local(data),
+            // Asked of the local daemon, the same command would be carried out there, and with all rights.
+            (None, Some(_)) => {
+                return Err(usage("--identity is for a core elsewhere: say which with --core HOST:PORT"));
+            }
+            (Some(_), None) => return Err(usage("--core needs --identity DIR, the folder that `login` wrote")),
         };
         Ok(Self::Ask { target, request, json })
     }

@@ -27,7 +27,12 @@ const REQUEST_BYTES_MAX: usize = CONTROL_FRAME_BYTES_MAX - 1024;
 const REQUEST: u32 = 1;
 
 /// Joins the core of `token` as `name`, and keeps the identity in the folder `identity`.
-pub(super) async fn login(token: &str, name: &str, identity: &Path) -> Result<std::process::ExitCode, CodedError> {
+pub(super) async fn login(
+    token: &str,
+    name: &str,
+    identity: &Path,
+    json: bool,
+) -> Result<std::process::ExitCode, CodedError> {
     if Identity::exists(identity) {
         return Err(CodedError::new(
             &codes::ALREADY_JOINED,
@@ -45,7 +50,11 @@ pub(super) async fn login(token: &str, name: &str, identity: &Path) -> Result<st
     let joined = join(&token, name, &key, &ClientOptions::default()).await.map_err(join_failed)?;
     joined.identity.save(identity).map_err(|error| unusable(identity, error))?;
     let core = joined.addresses.first().cloned().unwrap_or_default();
-    let said = format!("`{name}` is known to the core; ask it with --core {core} --identity {}", identity.display());
+    let said = if json {
+        serde_json::json!({ "name": name, "core": core, "identity": identity }).to_string()
+    } else {
+        format!("`{name}` is known to the core; ask it with --core {core} --identity {}", identity.display())
+    };
     std::io::Write::write_fmt(&mut std::io::stdout().lock(), format_args!("{said}\n")).map_err(super::output)?;
     Ok(std::process::ExitCode::SUCCESS)
 }
@@ -163,7 +172,7 @@ fn lost(error: FrameError) -> CodedError {
 fn unusable(folder: &Path, error: IdentityError) -> CodedError {
     CodedError::new(&codes::IDENTITY_UNUSABLE, format!("the identity in `{}` can't be used", folder.display()))
         .with_hint(
-            "get one: `core-node login TOKEN --identity PATH`, with a token of `core-node token create --role ...`",
+            "get one: `core-node login TOKEN --identity DIR`, with a token of `core-node token create --role ...`",
         )
         .with_source(error)
 }

@@ -34,7 +34,8 @@ pub(super) fn create(
     if every_s.is_some_and(|every| every < EVERY_S_MIN) {
         return Err(CodedError::new(&codes::USAGE, format!("a collection is made anew every {EVERY_S_MIN} s at most")));
     }
-    if core.catalog.dataset(name).map_err(catalog_failed)?.is_some() {
+    let taken = core.catalog.dataset(name).map_err(catalog_failed)?;
+    if taken.is_some_and(|dataset| asker.may_read(core, &dataset)) {
         return Err(CodedError::new(&codes::ALREADY_EXISTS, format!("there is a dataset named `{name}`")));
     }
     let rule = NewCollection {
@@ -44,14 +45,14 @@ pub(super) fn create(
         every_s,
         created_at: core.now(),
     };
-    let members = members_of(core, &rule).map_err(catalog_failed)?;
+    let mut members = members_of(core, &rule).map_err(catalog_failed)?;
+    if let Some(names) = asker.readable_names(core).map_err(catalog_failed)? {
+        members.retain(|member| names.contains(&member.dataset));
+    }
     if members.is_empty() && every_s.is_none() {
         return Err(not_found("dataset that matches", &rule.pattern).with_hint(
             "see `core-node dataset list`; or give `--every` for a collection whose members are still to come",
         ));
-    }
-    for member in &members {
-        super::datasets::readable(core, asker, &member.dataset)?;
     }
     core.catalog.create_collection(&rule).map_err(|error| match error {
         CreateCollectionError::Exists(name) => {
@@ -138,7 +139,8 @@ pub(crate) fn add_edition(
     Ok(edition)
 }
 
-/// A collection is readable only if all its members are.
+/// A collection is readable only if all its members are. One without members shows nothing that one may read, and so
+/// nobody but who sees all may know of it.
 fn readable_row(
     core: &Core,
     asker: &Asker,
@@ -146,9 +148,14 @@ fn readable_row(
     edition: Option<&Edition>,
 ) -> Result<Option<CollectionRow>, CodedError> {
     let members = edition.map(|edition| edition.members.as_slice()).unwrap_or_default();
-    for member in members {
-        let dataset = core.catalog.dataset(&member.dataset).map_err(catalog_failed)?;
-        if !dataset.is_some_and(|dataset| asker.may_read(core, &dataset)) && asker.peer.is_some() {
+    if !asker.sees_all() {
+        for member in members {
+            let dataset = core.catalog.dataset(&member.dataset).map_err(catalog_failed)?;
+            if !dataset.is_some_and(|dataset| asker.may_read(core, &dataset)) {
+                return Ok(None);
+            }
+        }
+        if members.is_empty() {
             return Ok(None);
         }
     }

@@ -9,14 +9,17 @@ use headwater_protocol::name::{DatasetName, NamePattern};
 use headwater_protocol::path::RelPath;
 use headwater_protocol::record::{FileKind, FileRecord};
 use headwater_protocol::tree::{self, Change, Tree, TreeError};
+use headwater_protocol::trust::Action;
 use serde_json::json;
 
 use super::handler::{Asker, Emitter, catalog_failed, not_found};
 use super::{Answer, ChangeRow, DatasetRow, FileRow, VersionRow};
 use crate::catalog::{
-    DatasetRecord, DropError, Principal, Retention, TagError, TagRecord, VersionRecord, VersionSummary,
+    DatasetRecord, DeviceRecord, DeviceState, DropError, Principal, Retention, TagError, TagRecord, VersionRecord,
+    VersionSummary,
 };
 use crate::core::Core;
+use crate::serve::HeldLease;
 
 /// Seconds in a day.
 const DAY_S: u64 = 86_400;
@@ -72,7 +75,7 @@ pub(super) fn files(
     limit: u64,
     out: &Emitter,
 ) -> Result<(), CodedError> {
-    let (_, version) = resolve(core, asker, version)?;
+    let (_, version, lease) = hold(core, asker, version)?;
     let manifest = manifest_of(&version)?;
     let tree = Tree::new(&manifest, &core.pages);
     let under = under.trim_matches('/');
@@ -89,6 +92,7 @@ pub(super) fn files(
             break;
         }
         sent += 1;
+        lease.renew_if_old();
         out.send(&Answer::File(file_row(&record)))?;
     }
     if sent == 0 && !under.is_empty() {
@@ -98,11 +102,13 @@ pub(super) fn files(
 }
 
 pub(super) fn diff(core: &Arc<Core>, asker: &Asker, from: &str, to: &str, out: &Emitter) -> Result<(), CodedError> {
-    let (_, older) = resolve(core, asker, from)?;
-    let (_, newer) = resolve(core, asker, to)?;
+    let (_, older, older_lease) = hold(core, asker, from)?;
+    let (_, newer, newer_lease) = hold(core, asker, to)?;
     let (older, newer) = (manifest_of(&older)?, manifest_of(&newer)?);
     let changes = tree::diff(Some(Tree::new(&older, &core.pages)), Tree::new(&newer, &core.pages));
     for change in changes {
+        older_lease.renew_if_old();
+        newer_lease.renew_if_old();
         let (change, record, bytes_before, bytes_after) = match change.map_err(tree_failed)? {
             Change::Added(new) => ("added", new.clone(), 0, new.size),
             Change::Removed(old) => ("removed", old.clone(), old.size, 0),
@@ -171,7 +177,7 @@ pub(super) fn hand_over(
         None => Principal::Core,
         Some(device) => {
             let found = core.catalog.device_named(device).map_err(catalog_failed)?;
-            Principal::Device(found.ok_or_else(|| not_found("device", device))?.key)
+            Principal::Device(can_write(&found.ok_or_else(|| not_found("device", device))?)?.key)
         }
     };
     if writer != dataset.writer
@@ -184,6 +190,20 @@ pub(super) fn hand_over(
     let to = core.writer_name(writer);
     tracing::info!(dataset = name, to, "handed over");
     out.done(format!("`{name}` is written by `{to}` from now on"), json!({ "dataset": name, "writer": to }))
+}
+
+/// A dataset is not handed to one that can never write it.
+fn can_write(device: &DeviceRecord) -> Result<&DeviceRecord, CodedError> {
+    let name = &device.name;
+    match device.state {
+        DeviceState::Revoked(_) => Err(CodedError::new(&codes::DEVICE_REVOKED, format!("`{name}` is revoked"))
+            .with_hint("name a device that may connect: `core-node device list`")),
+        DeviceState::Active if !device.role.allows(Action::Publish) => {
+            let message = format!("`{name}` has the role `{}`, which publishes nothing", device.role);
+            Err(CodedError::new(&codes::FORBIDDEN, message).with_hint("name a device: `core-node device list`"))
+        }
+        DeviceState::Active => Ok(device),
+    }
 }
 
 pub(super) fn retention(
@@ -226,7 +246,7 @@ pub(super) fn readable(core: &Core, asker: &Asker, name: &str) -> Result<Dataset
 pub(super) fn resolve(core: &Core, asker: &Asker, text: &str) -> Result<(DatasetRecord, VersionRecord), CodedError> {
     let (name, wanted) = text.split_once('@').unwrap_or((text, "latest"));
     let dataset = readable(core, asker, name)?;
-    let absent = || not_found("version", text).with_hint(format!("see `core-node dataset log {name}`"));
+    let absent = || absent_version(text);
     let number = if wanted == "latest" {
         dataset.head.ok_or_else(absent)?.number
     } else if let Ok(number) = wanted.parse() {
@@ -237,6 +257,24 @@ pub(super) fn resolve(core: &Core, asker: &Asker, text: &str) -> Result<(Dataset
     };
     let version = core.catalog.version(dataset.id, number).map_err(catalog_failed)?.ok_or_else(absent)?;
     Ok((dataset, version))
+}
+
+/// The same under a lease: its pages and chunks stay while the lease is held, whatever retention and gc do meanwhile.
+pub(super) fn hold(
+    core: &Arc<Core>,
+    asker: &Asker,
+    text: &str,
+) -> Result<(DatasetRecord, VersionRecord, HeldLease), CodedError> {
+    let (dataset, version) = resolve(core, asker, text)?;
+    let (lease, version) = HeldLease::take(core, &asker.who, dataset.id, version.summary.number)
+        .map_err(catalog_failed)?
+        .ok_or_else(|| absent_version(text))?;
+    Ok((dataset, version, lease))
+}
+
+fn absent_version(text: &str) -> CodedError {
+    let name = text.split('@').next().unwrap_or_default();
+    not_found("version", text).with_hint(format!("see `core-node dataset log {name}`"))
 }
 
 /// The manifest of a committed version.

@@ -22,7 +22,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use serde_json::json;
 
 use super::Progress;
-use super::datasets::{manifest_of, resolve, tree_failed};
+use super::datasets::{hold, manifest_of, tree_failed};
 use super::handler::{Asker, Emitter};
 use crate::core::Core;
 use crate::store::ReadError;
@@ -43,7 +43,7 @@ pub(super) fn export(
     to: &Path,
     out: &Emitter,
 ) -> Result<(), CodedError> {
-    let (dataset, version) = resolve(core, asker, version)?;
+    let (dataset, version, lease) = hold(core, asker, version)?;
     let manifest = manifest_of(&version)?;
     prepare(to)?;
     let tree = Tree::new(&manifest, &core.pages);
@@ -63,6 +63,7 @@ pub(super) fn export(
         }
         files += 1;
         bytes += record.size;
+        lease.renew_if_old();
         if files.is_multiple_of(PROGRESS_FILES) {
             if out.is_closed() {
                 return Err(CodedError::new(&codes::SESSION_ENDED, "the export was given up"));

@@ -2,12 +2,13 @@
 //!
 //! The work blocks, so it runs on a blocking thread; its answer leaves in parts through an [`Emitter`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use headwater_host::control::{ControlHandler, ReplyClosed, ReplySender};
-use headwater_host::error::{CodedError, codes};
+use headwater_host::error::{CodedError, codes, find};
 use headwater_protocol::trust::{Principal as Peer, Role};
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -32,6 +33,29 @@ impl Asker {
     /// One on the local socket.
     pub fn local() -> Self {
         Self { who: "local".to_owned(), role: Role::Admin, peer: None }
+    }
+
+    /// Whether nothing is hidden from it.
+    pub fn sees_all(&self) -> bool {
+        self.role == Role::Admin
+    }
+
+    /// The datasets that it may know of; none: all.
+    pub(super) fn readable_names(&self, core: &Core) -> Result<Option<BTreeSet<String>>, CatalogError> {
+        if self.sees_all() {
+            return Ok(None);
+        }
+        let datasets = core.catalog.datasets()?.into_iter();
+        Ok(Some(datasets.filter(|dataset| self.may_read(core, dataset)).map(|dataset| dataset.name).collect()))
+    }
+
+    /// An error that begins with its code, as this asker may hear it: whole, or the code and what that means.
+    pub(super) fn told(&self, error: &str) -> String {
+        if self.sees_all() {
+            return error.to_owned();
+        }
+        let code = error.split_whitespace().next().unwrap_or_default();
+        find(code).map(|row| format!("{} {}", row.code, row.title)).unwrap_or_default()
     }
 
     /// Whether it may know of `dataset`.
@@ -113,15 +137,15 @@ pub async fn answer(core: Arc<Core>, asker: Asker, request: Value, reply: ReplyS
 
 fn carry_out(core: &Arc<Core>, asker: &Asker, request: Request, out: &Emitter) -> Result<(), CodedError> {
     match request {
-        Request::Status => upkeep::status(core, out),
+        Request::Status => upkeep::status(core, asker, out),
         Request::Doctor => upkeep::doctor(core, out),
         Request::Verify => housekeeping::verify(core, out),
         Request::Gc { last_copy, dry_run } => housekeeping::gc(core, last_copy, dry_run, out),
         Request::TokenCreate(token) => people::create_token(core, token, out),
         Request::TokenList => people::list_tokens(core, out),
         Request::TokenRevoke { id } => people::revoke_token(core, &id, out),
-        Request::DeviceList => people::list_devices(core, out),
-        Request::DeviceShow { name } => people::show_device(core, &name, out),
+        Request::DeviceList => people::list_devices(core, asker, out),
+        Request::DeviceShow { name } => people::show_device(core, asker, &name, out),
         Request::DeviceLabel { name, set, remove } => people::label_device(core, &name, set, &remove, out),
         Request::DeviceRevoke { name } => people::revoke_device(core, &name, out),
         Request::DatasetList { pattern } => datasets::list(core, asker, pattern.as_deref(), out),

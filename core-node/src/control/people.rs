@@ -10,7 +10,7 @@ use headwater_protocol::name::{Labels, NamePattern, check_label};
 use headwater_protocol::trust::{Role, SecretDigest, TOKEN_PATTERNS_MAX, TOKEN_SECRET_BYTES, Token};
 use serde_json::json;
 
-use super::handler::{Emitter, catalog_failed, not_found};
+use super::handler::{Asker, Emitter, catalog_failed, not_found};
 use super::{Answer, DeviceRow, NewToken, TokenCreate, TokenRow};
 use crate::catalog::{DeviceRecord, DeviceState, Principal, TokenRecord, UnixMs};
 use crate::core::Core;
@@ -102,19 +102,20 @@ pub(super) fn revoke_token(core: &Arc<Core>, id: &str, out: &Emitter) -> Result<
     out.done("no device joins with this token any more", json!({ "revoked": id }))
 }
 
-pub(super) fn list_devices(core: &Arc<Core>, out: &Emitter) -> Result<(), CodedError> {
+pub(super) fn list_devices(core: &Arc<Core>, asker: &Asker, out: &Emitter) -> Result<(), CodedError> {
     for device in core.catalog.devices().map_err(catalog_failed)? {
-        out.send(&Answer::Device(Box::new(device_row(core, &device, Vec::new()))))?;
+        out.send(&Answer::Device(Box::new(device_row(core, asker, &device, Vec::new()))))?;
     }
     Ok(())
 }
 
-pub(super) fn show_device(core: &Arc<Core>, name: &str, out: &Emitter) -> Result<(), CodedError> {
+pub(super) fn show_device(core: &Arc<Core>, asker: &Asker, name: &str, out: &Emitter) -> Result<(), CodedError> {
     let device = device_named(core, name)?;
     let writer = Principal::Device(device.key);
     let datasets = core.catalog.datasets().map_err(catalog_failed)?;
-    let own = datasets.into_iter().filter(|dataset| dataset.writer == writer).map(|dataset| dataset.name).collect();
-    out.send(&Answer::Device(Box::new(device_row(core, &device, own))))
+    let own = datasets.into_iter().filter(|dataset| dataset.writer == writer && asker.may_read(core, dataset));
+    let own = own.map(|dataset| dataset.name).collect();
+    out.send(&Answer::Device(Box::new(device_row(core, asker, &device, own))))
 }
 
 pub(super) fn label_device(
@@ -162,9 +163,13 @@ fn device_named(core: &Core, name: &str) -> Result<DeviceRecord, CodedError> {
         .ok_or_else(|| not_found("device", name).with_hint("see `core-node device list` for those that there are"))
 }
 
-fn device_row(core: &Core, device: &DeviceRecord, datasets: Vec<String>) -> DeviceRow {
+/// Patterns and the device's own words may name datasets, so they are for those from whom none is hidden.
+fn device_row(core: &Core, asker: &Asker, device: &DeviceRecord, datasets: Vec<String>) -> DeviceRow {
     let peer = core.rights.peer(device);
-    let patterns = |patterns: &[NamePattern]| patterns.iter().map(ToString::to_string).collect();
+    let patterns = |patterns: &[NamePattern]| match asker.sees_all() {
+        true => patterns.iter().map(ToString::to_string).collect(),
+        false => Vec::new(),
+    };
     DeviceRow {
         name: device.name.clone(),
         key: device.key.to_string(),
@@ -182,7 +187,7 @@ fn device_row(core: &Core, device: &DeviceRecord, datasets: Vec<String>) -> Devi
         backlog_bytes: device.status.backlog_bytes,
         oldest_unsent_s: device.status.oldest_unsent_s,
         disk_free_bytes: device.status.disk_free_bytes,
-        last_error: device.status.last_error.clone(),
+        last_error: asker.told(&device.status.last_error),
         seen_ago_s: device.last_seen_at.map(|seen: UnixMs| core.now().0.saturating_sub(seen.0) / 1000),
         datasets,
     }

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use headwater_host::doctor::{self as checks, Check};
-use headwater_host::error::CodedError;
+use headwater_host::error::{CodedError, find};
 
-use super::handler::{Emitter, catalog_failed};
+use super::handler::{Asker, Emitter, catalog_failed};
 use super::{Answer, Finding, StatusRow};
 use crate::admin::KindLabels;
 use crate::catalog::DeviceState;
@@ -19,8 +19,15 @@ const OPEN_FILES_WANTED: u64 = 4096;
 /// Receive buffer of a UDP socket that fast links need, in bytes.
 const UDP_BUFFER_WANTED_BYTES: u64 = 4 << 20;
 
-pub(super) fn status(core: &Arc<Core>, out: &Emitter) -> Result<(), CodedError> {
-    out.send(&Answer::Status(Box::new(status_row(core)?)))
+pub(super) fn status(core: &Arc<Core>, asker: &Asker, out: &Emitter) -> Result<(), CodedError> {
+    let mut row = status_row(core)?;
+    if let Some(names) = asker.readable_names(core).map_err(catalog_failed)? {
+        row.sessions = core.sessions.rows(&|dataset| names.contains(dataset));
+        for error in &mut row.errors {
+            error.message = find(&error.code).map(|row| row.meaning.to_owned()).unwrap_or_default();
+        }
+    }
+    out.send(&Answer::Status(Box::new(row)))
 }
 
 /// How the core is, for `status` and the status page. Blocks.
@@ -33,7 +40,7 @@ pub(crate) fn status_row(core: &Core) -> Result<StatusRow, CodedError> {
     }
     let chunks = core.catalog.chunk_totals().map_err(catalog_failed)?;
     let packs = core.catalog.packs().map_err(catalog_failed)?;
-    let sessions = core.sessions.rows();
+    let sessions = core.sessions.rows(&|_| true);
     Ok(StatusRow {
         release: env!("CARGO_PKG_VERSION").to_owned(),
         name: core.config.name.clone(),

@@ -39,18 +39,34 @@ struct Entry {
 
 /// What a session is about: its transfers that run.
 #[derive(Debug, Default)]
-pub struct Doing(Mutex<Vec<String>>);
+pub struct Doing(Mutex<Vec<Work>>);
+
+/// One transfer: what is done with which dataset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Work {
+    verb: &'static str,
+    dataset: String,
+}
 
 impl Doing {
-    /// Shows `what` until the guard is dropped.
-    pub fn begin(self: &Arc<Self>, what: String) -> DoingGuard {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(what.clone());
-        DoingGuard { doing: self.clone(), what }
+    /// Shows that `dataset` is being published, fetched or mended, until the guard is dropped.
+    pub fn begin(self: &Arc<Self>, verb: &'static str, dataset: &str) -> DoingGuard {
+        let work = Work { verb, dataset: dataset.to_owned() };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(work.clone());
+        DoingGuard { doing: self.clone(), work }
     }
 
-    fn shown(&self) -> String {
+    /// In words, without the datasets that may not be named.
+    fn shown(&self, may_name: &dyn Fn(&str) -> bool) -> String {
         let doing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if doing.is_empty() { "idle".to_owned() } else { doing.join(", ") }
+        if doing.is_empty() {
+            return "idle".to_owned();
+        }
+        let shown = |Work { verb, dataset }: &Work| match may_name(dataset) {
+            true => format!("{verb} {dataset}"),
+            false => (*verb).to_owned(),
+        };
+        doing.iter().map(shown).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -58,13 +74,13 @@ impl Doing {
 #[derive(Debug)]
 pub struct DoingGuard {
     doing: Arc<Doing>,
-    what: String,
+    work: Work,
 }
 
 impl Drop for DoingGuard {
     fn drop(&mut self) {
         let mut doing = self.doing.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = doing.iter().position(|what| *what == self.what) {
+        if let Some(at) = doing.iter().position(|work| *work == self.work) {
             doing.swap_remove(at);
         }
     }
@@ -145,8 +161,8 @@ impl Sessions {
         }
     }
 
-    /// All sessions by device.
-    pub fn rows(&self) -> Vec<SessionRow> {
+    /// All sessions by device; `may_name` says which datasets may be named. It must not block.
+    pub fn rows(&self, may_name: &dyn Fn(&str) -> bool) -> Vec<SessionRow> {
         let live = self.locked();
         let mut rows: Vec<_> = live
             .entries
@@ -157,7 +173,7 @@ impl Sessions {
                     device: entry.device.clone(),
                     address: entry.address.to_string(),
                     since_s: entry.since.elapsed().as_secs(),
-                    doing: entry.doing.shown(),
+                    doing: entry.doing.shown(may_name),
                     round_trip_ms: u64::try_from(stats.rtt.as_millis()).unwrap_or(u64::MAX),
                     in_bytes: stats.udp_bytes_received,
                     out_bytes: stats.udp_bytes_sent,

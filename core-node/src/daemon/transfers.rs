@@ -1,26 +1,22 @@
 //! Versions on their way in and out of one session, with their account.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use headwater_host::error::{CodedError, codes};
+use headwater_host::error::{CodedError, codes, countable, printable};
 use headwater_protocol::id::VersionId;
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::trust::Principal as Peer;
 use headwater_protocol::wire::Refusal;
 use headwater_quic::session::{Priority, SessionHandle};
-use headwater_quic::transfer::{IncomingOffer, OutgoingVersion, TransferError, WireBytes, no_progress};
+use headwater_quic::transfer::{IncomingOffer, OutgoingVersion, Progress, TransferError, WireBytes, no_progress};
 
 use super::sessions::Doing;
-use crate::catalog::{DatasetRecord, Lease, Principal, VersionRecord};
+use crate::catalog::{DatasetRecord, Principal, VersionRecord};
 use crate::control::damaged_heads;
 use crate::core::Core;
 use crate::ingest::{Publication, catalog_refusal, error_chain};
-use crate::serve::VersionSource;
-
-/// How long a download keeps a version from gc without a word from it. Longer than any transfer is silent.
-const LEASE_LIFETIME: Duration = Duration::from_hours(7 * 24);
+use crate::serve::{HeldLease, VersionSource};
 
 /// A subscriber's question for a version.
 #[derive(Clone, Debug)]
@@ -42,7 +38,7 @@ pub(super) async fn receive(
     doing: Arc<Doing>,
 ) {
     let (transfer, dataset) = (offer.transfer, offer.dataset.clone());
-    let _shown = doing.begin(format!("publishing {dataset}"));
+    let _shown = doing.begin("publishing", &dataset);
     let admitted = {
         let (core, peer, offer) = (core.clone(), peer.clone(), offer.clone());
         tokio::task::spawn_blocking(move || Publication::admit(&core, &peer, &offer)).await
@@ -78,7 +74,7 @@ pub(super) async fn receive(
 
 /// Sends a version that was asked for, or refuses.
 pub(super) async fn send(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle, fetch: Fetch, doing: Arc<Doing>) {
-    let _shown = doing.begin(format!("fetching {}", fetch.dataset));
+    let _shown = doing.begin("fetching", &fetch.dataset);
     let found = {
         let (core, peer, fetch) = (core.clone(), peer.clone(), fetch.clone());
         tokio::task::spawn_blocking(move || find(&core, &peer, &fetch)).await
@@ -97,7 +93,7 @@ pub(super) async fn send(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle
         version,
         Priority::Subscribed,
         Arc::new(source),
-        no_progress(),
+        Arc::new(move |_: &Progress| lease.renew_if_old()),
     ))
     .await;
     match sent {
@@ -112,7 +108,6 @@ pub(super) async fn send(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle
         }
         Err(error) => failed(&core, &peer, &fetch.dataset, "fetching", &error),
     }
-    drop(lease);
 }
 
 /// Fetches the newest versions of the peer's datasets again of which chunks are damaged here. What is whole is not sent
@@ -123,7 +118,7 @@ pub(super) async fn mend(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle
         tokio::task::spawn_blocking(move || damaged_heads(&core, writer)).await
     };
     for (dataset, version) in looked.unwrap_or_default() {
-        let _shown = doing.begin(format!("mending {dataset}"));
+        let _shown = doing.begin("mending", &dataset);
         let offer = match handle.fetch_offer(&dataset, version).await {
             Ok(offer) => offer,
             Err(error) => {
@@ -132,22 +127,6 @@ pub(super) async fn mend(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle
             }
         };
         receive(core.clone(), peer.clone(), handle.clone(), offer, doing.clone()).await;
-    }
-}
-
-/// Keeps a version from gc while it is sent.
-struct HeldLease {
-    core: Arc<Core>,
-    id: String,
-}
-
-impl Drop for HeldLease {
-    fn drop(&mut self) {
-        let (core, id) = (self.core.clone(), std::mem::take(&mut self.id));
-        // The catalog blocks, and this may run on the reactor. Outside of it (at the end of the process) the lease just expires.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn_blocking(move || core.catalog.end_lease(&id));
-        }
     }
 }
 
@@ -186,19 +165,15 @@ fn find(core: &Arc<Core>, peer: &Peer, fetch: &Fetch) -> Result<(VersionSource, 
         .map_err(catalog)?
         .filter(|dataset| core.rights.may_read(peer, dataset))
         .ok_or_else(absent)?;
-    let version: VersionRecord =
-        core.catalog.version_by_id(dataset.id, &fetch.version).map_err(catalog)?.ok_or_else(absent)?;
+    let wanted = core.catalog.version_by_id(dataset.id, &fetch.version).map_err(catalog)?.ok_or_else(absent)?;
+    let (lease, version): (_, VersionRecord) =
+        HeldLease::take(core, &format!("fetch-{}", peer.key), dataset.id, wanted.summary.number)
+            .map_err(catalog)?
+            .ok_or_else(absent)?;
     let manifest = Manifest::decode(&version.manifest).map_err(|error| {
         tracing::error!(%error, dataset = dataset.name, "the manifest of a committed version can't be read");
         CodedError::new(&codes::CATALOG_DAMAGED, "the core can't read the version's manifest").refusal()
     })?;
-    let lease = Lease {
-        id: format!("fetch-{}-{}", peer.key, core.unique()),
-        version: version.summary.version,
-        root: version.summary.root,
-        expires_at: core.now().plus(LEASE_LIFETIME),
-    };
-    core.catalog.put_lease(&lease).map_err(catalog)?;
     let outgoing = OutgoingVersion {
         dataset: dataset.name.clone(),
         manifest: Bytes::from(version.manifest),
@@ -206,7 +181,7 @@ fn find(core: &Arc<Core>, peer: &Peer, fetch: &Fetch) -> Result<(VersionSource, 
     };
     let held = held(core, peer, &dataset, &fetch.version);
     let source = VersionSource::new(core.clone(), dataset.id, manifest, held);
-    Ok((source, outgoing, HeldLease { core: core.clone(), id: lease.id }))
+    Ok((source, outgoing, lease))
 }
 
 async fn refuse(core: &Core, peer: &Peer, handle: &SessionHandle, transfer: u32, refusal: Refusal) {
@@ -228,7 +203,8 @@ fn failed(core: &Core, peer: &Peer, dataset: &str, doing: &str, error: &Transfer
             tracing::info!(device = peer.name, dataset, error = error_chain(error), "given up while {doing}");
             return;
         }
-        TransferError::Refused(refusal) => (refusal.code.clone(), refusal.message.clone()),
+        // The words are the peer's.
+        TransferError::Refused(refusal) => (countable(&refusal.code).to_owned(), printable(&refusal.message)),
         TransferError::Violation(violation) => (violation.refusal().code, error_chain(error)),
         TransferError::Manifest(_) | TransferError::WrongVersion { .. } => {
             (codes::BAD_FRAME.code.to_owned(), error_chain(error))

@@ -94,16 +94,16 @@ impl Followed {
     }
 }
 
-/// The members of the newest edition of the collection `name`; none if there is no such collection, or one of its members
-/// is not among `readable`.
+/// The members of the newest edition of the collection `name`; none if there is no such collection, it has no members, or
+/// one of them is not among `readable`.
 fn readable_members(
     core: &Core,
     name: &str,
     readable: &[DatasetRecord],
 ) -> Result<Option<Vec<Following>>, CatalogError> {
     let Some(edition) = core.catalog.edition(name, None)? else { return Ok(None) };
-    let all_readable =
-        edition.members.iter().all(|member| readable.iter().any(|dataset| dataset.name == member.dataset));
+    let all_readable = !edition.members.is_empty()
+        && edition.members.iter().all(|member| readable.iter().any(|dataset| dataset.name == member.dataset));
     Ok(all_readable.then(|| {
         edition
             .members

@@ -19,10 +19,7 @@ use crate::settings::Settings;
 /// Says what went wrong.
 pub(super) fn error(error: &CodedError, json: bool) {
     if json {
-        let document = serde_json::json!({
-            "error": { "code": error.code, "message": error.message, "hint": error.hint }
-        });
-        println!("{document}");
+        println!("{}", error.to_json());
     }
     eprintln!("{error}");
 }

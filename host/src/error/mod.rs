@@ -35,6 +35,11 @@ pub fn find(code: &str) -> Option<&'static ErrorCode> {
     codes::CATALOGUE.iter().copied().find(|row| row.code == code)
 }
 
+/// `code` if it is in this release's table, else `other`: fit to count by, wherever it comes from.
+pub fn countable(code: &str) -> &'static str {
+    find(code).map_or("other", |row| row.code)
+}
+
 /// What an error stems from.
 pub type ErrorSource = Box<dyn StdError + Send + Sync>;
 
@@ -70,6 +75,11 @@ impl CodedError {
     pub fn with_source(mut self, source: impl Into<ErrorSource>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// The error as programs read it from a command that was asked for JSON.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({ "error": { "code": self.code, "message": self.message, "hint": self.hint } })
     }
 
     /// Whether it is of this code.
