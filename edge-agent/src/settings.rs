@@ -191,6 +191,14 @@ impl Settings {
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::Mistakes(problems).into()) }
     }
 
+    /// Whether a published folder, as its path leads now, has to do with a local one; links may have changed since the
+    /// settings were checked.
+    pub fn leak_from(&self, published: &Path) -> Option<CodedError> {
+        let local = self.local.iter().find(|local| overlap(&local.folder, published))?;
+        let message = format!("local dataset `{}`: {}", local.dataset, leak(&local.folder, published));
+        Some(CodedError::new(&codes::PATH_UNSUITABLE, message))
+    }
+
     /// Folders that are scanned: path, name template and role.
     pub fn scanned(&self) -> impl Iterator<Item = (&Path, &str, Role)> {
         let published =
@@ -222,11 +230,7 @@ impl Validate for Settings {
         for local in &self.local {
             // A local folder inside a published one, or the reverse, would leave the device by the back door.
             if let Some(publish) = self.publish.iter().find(|publish| overlap(&publish.folder, &local.folder)) {
-                let (local, published) = (local.folder.display(), publish.folder.display());
-                found(
-                    "local",
-                    format!("its folder `{local}` overlaps the published `{published}`: it would leave the device"),
-                );
+                found("local", leak(&local.folder, &publish.folder));
             }
         }
         for subscribe in &self.subscribe {
@@ -255,6 +259,73 @@ struct Folders<'a> {
     local: &'a [LocalSettings],
 }
 
-fn overlap(left: &Path, right: &Path) -> bool {
-    left.starts_with(right) || right.starts_with(left)
+/// Whether one of two folders lies in the other, whichever links lead to them.
+pub(crate) fn overlap(left: &Path, right: &Path) -> bool {
+    let (left, right) = (real(left), real(right));
+    left.starts_with(&right) || right.starts_with(&left)
+}
+
+/// Whether a folder is another or lies in it, whichever links lead to them.
+pub(crate) fn is_in(path: &Path, folder: &Path) -> bool {
+    real(path).starts_with(real(folder))
+}
+
+/// Where a path leads. What isn't there yet is taken by its name, in the folder that is.
+fn real(path: &Path) -> PathBuf {
+    match (path.canonicalize(), path.parent(), path.file_name()) {
+        (Ok(real), ..) => real,
+        (Err(_), Some(parent), Some(name)) => real(parent).join(name),
+        _ => path.to_owned(),
+    }
+}
+
+fn leak(local: &Path, published: &Path) -> String {
+    let (local, published) = (local.display(), published.display());
+    format!("its folder `{local}` overlaps the published `{published}`: it would leave the device")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn settings(published: &Path, local: &Path) -> Settings {
+        let template = |name: &str| NameTemplate::new(name).expect("a name");
+        let every = HumanDuration(SCAN_EVERY);
+        Settings {
+            publish: vec![PublishSettings {
+                folder: published.to_owned(),
+                dataset: template("open"),
+                mode: Mode::Append,
+                every,
+            }],
+            local: vec![LocalSettings { folder: local.to_owned(), dataset: template("secret") }],
+            ..Settings::default()
+        }
+    }
+
+    #[test]
+    fn a_local_folder_overlaps_by_links_too() {
+        let root = tempfile::tempdir().expect("a folder");
+        let at = |path: &str| root.path().join(path);
+        std::fs::create_dir_all(at("disk/secret")).expect("made");
+        std::fs::create_dir_all(at("other")).expect("made");
+        symlink(at("disk"), at("link")).expect("linked");
+        for (published, local, is_leak) in [
+            ("disk", "disk/secret", true),
+            ("disk", "link/secret", true),
+            ("link/secret/inner", "disk/secret", true),
+            ("link", "disk/not-there-yet", true),
+            ("disk/not-there-yet", "link", true),
+            ("link/../other", "other", true),
+            ("other", "link/secret", false),
+            ("disk/secret-not", "link/secret", false),
+        ] {
+            let settings = settings(&at(published), &at(local));
+            let problems = settings.problems();
+            assert_eq!(!problems.is_empty(), is_leak, "{published} and {local}: {problems:?}");
+            assert_eq!(settings.leak_from(&at(published)).is_some(), is_leak, "{published} and {local}");
+        }
+    }
 }

@@ -8,8 +8,10 @@ use headwater_host::error::{CodedError, codes};
 use headwater_protocol::name::{DatasetName, NameContext, NamePattern, NameTemplate};
 
 use super::Agent;
-use crate::catalog::{EventLevel, Role};
-use crate::settings::{KEEP_VERSIONS, LocalSettings, Mode, PublishSettings, SCAN_EVERY, Settings, SubscribeSettings};
+use crate::catalog::{CatalogError, DatasetRow, EventLevel, Role};
+use crate::settings::{
+    KEEP_VERSIONS, LocalSettings, Mode, PublishSettings, SCAN_EVERY, Settings, SubscribeSettings, is_in, overlap,
+};
 
 /// A folder that is scanned.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,6 +96,27 @@ impl Agent {
         settings.subscribe.iter().map(subscription).collect()
     }
 
+    /// Whether the settings have this dataset of the catalog. What was removed from them stays in the catalog, so that it
+    /// goes on where it was if it comes back; until then it must count for nothing: its folder may be a local one now.
+    pub fn has(&self, row: &DatasetRow) -> bool {
+        match row.role {
+            Role::Subscribe => self.settings().subscribe.iter().any(|entry| row.folder.starts_with(&entry.to)),
+            Role::Publish | Role::Local => {
+                let is_this = |folder: &Folder| {
+                    folder.role == row.role && folder.path == row.folder && folder.dataset.as_str() == row.name
+                };
+                self.folders().0.iter().any(is_this)
+            }
+        }
+    }
+
+    /// The catalog's datasets that the settings have.
+    pub fn datasets(&self) -> Result<Vec<DatasetRow>, CatalogError> {
+        let mut rows = self.catalog().datasets()?;
+        rows.retain(|row| self.has(row));
+        Ok(rows)
+    }
+
     /// Publishes a folder from now on.
     pub fn add_publish(
         &self,
@@ -127,7 +150,7 @@ impl Agent {
     /// Subscribes from now on.
     pub fn add_subscribe(&self, dataset: &str, to: PathBuf, keep: Option<u32>) -> Result<(), CodedError> {
         NamePattern::new(dataset).map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
-        if to.starts_with(&self.data) || self.data.starts_with(&to) {
+        if overlap(&to, &self.data) {
             return Err(unsuitable(&to, "it overlaps the agent's data folder"));
         }
         let entry = SubscribeSettings { dataset: dataset.to_owned(), to, keep: keep.unwrap_or(KEEP_VERSIONS) };
@@ -150,6 +173,7 @@ impl Agent {
             removed = added.publish.len() + added.subscribe.len() + added.local.len() < before;
             if removed { Ok(()) } else { Err(self.not_removable(name)) }
         })?;
+        self.forget_signs_of_removed();
         self.note(EventLevel::Info, "", name, "removed; its files stay");
         Ok(())
     }
@@ -171,7 +195,7 @@ impl Agent {
         if !folder.is_dir() {
             return Err(CodedError::new(&codes::FOLDER_MISSING, format!("`{}` is no folder", folder.display())));
         }
-        if folder.starts_with(&self.data) {
+        if is_in(folder, &self.data) {
             return Err(unsuitable(folder, "it lies in the agent's data folder"));
         }
         Ok(())

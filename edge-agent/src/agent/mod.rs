@@ -165,6 +165,14 @@ impl Agent {
         }
     }
 
+    /// Forgets what this process noted of datasets that the settings have no more.
+    fn forget_signs_of_removed(&self) {
+        let (folders, _) = self.folders();
+        let is_there = |name: &String| folders.iter().any(|folder| folder.dataset.as_str() == name);
+        lock(&self.unsent).retain(|name, _| is_there(name));
+        lock(&self.problems).retain(|name, _| is_there(name));
+    }
+
     /// Since when the oldest unacknowledged version waits, as far as this process knows.
     pub fn unsent_since(&self) -> Option<Instant> {
         lock(&self.unsent).values().min().copied()
@@ -193,6 +201,11 @@ impl Agent {
     /// Lets few scans run at once.
     pub fn scans(&self) -> Arc<Semaphore> {
         Arc::clone(&self.scans)
+    }
+
+    /// A number that grows with each change of settings and device.
+    pub fn change(&self) -> u64 {
+        *self.changed.borrow()
     }
 
     /// Watches for changes of settings and device.

@@ -21,7 +21,7 @@ impl Agent {
             let row = catalog.dataset(folder.dataset.as_str(), folder.role, &folder.path)?;
             datasets.push(dataset_report(&catalog, &row)?);
         }
-        for row in catalog.datasets()?.iter().filter(|row| row.role == Role::Subscribe) {
+        for row in self.datasets()?.iter().filter(|row| row.role == Role::Subscribe) {
             datasets.push(dataset_report(&catalog, row)?);
         }
         let core = match &device {
@@ -56,7 +56,7 @@ impl Agent {
     /// Bytes of built versions that the core has not acknowledged.
     pub fn backlog_bytes(&self) -> u64 {
         let catalog = self.catalog();
-        let rows = catalog.datasets().unwrap_or_default();
+        let rows = self.datasets().unwrap_or_default();
         let published = rows.iter().filter(|row| row.role == Role::Publish);
         published.map(|row| pending_bytes(&catalog, row).unwrap_or(0)).sum()
     }

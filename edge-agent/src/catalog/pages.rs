@@ -51,10 +51,15 @@ impl Catalog {
         }
     }
 
-    /// The encoded bytes of a page that any published or subscribed dataset has.
-    pub fn page_of_any(&self, id: &ChunkId) -> Result<Option<Vec<u8>>, CatalogError> {
+    /// The encoded bytes of a page that any published or subscribed dataset has, of those that are `meant`.
+    pub fn page_of_any(
+        &self,
+        id: &ChunkId,
+        meant: impl Fn(&super::DatasetRow) -> bool,
+    ) -> Result<Option<Vec<u8>>, CatalogError> {
         for dataset in self.datasets()? {
             if dataset.role != super::Role::Local
+                && meant(&dataset)
                 && let Some(bytes) = self.page(dataset.id, id)?
             {
                 return Ok(Some(bytes));

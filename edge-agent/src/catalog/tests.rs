@@ -71,7 +71,11 @@ fn pages_belong_to_one_dataset() {
     let id = ChunkId::of(&page);
     catalog.put_pages(local, &[(id, false, page)]).expect("kept");
     assert_eq!(catalog.page(own, &id).expect("read"), None);
-    assert_eq!(catalog.page_of_any(&id).expect("read"), None, "a local dataset's page was found by another's lookup");
+    assert_eq!(
+        catalog.page_of_any(&id, |_| true).expect("read"),
+        None,
+        "a local dataset's page was found by another's lookup"
+    );
     assert_eq!(catalog.prune_pages(local).expect("pruned"), 1, "no version reaches it");
 }
 

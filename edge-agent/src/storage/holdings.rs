@@ -16,21 +16,30 @@ use headwater_protocol::path::RelPath;
 use headwater_protocol::record::{ChunkRef, Content};
 use headwater_protocol::tree::{ChunkPlace, RecordAt, Within};
 
+use crate::agent::Agent;
 use crate::catalog::{Catalog, CatalogError, ChunkHome, DatasetId, DatasetPages, DatasetRow, Role, VersionRow};
 
 /// The files of this device as a store of chunks. Cheap to make; made anew for each transfer, because it remembers which
 /// version of a dataset is the newest.
 pub struct Holdings {
+    agent: Arc<Agent>,
     catalog: Arc<Catalog>,
-    open: Mutex<HashMap<DatasetId, Option<Arc<Held>>>>,
+    open: Mutex<Open>,
+}
+
+/// The datasets that were looked into, under the settings in force then.
+#[derive(Default)]
+struct Open {
+    change: u64,
+    datasets: HashMap<DatasetId, Option<Arc<Held>>>,
 }
 
 struct Held(LocalChunks);
 
 impl Holdings {
     /// All files that published and subscribed datasets have on this device.
-    pub fn new(catalog: Arc<Catalog>) -> Self {
-        Self { catalog, open: Mutex::default() }
+    pub fn new(agent: Arc<Agent>, catalog: Arc<Catalog>) -> Self {
+        Self { agent, catalog, open: Mutex::default() }
     }
 
     /// Whether a file is said to hold the chunk. Nothing is read.
@@ -58,16 +67,21 @@ impl Holdings {
 
     fn held(&self, dataset: DatasetId) -> Result<Option<Arc<Held>>, CatalogError> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held) = open.get(&dataset) {
+        let change = self.agent.change();
+        if open.change != change {
+            *open = Open { change, ..Open::default() };
+        }
+        if let Some(held) = open.datasets.get(&dataset) {
             return Ok(held.clone());
         }
         let held = self.open_dataset(dataset)?.map(Arc::new);
-        open.insert(dataset, held.clone());
+        open.datasets.insert(dataset, held.clone());
         Ok(held)
     }
 
     fn open_dataset(&self, dataset: DatasetId) -> Result<Option<Held>, CatalogError> {
-        let Some(row) = self.catalog.dataset_by_id(dataset)? else { return Ok(None) };
+        let row = self.catalog.dataset_by_id(dataset)?;
+        let Some(row) = row.filter(|row| self.agent.has(row)) else { return Ok(None) };
         let found = match row.role {
             Role::Local => None,
             Role::Publish => {

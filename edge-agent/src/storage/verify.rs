@@ -34,7 +34,7 @@ pub fn verify(agent: &Arc<Agent>) -> Result<VerifyReport, CodedError> {
         report.catalog_whole = false;
     }
     let catalog = agent.catalog();
-    for row in catalog.datasets()? {
+    for row in agent.datasets()? {
         verify_dataset(agent, &catalog, &row, &mut report)?;
     }
     Ok(report)

@@ -102,9 +102,25 @@ pub enum WalkError {
         /// Why.
         source: io::Error,
     },
+    /// The folder itself is one of those that are never looked at.
+    #[error("the folder `{}` is one of those that are never looked at", .path.display())]
+    Excluded {
+        /// The folder.
+        path: PathBuf,
+    },
     /// It was stopped.
     #[error(transparent)]
     Cancelled(#[from] Cancelled),
+}
+
+impl WalkError {
+    /// Why the folder itself can't be opened.
+    pub(crate) fn of_root(folder: &Path, error: Errno) -> Self {
+        match error {
+            Errno::NOENT | Errno::NOTDIR => Self::Missing { path: folder.to_owned() },
+            other => Self::Unreadable { path: folder.to_owned(), source: other.into() },
+        }
+    }
 }
 
 /// A walk through a folder; holds the names of the folders on the way down, not more.
@@ -158,11 +174,9 @@ impl Names {
 impl<'o> Walk<'o> {
     /// Begins at `folder`.
     pub fn new(folder: &Path, options: &'o ScanOptions) -> Result<Self, WalkError> {
-        let failed = |error: Errno| match error {
-            Errno::NOENT | Errno::NOTDIR => WalkError::Missing { path: folder.to_owned() },
-            other => WalkError::Unreadable { path: folder.to_owned(), source: other.into() },
-        };
+        let failed = |error| WalkError::of_root(folder, error);
         let root = beneath::root(folder).map_err(failed)?;
+        let stat = rustix::fs::fstat(&root).map_err(failed)?;
         let excluded = options.exclude.iter().filter_map(|path| rustix::fs::stat(path).ok());
         let mut walk = Self {
             options,
@@ -172,6 +186,9 @@ impl<'o> Walk<'o> {
             ready: VecDeque::new(),
             buffer: vec![MaybeUninit::uninit(); LISTING_BUFFER_BYTES].into_boxed_slice(),
         };
+        if walk.is_excluded(&stat) {
+            return Err(WalkError::Excluded { path: folder.to_owned() });
+        }
         let mut complaints = Vec::new();
         let rules = Rules::configured(&options.ignore, &mut complaints);
         walk.complain(complaints);

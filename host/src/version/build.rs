@@ -108,6 +108,7 @@ impl From<BuildVersionError> for CodedError {
         let code = match &error {
             BuildVersionError::Walk(WalkError::Missing { .. }) => &codes::FOLDER_MISSING,
             BuildVersionError::Walk(WalkError::Unreadable { .. }) => &codes::FOLDER_UNREADABLE,
+            BuildVersionError::Walk(WalkError::Excluded { .. }) => &codes::PATH_UNSUITABLE,
             BuildVersionError::Walk(WalkError::Cancelled(_)) | BuildVersionError::Cancelled(_) => &codes::SESSION_ENDED,
             _ if is_disk_full(&error) => &codes::DISK_FULL,
             _ => &codes::CATALOG_FAILED,
@@ -168,7 +169,7 @@ pub fn build(
     };
     chunker.check().map_err(BuildError::Params)?;
     let old = earlier.as_ref().map(|earlier| Tree::new(earlier.manifest, earlier.pages));
-    let root = beneath::root(folder).map_err(|error| root_error(folder, error))?;
+    let root = beneath::root(folder).map_err(|error| WalkError::of_root(folder, error))?;
     let book = RefCell::new(StampBook::new(stamps));
     let reading = ReadContext { root: root.as_fd(), chunker, chunks, cancel: &options.scan.cancel };
     let (built, report) = std::thread::scope(|scope| {
@@ -208,13 +209,6 @@ pub fn build(
     };
     let body = manifest.encode();
     Ok((Some(BuiltVersion { id: Manifest::id_of(&body), manifest, body }), report))
-}
-
-pub(super) fn root_error(folder: &Path, error: rustix::io::Errno) -> WalkError {
-    match error {
-        rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR => WalkError::Missing { path: folder.to_owned() },
-        other => WalkError::Unreadable { path: folder.to_owned(), source: other.into() },
-    }
 }
 
 /// Small files' bytes from the folder, for shared chunks that lose or gain a neighbour.

@@ -12,7 +12,7 @@ use headwater_protocol::record::FileKind;
 use headwater_protocol::tree::{Tree, TreeError};
 use rustix::fs::{Mode, OFlags};
 
-use super::build::{BuildVersionError, root_error};
+use super::build::BuildVersionError;
 use crate::beneath;
 use crate::error::{CodedError, codes};
 use crate::scan::ScanOptions;
@@ -90,7 +90,7 @@ pub fn standing(
     earlier: Option<Tree<'_>>,
     device_before: Option<u64>,
 ) -> Result<Standing, StandingError> {
-    let failed = |error| root_error(folder, error);
+    let failed = |error| WalkError::of_root(folder, error);
     let root = beneath::root(folder).map_err(failed)?;
     let device = rustix::fs::fstat(&root).map_err(failed)?.st_dev;
     let Some(tree) = earlier.filter(|tree| tree.totals().files > 0) else {

@@ -529,6 +529,25 @@ fn ignore_rules_hold_where_they_stand() {
 }
 
 #[test]
+fn what_is_excluded_is_not_walked_from_within_either() {
+    let site = Site::new();
+    site.write("a", "a");
+    symlink(site.folder.path(), site.path("by-another-name")).unwrap();
+    let scan = ScanOptions { exclude: vec![site.path("by-another-name")], ..ScanOptions::default() };
+    let options = BuildOptions { scan, ..BuildOptions::default() };
+    let context = BuildContext {
+        earlier: None,
+        stamps: &mut NoStamps,
+        absent: &PublishMode::Mirror,
+        pages: &mut site.pages.as_ref(),
+        chunks: &NoChunks,
+        progress: &mut |_| {},
+    };
+    let error = build(site.folder.path(), &options, context).unwrap_err();
+    assert!(crate::error::CodedError::from(error).is(&crate::error::codes::PATH_UNSUITABLE));
+}
+
+#[test]
 fn a_large_first_scan_grows_version_by_version() {
     let mut site = Site::new();
     for index in 0..40 {

@@ -55,6 +55,11 @@ pub fn build(
     cancel: &Cancel,
     progress: &mut dyn FnMut(version::Progress),
 ) -> Result<Built, CodedError> {
+    if folder.role == Role::Publish
+        && let Some(error) = agent.settings().leak_from(&folder.path)
+    {
+        return Err(error);
+    }
     let catalog = agent.catalog();
     let row = catalog.dataset(folder.dataset.as_str(), folder.role, &folder.path)?;
     let committed = catalog.committed(row.id)?;
@@ -151,10 +156,15 @@ fn options(agent: &Agent, folder: &Folder, cancel: &Cancel) -> BuildOptions {
     let settings = agent.settings();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = if settings.scan.threads == 0 { cores.min(THREADS_DEFAULT_MAX) } else { settings.scan.threads };
+    let mut exclude = vec![agent.data().to_owned()];
+    if folder.role == Role::Publish {
+        // The settings say so too; this holds for what they can't see, as the same folder mounted at two places.
+        exclude.extend(settings.local.iter().map(|local| local.folder.clone()));
+    }
     BuildOptions {
         scan: ScanOptions {
             settle: settings.scan.settle.0,
-            exclude: vec![agent.data().to_owned()],
+            exclude,
             threads,
             cancel: cancel.clone(),
             ..ScanOptions::default()

@@ -105,13 +105,13 @@ pub fn serve_fetch(agent: &Arc<Agent>, handle: SessionHandle, transfer: u32, dat
     });
 }
 
-fn find_published(
+pub(super) fn find_published(
     agent: &Agent,
     dataset: &str,
     version: &VersionId,
 ) -> Result<Option<(DatasetRow, VersionRow)>, CodedError> {
     let catalog = agent.catalog();
-    for row in catalog.datasets()? {
+    for row in agent.datasets()? {
         if row.role == Role::Publish
             && row.name == dataset
             && let Some(known) = catalog.version(row.id, version)?

@@ -6,14 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use headwater_host::scan::Cancel;
+use headwater_protocol::id::ChunkId;
 use headwater_protocol::tree::Tree;
 
 use super::build::{Built, build};
 use super::keep::recovering_key;
-use super::send::note_commit;
+use super::send::{find_published, note_commit};
 use crate::agent::Agent;
 use crate::catalog::{Catalog, DatasetPages, DatasetRow, Role, VersionRow};
 use crate::storage::free;
+use crate::storage::holdings::Holdings;
 
 /// A device that publishes one folder as `data`.
 struct Site {
@@ -258,4 +260,37 @@ fn a_path_marked_below_a_folder_is_found_by_its_folder() {
     catalog.forget_freed_at_or_below(id, b"a").expect("forgotten");
     let left = marks.iter().filter(|path| catalog.is_freed(id, path).expect("read")).count();
     assert_eq!(left, 3);
+}
+
+#[test]
+fn what_was_published_and_is_local_now_answers_no_question() {
+    let site = Site::new("mirror");
+    fs::write(site.root.path().join("agent/agent.toml"), "[scan]\nsettle = \"0\"\n").expect("written");
+    let files = site.path("").components().collect::<PathBuf>();
+    let settings = || crate::settings::Settings::load(site.agent.data(), None).expect("read");
+    assert!(settings().publish.is_empty());
+    let (agent, catalog) = (&site.agent, site.catalog());
+    agent.add_publish(files.clone(), "data", crate::settings::Mode::Append, None).expect("added");
+    site.write("a");
+    let chunk = ChunkId::of(&fs::read(site.path("a")).expect("read"));
+    let row = site.scan().row;
+    let version = catalog.pending(row.id).expect("read").expect("a version");
+    note_commit(&catalog, &row, &version).expect("noted");
+    let holdings = Holdings::new(Arc::clone(agent), Arc::clone(&catalog));
+    assert!(holdings.is_said(&chunk).expect("looked up") && holdings.read(&chunk, None).expect("read").is_some());
+    assert!(find_published(agent, "data", &version.version).expect("looked up").is_some());
+    site.write("more");
+    site.scan();
+    agent.set_unsent("data", true);
+    assert!(agent.backlog_bytes() > 0 && agent.unsent_since().is_some());
+
+    agent.remove("data").expect("removed");
+    agent.add_local(files, "diary").expect("added");
+    for holdings in [holdings, Holdings::new(Arc::clone(agent), Arc::clone(&catalog))] {
+        assert!(!holdings.is_said(&chunk).expect("looked up") && holdings.read(&chunk, None).expect("read").is_none());
+    }
+    assert!(find_published(agent, "data", &version.version).expect("looked up").is_none());
+    assert_eq!((agent.backlog_bytes(), agent.unsent_since()), (0, None));
+    let shown = agent.status().expect("a status").datasets;
+    assert_eq!(shown.iter().map(|dataset| &*dataset.name).collect::<Vec<_>>(), ["diary"]);
 }

@@ -2,7 +2,6 @@
 //! has them already.
 
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,6 +20,7 @@ use headwater_protocol::trust::Certificate;
 use headwater_protocol::wire::{DeltaSource, Refusal};
 use headwater_quic::transfer::{Committed, Destination, DestinationError, HeldPage, IncomingItem, IncomingOffer};
 
+use crate::agent::Agent;
 use crate::catalog::{Catalog, CatalogError, DatasetPages, DatasetRow, VersionRow, VersionState, refers_to_pages};
 use crate::session::publish::index_version;
 use crate::storage::holdings::Holdings;
@@ -31,6 +31,7 @@ use crate::storage::staging::{Staging, StagingError};
 pub(super) struct SubscribeDestination(Arc<Inner>);
 
 struct Inner {
+    agent: Arc<Agent>,
     catalog: Arc<Catalog>,
     row: DatasetRow,
     version: VersionId,
@@ -49,22 +50,33 @@ struct Inner {
 impl SubscribeDestination {
     /// Takes version `number` of a dataset. With `distrust` no file is believed to hold a chunk before it was read.
     pub(super) fn new(
-        data: &Path,
+        agent: Arc<Agent>,
         catalog: Arc<Catalog>,
         row: DatasetRow,
         (number, version): (u64, VersionId),
         authority: Certificate,
         distrust: bool,
     ) -> Result<Self, StagingError> {
-        let staging = Staging::new(data, Arc::clone(&catalog), row.id)?;
+        let staging = Staging::new(agent.data(), Arc::clone(&catalog), row.id)?;
         let complete = match catalog.committed(row.id)? {
             Some(committed) if !distrust => catalog.reachable_pages(row.id, &committed)?,
             _ => HashSet::new(),
         };
         let is_written = is_complete(&row.folder, number, version);
-        let holdings = Holdings::new(Arc::clone(&catalog));
-        let inner =
-            Inner { catalog, row, version, number, authority, staging, holdings, complete, distrust, is_written };
+        let holdings = Holdings::new(Arc::clone(&agent), Arc::clone(&catalog));
+        let inner = Inner {
+            agent,
+            catalog,
+            row,
+            version,
+            number,
+            authority,
+            staging,
+            holdings,
+            complete,
+            distrust,
+            is_written,
+        };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -101,7 +113,7 @@ impl Inner {
 
     /// A page that another dataset of this device has is kept for this one too.
     fn page_of_another(&self, id: &ChunkId) -> Result<Option<Vec<u8>>, CatalogError> {
-        let Some(bytes) = self.catalog.page_of_any(id)? else { return Ok(None) };
+        let Some(bytes) = self.catalog.page_of_any(id, |row| self.agent.has(row))? else { return Ok(None) };
         self.keep_pages(&[(*id, bytes.clone().into())])?;
         Ok(Some(bytes))
     }

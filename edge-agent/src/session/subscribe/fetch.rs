@@ -124,16 +124,16 @@ fn folder_of(subscription: &Subscription, dataset: &str) -> Result<PathBuf, Code
 }
 
 async fn destination(
-    agent: &Agent,
+    agent: &Arc<Agent>,
     catalog: &Arc<Catalog>,
     row: &DatasetRow,
     newest: &Following,
     distrust: bool,
 ) -> Result<SubscribeDestination, CodedError> {
     let authority = agent.joined()?.identity.authority().clone();
-    let (data, catalog, row, at) =
-        (agent.data().to_owned(), Arc::clone(catalog), row.clone(), (newest.number, newest.version));
-    blocking(move || SubscribeDestination::new(&data, catalog, row, at, authority, distrust))
+    let (agent, catalog, row, at) =
+        (Arc::clone(agent), Arc::clone(catalog), row.clone(), (newest.number, newest.version));
+    blocking(move || SubscribeDestination::new(agent, catalog, row, at, authority, distrust))
         .await?
         .map_err(|error| staging(&error))
 }
