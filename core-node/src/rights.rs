@@ -169,7 +169,7 @@ mod tests {
     use headwater_protocol::wire::PeerStatus;
 
     use super::*;
-    use crate::catalog::{DatasetId, DeviceState, PublishMode, Retention, UnixMs};
+    use crate::catalog::{DatasetId, DeviceState, Retention, UnixMs};
     use crate::config::Rule;
 
     const KEY: PublicKey = PublicKey([1; 32]);
@@ -196,7 +196,6 @@ mod tests {
             id: DatasetId(1),
             name: name.into(),
             writer,
-            mode: PublishMode::Append,
             retention: Retention::default(),
             created_at: UnixMs(0),
             head: None,

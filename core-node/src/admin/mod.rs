@@ -45,9 +45,12 @@ async fn metrics(State(core): State<Arc<Core>>) -> Response {
     }
 }
 
+/// A note that nobody writes: to look for it costs next to nothing.
+const HEALTH_NOTE: &str = "health";
+
 /// Healthy means that the catalog answers.
 async fn health(State(core): State<Arc<Core>>) -> Response {
-    let asked = tokio::task::spawn_blocking(move || core.catalog.chunk_totals()).await;
+    let asked = tokio::task::spawn_blocking(move || core.catalog.note(HEALTH_NOTE)).await;
     match asked {
         Ok(Ok(_)) => (StatusCode::OK, "ok\n").into_response(),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "the catalog does not answer\n").into_response(),

@@ -192,9 +192,6 @@ pub trait ChunkTable {
     /// The datasets that have `id` as a member.
     fn datasets_holding(&self, id: &ChunkId) -> Result<Vec<DatasetId>, CatalogError>;
 
-    /// Sums over all chunks.
-    fn chunk_totals(&self) -> Result<ChunkTotals, CatalogError>;
-
     /// All packs by number.
     fn packs(&self) -> Result<Vec<PackRecord>, CatalogError>;
 

@@ -45,7 +45,8 @@ conformance!(
     sweeps_stop_at_new_roots,
     members_are_trimmed,
     leases_are_roots,
-    events_and_notes_are_kept,
+    notes_are_kept,
+    counts_follow_every_change,
 );
 
 fn id(number: u32) -> ChunkId {
@@ -68,13 +69,7 @@ fn store(catalog: &dyn Catalog, pack: u64, numbers: std::ops::Range<u32>) {
 }
 
 fn dataset(catalog: &dyn Catalog, name: &str, writer: Principal) -> DatasetId {
-    let new = NewDataset {
-        name: name.to_owned(),
-        writer,
-        mode: PublishMode::Append,
-        retention: Retention::default(),
-        created_at: NOW,
-    };
+    let new = NewDataset { name: name.to_owned(), writer, retention: Retention::default(), created_at: NOW };
     catalog.create_dataset(&new).unwrap().id
 }
 
@@ -113,7 +108,7 @@ fn chunks_are_adopted_once(catalog: &dyn Catalog) {
     assert_eq!(found[0].unwrap().location, at(1, 200), "what is stored keeps its place");
     assert_eq!(found[1], None);
     assert_eq!(found[2].unwrap().location, at(2, 300));
-    let totals = catalog.chunk_totals().unwrap();
+    let totals = catalog.counts().unwrap().chunks;
     assert_eq!(totals, ChunkTotals { chunks: 4, stored_bytes: 40, plain_bytes: 80, damaged: 0 });
     let ends: Vec<_> = catalog.packs().unwrap().iter().map(|pack| (pack.number.0, pack.end_bytes)).collect();
     assert_eq!(ends, [(1, 300), (2, 400)]);
@@ -188,7 +183,6 @@ fn commits_take_turns(catalog: &dyn Catalog) {
     let exists = catalog.create_dataset(&NewDataset {
         name: "cam".into(),
         writer: OTHER,
-        mode: PublishMode::Mirror,
         retention: Retention::default(),
         created_at: NOW,
     });
@@ -254,11 +248,12 @@ fn reliance_guards_the_last_copy(catalog: &dyn Catalog) {
         catalog.commit_version(&version(cam, number, DEVICE, 0..2)).unwrap();
     }
     let device = PublicKey([1; 32]);
-    assert_eq!(catalog.receipt_holders(cam).unwrap(), [(device, 3)]);
     catalog.note_freed(&device, cam, 2).unwrap();
     let refused = catalog.drop_versions(cam, &[1, 2], false);
     assert!(matches!(refused, Err(DropError::LastCopy { versions, devices })
         if versions == [2] && devices == [device]));
+    assert!(matches!(catalog.may_drop(cam, 2, false), Err(DropError::LastCopy { .. })));
+    catalog.may_drop(cam, 2, true).unwrap();
     assert_eq!(catalog.versions(cam, None, 10).unwrap().len(), 3, "all are dropped, or none");
     catalog.drop_versions(cam, &[1], false).unwrap();
     catalog.drop_versions(cam, &[2], true).unwrap();
@@ -282,13 +277,17 @@ fn versions_are_listed_and_dropped(catalog: &dyn Catalog) {
     assert_eq!(numbers(Some(3), 3), [2, 1]);
     assert!(matches!(catalog.drop_versions(cam, &[5], true), Err(DropError::Newest { number: 5 })));
     assert!(matches!(catalog.drop_versions(cam, &[9], true), Err(DropError::NotFound)));
+    assert!(matches!(catalog.may_drop(cam, 5, true), Err(DropError::Newest { number: 5 })));
+    assert!(matches!(catalog.may_drop(cam, 9, true), Err(DropError::NotFound)));
+    catalog.may_drop(cam, 1, false).unwrap();
+    assert_eq!(catalog.datasets_to_trim().unwrap(), [], "asking changes nothing");
     catalog.drop_versions(cam, &[1, 3], false).unwrap();
     assert_eq!(numbers(None, 9), [5, 4, 2]);
+    assert_eq!(catalog.count_versions(cam).unwrap(), 3);
     assert_eq!(catalog.datasets_to_trim().unwrap(), [cam]);
     catalog.set_retention(cam, Retention { keep_last: Some(3), keep_newer_than_s: None }).unwrap();
-    catalog.set_mode(cam, PublishMode::Mirror).unwrap();
     let record = &catalog.datasets().unwrap()[0];
-    assert_eq!((record.retention.keep_last, record.mode), (Some(3), PublishMode::Mirror));
+    assert_eq!(record.retention.keep_last, Some(3));
 }
 
 fn tags_keep_versions(catalog: &dyn Catalog) {
@@ -516,26 +515,47 @@ fn leases_are_roots(catalog: &dyn Catalog) {
     assert!(!catalog.end_lease("job-1").unwrap());
 }
 
-fn events_and_notes_are_kept(catalog: &dyn Catalog) {
-    for number in 0..5u64 {
-        let event = Event {
-            at: UnixMs(number),
-            severity: EventSeverity::Warning,
-            kind: "damage".into(),
-            subject: if number % 2 == 0 { "cam".into() } else { "else".into() },
-            message: format!("event {number}"),
-        };
-        catalog.add_event(&event).unwrap();
-    }
-    let messages = |subject, before, limit| -> Vec<String> {
-        catalog.events(subject, before, limit).unwrap().into_iter().map(|record| record.event.message).collect()
-    };
-    assert_eq!(messages(None, None, 2), ["event 4", "event 3"]);
-    assert_eq!(messages(Some("cam"), None, 9), ["event 4", "event 2", "event 0"]);
-    let third = catalog.events(None, None, 3).unwrap()[2].number;
-    assert_eq!(messages(None, Some(third), 9), ["event 1", "event 0"]);
+fn notes_are_kept(catalog: &dyn Catalog) {
     assert_eq!(catalog.note("key").unwrap(), None);
     catalog.set_note("key", b"one").unwrap();
     catalog.set_note("key", b"two").unwrap();
     assert_eq!(catalog.note("key").unwrap().unwrap(), b"two");
+    catalog.tidy().unwrap();
+    assert_eq!(catalog.check().unwrap(), None);
+    assert_eq!(catalog.note("key").unwrap().unwrap(), b"two");
+}
+
+fn counts_follow_every_change(catalog: &dyn Catalog) {
+    let counted = |catalog: &dyn Catalog| {
+        let CatalogCounts { devices, datasets, versions, chunks, .. } = catalog.counts().unwrap();
+        (devices, datasets, versions, chunks)
+    };
+    let totals =
+        |chunks: u64, damaged| ChunkTotals { chunks, stored_bytes: chunks * 10, plain_bytes: chunks * 20, damaged };
+    assert_eq!(counted(catalog), (0, 0, 0, totals(0, 0)));
+    store(catalog, 1, 0..3);
+    store(catalog, 2, 2..5);
+    assert_eq!((catalog.counts().unwrap().packs, catalog.counts().unwrap().pack_bytes), (2, 800));
+    assert_eq!(catalog.counts().unwrap().chunks, totals(5, 0), "what is known counts once");
+    catalog.mark_damaged(&id(1), &at(1, 100)).unwrap();
+    catalog.mark_damaged(&id(1), &at(1, 100)).unwrap();
+    assert_eq!(catalog.counts().unwrap().chunks, totals(5, 1));
+    store(catalog, 3, 1..2);
+    assert_eq!(catalog.counts().unwrap().chunks, totals(5, 0), "it was stored again");
+    let to = ChunkLocation { stored_bytes: 7, ..at(3, 900) };
+    catalog.relocate(&[ChunkMove { id: id(3), from: at(2, 300), to }], (PackNumber(3), 1000)).unwrap();
+    assert_eq!(catalog.counts().unwrap().chunks, ChunkTotals { stored_bytes: 47, ..totals(5, 0) });
+    let cam = dataset(catalog, "cam", DEVICE);
+    catalog.commit_version(&version(cam, 1, DEVICE, 0..1)).unwrap();
+    catalog.commit_version(&version(cam, 2, DEVICE, 0..1)).unwrap();
+    catalog.add_device(&device(1, "a")).unwrap();
+    catalog.add_device(&device(2, "b")).unwrap();
+    catalog.revoke_device(&PublicKey([2; 32]), NOW).unwrap();
+    assert_eq!(counted(catalog), (1, 1, 2, ChunkTotals { stored_bytes: 47, ..totals(5, 0) }));
+    let epoch = catalog.begin_collection(UnixMs(NOW.0 + 10)).unwrap();
+    let sequence = catalog.roots(0).unwrap().sequence;
+    assert!(catalog.sweep_pack(PackNumber(2), epoch, sequence, &|_| false, true).unwrap().dropped);
+    assert_eq!(catalog.counts().unwrap().chunks, ChunkTotals { stored_bytes: 37, ..totals(4, 0) });
+    catalog.delete_dataset(cam, true).unwrap();
+    assert_eq!((catalog.counts().unwrap().datasets, catalog.counts().unwrap().versions), (0, 0));
 }

@@ -12,17 +12,6 @@ pub const MISSING_NAMED_MAX: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DatasetId(pub u64);
 
-/// What a deletion on the publishing device means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PublishMode {
-    /// Files stay in later versions when they are deleted locally.
-    #[default]
-    Append,
-    /// Later versions follow deletions by the user.
-    Mirror,
-}
-
 /// Which old versions of a dataset are kept. The newest, tagged ones and leased ones always are; of the others, a version is
 /// kept if any rule that is set says so. With no rule set all are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -40,8 +29,6 @@ pub struct NewDataset {
     pub name: String,
     /// Its one writer.
     pub writer: Principal,
-    /// What deletions mean.
-    pub mode: PublishMode,
     /// Which old versions are kept.
     pub retention: Retention,
     /// When, by the core's clock.
@@ -70,8 +57,6 @@ pub struct DatasetRecord {
     pub name: String,
     /// Its one writer.
     pub writer: Principal,
-    /// What deletions mean.
-    pub mode: PublishMode,
     /// Which old versions are kept.
     pub retention: Retention,
     /// When it was created.
@@ -275,8 +260,6 @@ pub trait DatasetTable {
     fn hand_over(&self, id: DatasetId, from: Principal, to: Principal) -> Result<bool, CatalogError>;
     /// Says which old versions are kept.
     fn set_retention(&self, id: DatasetId, retention: Retention) -> Result<(), CatalogError>;
-    /// Says what deletions mean.
-    fn set_mode(&self, id: DatasetId, mode: PublishMode) -> Result<(), CatalogError>;
     /// Deletes a dataset with its versions and tags. Refused with [`DropError::LastCopy`] while a device relies on a receipt
     /// for any of them, unless `last_copy` is set.
     fn delete_dataset(&self, id: DatasetId, last_copy: bool) -> Result<(), DropError>;
@@ -296,12 +279,14 @@ pub trait DatasetTable {
         before: Option<u64>,
         limit: usize,
     ) -> Result<Vec<VersionSummary>, CatalogError>;
+    /// How many versions a dataset has.
+    fn count_versions(&self, dataset: DatasetId) -> Result<u64, CatalogError>;
+    /// Whether [`DatasetTable::drop_versions`] would drop this version now; changes nothing.
+    fn may_drop(&self, dataset: DatasetId, number: u64, last_copy: bool) -> Result<(), DropError>;
     /// Drops versions, none of them the newest or tagged. What devices said they have freed is refused without `last_copy`.
     fn drop_versions(&self, dataset: DatasetId, numbers: &[u64], last_copy: bool) -> Result<(), DropError>;
     /// A device says that it has freed bytes of this version: it is not dropped without `last_copy`.
     fn note_freed(&self, device: &PublicKey, dataset: DatasetId, number: u64) -> Result<(), CatalogError>;
-    /// Devices that hold receipts for versions of the dataset, each with the newest version's number.
-    fn receipt_holders(&self, dataset: DatasetId) -> Result<Vec<(PublicKey, u64)>, CatalogError>;
 
     /// Sets a tag; `replace` moves one that exists.
     fn tag(&self, dataset: DatasetId, tag: &TagRecord, replace: bool) -> Result<(), TagError>;

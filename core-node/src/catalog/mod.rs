@@ -16,9 +16,10 @@ mod collect;
 mod collections;
 mod datasets;
 mod devices;
-mod events;
 mod memory;
+mod notes;
 mod sqlite;
+mod upkeep;
 
 use std::fmt;
 
@@ -34,21 +35,31 @@ pub use collections::{
 };
 pub use datasets::{
     CommitVersionError, CreateDatasetError, DatasetId, DatasetRecord, DatasetTable, DropError, Head, MISSING_NAMED_MAX,
-    NewDataset, NewVersion, PublishMode, Retention, TagError, TagRecord, VersionRecord, VersionSummary,
+    NewDataset, NewVersion, Retention, TagError, TagRecord, VersionRecord, VersionSummary,
 };
 pub use devices::{DeviceRecord, DeviceState, DeviceTable, RedeemError, TokenRecord};
-pub use events::{EVENTS_MAX, Event, EventLog, EventRecord, EventSeverity};
 pub use memory::MemoryCatalog;
+pub use notes::NoteTable;
 pub use sqlite::{LAYOUT_KNOWN, SqliteCatalog};
+pub use upkeep::{CatalogCounts, Upkeep};
 
 /// Everything that a core knows, as one object.
 pub trait Catalog:
-    ChunkTable + DatasetTable + CollectionTable + DeviceTable + CollectorTable + EventLog + Send + Sync + 'static
+    ChunkTable + DatasetTable + CollectionTable + DeviceTable + CollectorTable + NoteTable + Upkeep + Send + Sync + 'static
 {
 }
 
 impl<T> Catalog for T where
-    T: ChunkTable + DatasetTable + CollectionTable + DeviceTable + CollectorTable + EventLog + Send + Sync + 'static
+    T: ChunkTable
+        + DatasetTable
+        + CollectionTable
+        + DeviceTable
+        + CollectorTable
+        + NoteTable
+        + Upkeep
+        + Send
+        + Sync
+        + 'static
 {
 }
 

@@ -16,7 +16,6 @@ use super::handler::{Asker, Emitter, catalog_failed, not_found};
 use super::{Answer, ChangeRow, DatasetRow, FileRow, VersionRow};
 use crate::catalog::{
     DatasetRecord, DeviceRecord, DeviceState, DropError, Principal, Retention, TagError, TagRecord, VersionRecord,
-    VersionSummary,
 };
 use crate::core::Core;
 use crate::serve::HeldLease;
@@ -331,7 +330,7 @@ pub(super) fn retention_text(rule: Retention) -> Option<String> {
 
 fn row(core: &Core, dataset: &DatasetRecord) -> Result<DatasetRow, CodedError> {
     let tags = core.catalog.tags(dataset.id).map_err(catalog_failed)?;
-    let versions = count_versions(core, dataset)?;
+    let versions = core.catalog.count_versions(dataset.id).map_err(catalog_failed)?;
     let head = dataset.head;
     let totals = head.map(|head| head.totals).unwrap_or_default();
     Ok(DatasetRow {
@@ -347,21 +346,6 @@ fn row(core: &Core, dataset: &DatasetRecord) -> Result<DatasetRow, CodedError> {
         tags: tags.into_iter().map(|tag| (tag.name, tag.number)).collect(),
         retention: retention_text(dataset.retention),
     })
-}
-
-/// How many versions of `dataset` are kept.
-pub(super) fn count_versions(core: &Core, dataset: &DatasetRecord) -> Result<u64, CodedError> {
-    let mut count = 0;
-    let mut before = None;
-    loop {
-        let versions: Vec<VersionSummary> =
-            core.catalog.versions(dataset.id, before, LOG_BATCH).map_err(catalog_failed)?;
-        count += versions.len() as u64;
-        match versions.last() {
-            Some(last) if versions.len() == LOG_BATCH => before = Some(last.number),
-            _ => return Ok(count),
-        }
-    }
 }
 
 fn version_row(core: &Core, dataset: &DatasetRecord, version: &VersionRecord) -> Result<VersionRow, CodedError> {

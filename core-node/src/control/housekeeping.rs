@@ -24,6 +24,7 @@ pub(super) fn gc(core: &Arc<Core>, last_copy: bool, dry_run: bool, out: &Emitter
             GcProgress::Sweeping { done, total } => ("sweeping packs", done, total),
         };
         out.progress(Progress { what: format!("{what}: {done} of {total}"), ..Progress::default() });
+        true
     })?;
     let held = match report.versions_held.len() {
         0 => String::new(),
@@ -43,7 +44,7 @@ pub(super) fn gc(core: &Arc<Core>, last_copy: bool, dry_run: bool, out: &Emitter
 
 /// Applies retention and frees what nothing needs; one sentence of what came of it. Blocks.
 pub(crate) fn collect_garbage(core: &Core) -> Result<String, CodedError> {
-    let report = collect(core, false, false, &mut |_| {})?;
+    let report = collect(core, false, false, &mut |_| true)?;
     Ok(format!(
         "{} bytes in {} packs freed, {} old versions dropped",
         report.freed_bytes, report.packs_deleted, report.versions_dropped
@@ -54,7 +55,7 @@ fn collect(
     core: &Core,
     last_copy: bool,
     dry_run: bool,
-    progress: &mut dyn FnMut(GcProgress),
+    progress: &mut dyn FnMut(GcProgress) -> bool,
 ) -> Result<GcReport, CodedError> {
     let options = GcOptions {
         now: core.now(),

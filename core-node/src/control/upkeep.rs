@@ -9,7 +9,7 @@ use headwater_host::error::{CodedError, find};
 use super::handler::{Asker, Emitter, catalog_failed};
 use super::{Answer, Finding, StatusRow};
 use crate::admin::KindLabels;
-use crate::catalog::DeviceState;
+use crate::catalog::CatalogError;
 use crate::core::Core;
 
 /// Free bytes that `doctor` wants on the store's disk.
@@ -32,14 +32,7 @@ pub(super) fn status(core: &Arc<Core>, asker: &Asker, out: &Emitter) -> Result<(
 
 /// How the core is, for `status` and the status page. Blocks.
 pub(crate) fn status_row(core: &Core) -> Result<StatusRow, CodedError> {
-    let devices = core.catalog.devices().map_err(catalog_failed)?;
-    let datasets = core.catalog.datasets().map_err(catalog_failed)?;
-    let mut versions = 0;
-    for dataset in &datasets {
-        versions += super::datasets::count_versions(core, dataset)?;
-    }
-    let chunks = core.catalog.chunk_totals().map_err(catalog_failed)?;
-    let packs = core.catalog.packs().map_err(catalog_failed)?;
+    let counts = core.catalog.counts().map_err(catalog_failed)?;
     let sessions = core.sessions.rows(&|_| true);
     Ok(StatusRow {
         release: env!("CARGO_PKG_VERSION").to_owned(),
@@ -47,14 +40,14 @@ pub(crate) fn status_row(core: &Core) -> Result<StatusRow, CodedError> {
         listen: core.bound().to_string(),
         admin: core.bound_admin().map(|address| address.to_string()).unwrap_or_default(),
         up_s: core.started.elapsed().as_secs(),
-        devices: devices.iter().filter(|device| device.state == DeviceState::Active).count() as u64,
+        devices: counts.devices,
         connected: sessions.len() as u64,
-        datasets: datasets.len() as u64,
-        versions,
-        chunks: chunks.chunks,
-        packs: packs.len() as u64,
-        stored_bytes: packs.iter().map(|pack| pack.end_bytes).sum(),
-        plain_bytes: chunks.plain_bytes,
+        datasets: counts.datasets,
+        versions: counts.versions,
+        chunks: counts.chunks.chunks,
+        packs: counts.packs,
+        stored_bytes: counts.pack_bytes,
+        plain_bytes: counts.chunks.plain_bytes,
         disk_free_bytes: disk_free_bytes(&core.folder),
         wire_in: core.metrics.wire_by_reason("in"),
         wire_out: core.metrics.wire_by_reason("out"),
@@ -92,6 +85,7 @@ pub(super) fn doctor(core: &Arc<Core>, out: &Emitter) -> Result<(), CodedError> 
         checks::udp_buffers("UDP buffers", UDP_BUFFER_WANTED_BYTES),
         checks::clock("clock", true),
         addresses(core),
+        catalog(core)?,
         damage(core)?,
         backup(core),
     ];
@@ -118,6 +112,21 @@ fn addresses(core: &Core) -> Check {
         );
     }
     Check::ok("address", format!("tokens name {}", core.config.addresses.join(", ")))
+}
+
+fn catalog(core: &Core) -> Result<Check, CodedError> {
+    let found = match core.catalog.check() {
+        Err(CatalogError::Damaged { detail, .. }) => Some(detail),
+        other => other.map_err(catalog_failed)?,
+    };
+    Ok(match found {
+        None => Check::ok("catalog", "all of it was read, and it is sound"),
+        Some(found) => Check::fail(
+            "catalog",
+            format!("it is damaged: {found}"),
+            "stop the core, check the disk, and restore the catalog from a backup (docs/operating/backup.md)",
+        ),
+    })
 }
 
 fn damage(core: &Core) -> Result<Check, CodedError> {

@@ -27,7 +27,7 @@ use headwater_quic::transfer::Committed;
 use super::{Judged, catalog_refusal, error_chain, judge, second_writer};
 use crate::catalog::{
     CatalogError, CommitVersionError, CreateDatasetError, DatasetId, DatasetRecord, NewDataset, NewVersion, Principal,
-    PublishMode, Retention, Scope,
+    Retention, Scope,
 };
 use crate::core::Core;
 
@@ -130,7 +130,6 @@ pub(crate) fn create(core: &Core, name: &str, writer: Principal) -> Result<Datas
     let created = core.catalog.create_dataset(&NewDataset {
         name: name.to_owned(),
         writer,
-        mode: PublishMode::Append,
         retention: Retention::default(),
         created_at: core.now(),
     });

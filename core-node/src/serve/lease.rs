@@ -88,7 +88,7 @@ mod tests {
     use headwater_protocol::manifest::Totals;
 
     use super::*;
-    use crate::catalog::{NewDataset, NewVersion, Principal, PublishMode, Retention};
+    use crate::catalog::{NewDataset, NewVersion, Principal, Retention};
     use crate::config::Config;
     use crate::daemon::{InitOptions, init, open};
     use crate::store::{NewChunk, StoreBatch};
@@ -133,7 +133,6 @@ mod tests {
         let new = NewDataset {
             name: "cam".to_owned(),
             writer: Principal::Core,
-            mode: PublishMode::Append,
             retention: Retention::default(),
             created_at: core.now(),
         };

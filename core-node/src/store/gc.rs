@@ -5,17 +5,19 @@
 //! nothing is live are deleted, those that are mostly dead are copied together first, if wanted.
 //!
 //! It runs beside uploads and commits. What is stored or pinned after it began is live (the catalog's epoch); a version committed
-//! meanwhile stops the sweep until its tree is marked too (the catalog's root sequence); and the sweep itself runs on the
-//! writer thread between two groups, so no chunk is found "here already" and gone a moment later. A page of a living version
-//! that can't be read ends the gc before anything is swept: what is below it can't be known.
+//! meanwhile holds the sweep where it is until its tree is marked too (the catalog's root sequence; marks only grow, so what was
+//! swept before stays swept); and the sweep itself runs on the writer thread between two groups, so no chunk is found "here
+//! already" and gone a moment later. A page of a living version that can't be read ends the gc before anything is swept: what is
+//! below it can't be known.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use headwater_protocol::id::{ChunkId, VersionId};
+use headwater_protocol::id::VersionId;
 use tokio::sync::oneshot;
 
-use super::chunk_store::{ChunkStore, ReadError, StoreError, read_record};
+use super::chunk_store::{ChunkStore, StoreError, read_record};
+use super::marks::{Marks, quarter};
 use super::pack::PackError;
 use super::retention;
 use super::walk::WalkError;
@@ -29,8 +31,10 @@ use crate::catalog::{
 const PAGE_OF_LIST: usize = 1024;
 /// Bytes that are copied at a time out of a pack that is mostly dead.
 const MOVE_BYTES_MAX: u64 = 16 << 20;
-/// How often marking begins again because versions were committed meanwhile; each time only those are marked.
-const MARK_ROUNDS_MAX: u32 = 1000;
+/// How often one step is tried again because versions were committed meanwhile; each time only those are marked.
+const TRIES_MAX: u32 = 1000;
+/// Packs that are deleted with one sync of their folder.
+const DELETE_TOGETHER_MAX: usize = 64;
 
 /// What a gc does.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +89,8 @@ pub struct GcReport {
     pub live_bytes: u64,
     /// Stored bytes that nothing needs, in packs that stay.
     pub dead_bytes: u64,
+    /// Whether it was stopped before its end.
+    pub stopped: bool,
 }
 
 /// Why a gc came to no end. What it did until then is whole.
@@ -102,7 +108,7 @@ pub enum GcError {
         source: Box<WalkError>,
     },
     /// Versions are committed faster than they can be marked.
-    #[error("versions were committed faster than they could be marked, {MARK_ROUNDS_MAX} times in a row")]
+    #[error("versions were committed faster than they could be marked, {TRIES_MAX} times in a row")]
     Overtaken,
     /// The writer failed.
     #[error(transparent)]
@@ -115,96 +121,95 @@ pub enum GcError {
     Catalog(#[from] CatalogError),
 }
 
-/// What is needed. Pages by half of their ids, chunks by a quarter: two that share a prefix are at worst kept together.
-#[derive(Debug, Default)]
-struct Marks {
-    pages: HashSet<u128>,
-    chunks: HashSet<u64>,
-}
-
-impl Marks {
-    fn contains(&self, id: &ChunkId) -> bool {
-        self.chunks.contains(&quarter(id)) || self.pages.contains(&half(id))
-    }
-}
-
-fn half(id: &ChunkId) -> u128 {
-    u128::from_le_bytes(id.0[..16].try_into().expect("an id has 32 bytes"))
-}
-
-fn quarter(id: &ChunkId) -> u64 {
-    u64::from_le_bytes(id.0[..8].try_into().expect("an id has 32 bytes"))
-}
-
 struct Collection<'a> {
     store: &'a ChunkStore,
     options: GcOptions,
     report: GcReport,
-    marks: Marks,
+    epoch: u64,
+    /// Shared with the writer thread while a pack is looked at.
+    marks: Arc<Marks>,
+    /// The roots up to here are marked.
     sequence: u64,
     /// In a dry run: versions that are not there any more, so to speak.
     given_up: BTreeSet<(DatasetId, u64)>,
-    progress: &'a mut dyn FnMut(GcProgress),
+    progress: &'a mut dyn FnMut(GcProgress) -> bool,
 }
 
 impl ChunkStore {
-    /// Frees what nothing needs. Blocks, possibly for long; uploads and reads go on meanwhile.
-    pub fn collect(&self, options: GcOptions, progress: &mut dyn FnMut(GcProgress)) -> Result<GcReport, GcError> {
+    /// Frees what nothing needs. Blocks, possibly for long; uploads and reads go on meanwhile. It ends early, and whole, when
+    /// `progress` says false.
+    pub fn collect(
+        &self,
+        options: GcOptions,
+        progress: &mut dyn FnMut(GcProgress) -> bool,
+    ) -> Result<GcReport, GcError> {
         let _running = self.begin_maintenance().ok_or(GcError::Busy)?;
         let mut collection = Collection {
             store: self,
             options,
             report: GcReport::default(),
-            marks: Marks::default(),
+            // Proofs and leases that ended do so in a dry run too: nobody can rely on them any more.
+            epoch: self.catalog().begin_collection(options.now)?,
+            marks: Arc::default(),
             sequence: 0,
             given_up: BTreeSet::new(),
             progress,
         };
-        collection.run()?;
+        match collection.run() {
+            Ok(()) => {}
+            Err(Stop::Wanted) => collection.report.stopped = true,
+            Err(Stop::Failed(error)) => return Err(error),
+        }
         Ok(collection.report)
     }
 }
 
 impl Collection<'_> {
-    fn run(&mut self) -> Result<(), GcError> {
-        let catalog = self.store.catalog();
-        // In a dry run nothing is stored "since it began".
-        let epoch = if self.options.dry_run { u64::MAX } else { catalog.begin_collection(self.options.now)? };
-        for dataset in catalog.datasets()? {
+    fn run(&mut self) -> Result<(), Stop> {
+        for dataset in self.store.catalog().datasets()? {
             self.retain(&dataset)?;
         }
-        for _ in 0..MARK_ROUNDS_MAX {
-            self.mark()?;
-            match self.trim().and_then(|()| self.sweep(epoch)) {
-                Err(Stop::RootsChanged) => {}
-                Err(Stop::Failed(error)) => return Err(error),
-                Ok(()) => return Ok(()),
+        self.mark()?;
+        if !self.options.dry_run {
+            for dataset in self.store.catalog().datasets_to_trim()? {
+                self.trim(dataset)?;
             }
         }
-        Err(GcError::Overtaken)
+        self.sweep()
+    }
+
+    fn tell(&mut self, progress: GcProgress) -> Result<(), Stop> {
+        if (self.progress)(progress) { Ok(()) } else { Err(Stop::Wanted) }
     }
 
     fn retain(&mut self, dataset: &DatasetRecord) -> Result<(), GcError> {
         let catalog = self.store.catalog();
         let versions = self.versions(dataset.id)?;
-        let leased: HashSet<VersionId> = catalog.leases()?.into_iter().map(|lease| lease.version).collect();
-        let tagged: HashSet<u64> = catalog.tags(dataset.id)?.into_iter().map(|tag| tag.number).collect();
-        let by_number = |number: u64| versions.iter().find(|version| version.number == number);
         let own = Some(dataset.retention).filter(|own| *own != Retention::default());
-        for number in retention::unwanted(&versions, own.unwrap_or(self.options.retention), self.options.now) {
-            let is_leased = by_number(number).is_some_and(|version| leased.contains(&version.version));
-            if is_leased || tagged.contains(&number) {
+        let unwanted = retention::unwanted(&versions, own.unwrap_or(self.options.retention), self.options.now);
+        if unwanted.is_empty() {
+            return Ok(());
+        }
+        let leased: HashSet<VersionId> = catalog.leases()?.into_iter().map(|lease| lease.version).collect();
+        let ids: HashMap<u64, VersionId> = versions.iter().map(|version| (version.number, version.version)).collect();
+        for number in unwanted {
+            if ids.get(&number).is_some_and(|version| leased.contains(version)) {
                 continue;
             }
-            if self.options.dry_run {
-                self.given_up.insert((dataset.id, number));
-                self.report.versions_dropped += 1;
-                continue;
-            }
-            match catalog.drop_versions(dataset.id, &[number], self.options.last_copy) {
-                Ok(()) => self.report.versions_dropped += 1,
+            let dropped = if self.options.dry_run {
+                catalog.may_drop(dataset.id, number, self.options.last_copy)
+            } else {
+                catalog.drop_versions(dataset.id, &[number], self.options.last_copy)
+            };
+            match dropped {
+                Ok(()) => {
+                    self.report.versions_dropped += 1;
+                    if self.options.dry_run {
+                        self.given_up.insert((dataset.id, number));
+                    }
+                }
                 Err(DropError::LastCopy { .. }) => self.report.versions_held.push((dataset.name.clone(), number)),
-                // Collections keep it, or it went in the meantime.
+                // Tags or collections keep it, or it went in the meantime.
                 Err(DropError::Tagged { .. } | DropError::Newest { .. } | DropError::NotFound) => {}
                 Err(DropError::Catalog(error)) => return Err(error.into()),
             }
@@ -225,117 +230,124 @@ impl Collection<'_> {
     }
 
     /// Marks the trees of the roots that were added since the last time.
-    fn mark(&mut self) -> Result<(), GcError> {
+    fn mark(&mut self) -> Result<(), Stop> {
         let roots = self.store.catalog().roots(self.sequence)?;
         let total = roots.roots.len() as u64;
         for (done, root) in roots.roots.iter().enumerate() {
-            (self.progress)(GcProgress::Marking { done: done as u64, total });
+            self.tell(GcProgress::Marking { done: done as u64, total })?;
             if root.version.is_some_and(|version| self.given_up.contains(&version)) {
                 continue;
             }
-            mark_below(self.store, root, &mut self.marks)?;
+            Arc::make_mut(&mut self.marks).add(self.store, root)?;
         }
-        (self.progress)(GcProgress::Marking { done: total, total });
         self.sequence = roots.sequence;
-        self.report.live_chunks = (self.marks.pages.len() + self.marks.chunks.len()) as u64;
-        Ok(())
+        self.report.live_chunks = self.marks.len();
+        self.tell(GcProgress::Marking { done: total, total })
     }
 
-    /// Ends the membership of what datasets let go of. Before the sweep: a page that is a member vouches for what is below it.
-    fn trim(&mut self) -> Result<(), Stop> {
-        if self.options.dry_run {
-            return Ok(());
-        }
-        let catalog = self.store.catalog();
-        for dataset in catalog.datasets_to_trim()? {
-            let mut own = Marks::default();
-            for version in self.versions(dataset)? {
-                if let Some(page) = version.root {
-                    let root = Root { version: Some((dataset, version.number)), page };
-                    mark_below(self.store, &root, &mut own)?;
-                }
+    /// Ends the membership of what a dataset let go of. Before the sweep: a page that is a member vouches for what is below it.
+    fn trim(&mut self, dataset: DatasetId) -> Result<(), Stop> {
+        let mut own = Marks::default();
+        for version in self.versions(dataset)? {
+            if let Some(page) = version.root {
+                own.add(self.store, &Root { version: Some((dataset, version.number)), page })?;
             }
-            catalog.trim_members(dataset, self.sequence, &|id| own.contains(id))?;
         }
-        Ok(())
+        let mut sequence = self.sequence;
+        for _ in 0..TRIES_MAX {
+            match self.store.catalog().trim_members(dataset, sequence, &|id| own.contains(id)) {
+                Ok(_) => return Ok(()),
+                Err(SweepError::RootsChanged) => {}
+                Err(SweepError::Catalog(error)) => return Err(error.into()),
+            }
+            let newer = self.store.catalog().roots(sequence)?;
+            for root in newer.roots.iter().filter(|root| root.version.is_some_and(|(of, _)| of == dataset)) {
+                own.add(self.store, root)?;
+            }
+            sequence = newer.sequence;
+        }
+        Err(GcError::Overtaken.into())
     }
 
-    fn sweep(&mut self, epoch: u64) -> Result<(), Stop> {
-        let catalog = self.store.catalog();
-        let marks = Arc::new(std::mem::take(&mut self.marks));
-        let packs: Vec<_> = catalog
-            .packs()?
-            .into_iter()
-            .filter(|pack| pack.state != PackState::Dropped)
-            .map(|pack| pack.number)
-            .collect();
-        self.report.live_bytes = 0;
-        self.report.dead_bytes = 0;
+    fn sweep(&mut self) -> Result<(), Stop> {
+        let known = self.store.catalog().packs()?.into_iter().filter(|pack| pack.state != PackState::Dropped);
+        let packs: Vec<_> = known.map(|pack| pack.number).collect();
+        let total = packs.len() as u64;
         let mut dropped = Vec::new();
         let mut swept = Ok(());
         for (done, &pack) in packs.iter().enumerate() {
-            (self.progress)(GcProgress::Sweeping { done: done as u64, total: packs.len() as u64 });
-            swept = self.sweep_one(pack, epoch, &marks, &mut dropped);
+            swept = self.tell(GcProgress::Sweeping { done: done as u64, total });
+            swept = swept.and_then(|()| self.sweep_one(pack, &mut dropped));
             if swept.is_err() {
                 break;
             }
+            if dropped.len() >= DELETE_TOGETHER_MAX {
+                self.delete(&std::mem::take(&mut dropped))?;
+            }
         }
         self.delete(&dropped)?;
-        // A second round marks what is new, on top of this.
-        self.marks = Arc::try_unwrap(marks).unwrap_or_default();
-        if self.marks.pages.is_empty() && self.marks.chunks.is_empty() {
-            self.sequence = 0;
-        }
-        swept
+        swept?;
+        self.tell(GcProgress::Sweeping { done: total, total })
     }
 
-    fn sweep_one(
-        &mut self,
-        pack: PackNumber,
-        epoch: u64,
-        marks: &Arc<Marks>,
-        dropped: &mut Vec<PackNumber>,
-    ) -> Result<(), Stop> {
-        let mut found = self.look(pack, epoch, marks)?;
+    fn sweep_one(&mut self, pack: PackNumber, dropped: &mut Vec<PackNumber>) -> Result<(), Stop> {
+        let found = self.look(pack)?;
         let stored = found.live_bytes + found.dead_bytes;
+        let dead = found.dropped || (found.live_chunks == 0 && found.dead_chunks > 0);
         let mostly_dead = self.options.rewrite_live_percent_max.is_some_and(|percent| {
             found.dead_chunks > 0 && found.live_bytes.saturating_mul(100) <= stored.saturating_mul(percent.into())
         });
-        if !found.dropped && mostly_dead && !self.options.dry_run {
-            let dead_bytes = found.dead_bytes;
-            self.copy_out(pack, marks)?;
-            found = self.look(pack, epoch, marks)?;
-            if found.dropped {
-                self.report.packs_rewritten += 1;
-                found.dead_bytes = dead_bytes;
+        let mut goes = dead || mostly_dead;
+        if goes && !found.dropped && !self.options.dry_run {
+            // The pack that is written can only go once it is not.
+            self.seal(pack)?;
+            if !dead {
+                self.copy_out(pack)?;
             }
+            goes = self.look(pack)?.dropped;
         }
-        if found.dropped || (self.options.dry_run && found.live_chunks == 0 && found.dead_chunks > 0) {
+        self.report.live_bytes += found.live_bytes;
+        if goes {
             self.report.packs_deleted += 1;
+            self.report.packs_rewritten += u64::from(!dead);
             self.report.freed_bytes += found.dead_bytes;
         } else {
-            self.report.live_bytes += found.live_bytes;
             self.report.dead_bytes += found.dead_bytes;
         }
-        if found.dropped {
+        if goes && !self.options.dry_run {
             dropped.push(pack);
         }
         Ok(())
     }
 
     /// Counts what is live in a pack, and drops it if nothing is; never the one that is written.
-    fn look(&self, pack: PackNumber, epoch: u64, marks: &Arc<Marks>) -> Result<PackSweep, Stop> {
-        let (catalog, marks) = (Arc::clone(self.store.catalog()), Arc::clone(marks));
-        let (sequence, dry_run) = (self.sequence, self.options.dry_run);
-        let swept = self.store.between_groups(move |order| {
-            let written_to = order.open_pack().is_some_and(|open| open.number == pack);
-            catalog.sweep_pack(pack, epoch, sequence, &|id| marks.contains(id), !dry_run && !written_to)
-        });
-        Ok(swept.map_err(GcError::from)??)
+    fn look(&mut self, pack: PackNumber) -> Result<PackSweep, Stop> {
+        for _ in 0..TRIES_MAX {
+            let (catalog, marks) = (Arc::clone(self.store.catalog()), Arc::clone(&self.marks));
+            let (epoch, sequence, dry_run) = (self.epoch, self.sequence, self.options.dry_run);
+            let swept = self.store.between_groups(move |order| {
+                let written_to = order.open_pack().is_some_and(|open| open.number == pack);
+                catalog.sweep_pack(pack, epoch, sequence, &|id| marks.contains(id), !dry_run && !written_to)
+            });
+            match swept? {
+                Ok(found) => return Ok(found),
+                Err(SweepError::RootsChanged) => self.mark()?,
+                Err(SweepError::Catalog(error)) => return Err(error.into()),
+            }
+        }
+        Err(GcError::Overtaken.into())
+    }
+
+    /// Seals a pack if it is the one that is written; the next chunk begins another.
+    fn seal(&self, pack: PackNumber) -> Result<(), Stop> {
+        let (tried, sealed) = oneshot::channel();
+        self.store.send(Request::Seal { pack, tried })?;
+        sealed.blocking_recv().map_err(|_| StoreError::Closed)?;
+        Ok(())
     }
 
     /// Copies what is needed out of a pack, through the writer like any other chunk.
-    fn copy_out(&self, pack: PackNumber, marks: &Marks) -> Result<(), Stop> {
+    fn copy_out(&self, pack: PackNumber) -> Result<(), Stop> {
         let catalog = self.store.catalog();
         let mut pinned = HashSet::new();
         catalog.each_pinned(&mut |id| {
@@ -346,7 +358,7 @@ impl Collection<'_> {
             let entries = catalog.chunks_in_pack(pack, from, PAGE_OF_LIST)?;
             let Some(last) = entries.last() else { break };
             from = last.location.offset + 1;
-            let needed = |entry: &&ChunkEntry| marks.contains(&entry.id) || pinned.contains(&quarter(&entry.id));
+            let needed = |entry: &&ChunkEntry| self.marks.contains(&entry.id) || pinned.contains(&quarter(&entry.id));
             for entry in entries.iter().filter(needed).filter(|entry| !entry.damaged) {
                 match read_record(&**self.store.packs(), entry)? {
                     Ok((plain, frame)) => {
@@ -367,8 +379,8 @@ impl Collection<'_> {
 
     fn hand_over(&self, chunks: Vec<MovedChunk>) -> Result<(), Stop> {
         let (reply, moved) = oneshot::channel();
-        self.store.send(Request::Move { chunks, reply }).map_err(GcError::from)?;
-        moved.blocking_recv().unwrap_or(Err(StoreError::Closed)).map_err(GcError::from)?;
+        self.store.send(Request::Move { chunks, reply })?;
+        moved.blocking_recv().unwrap_or(Err(StoreError::Closed))?;
         Ok(())
     }
 
@@ -388,42 +400,15 @@ impl Collection<'_> {
     }
 }
 
-fn mark_below(store: &ChunkStore, root: &Root, marks: &mut Marks) -> Result<(), GcError> {
-    let Marks { pages, chunks } = marks;
-    let walked = store.walk(root.page, &mut |page| pages.insert(half(page)), &mut |chunk| {
-        chunks.insert(quarter(chunk));
-    });
-    let Err(source) = walked else { return Ok(()) };
-    let what = match root.version {
-        Some((dataset, number)) => match store.catalog().dataset_by_id(dataset)? {
-            Some(record) => format!("version {number} of `{}`", record.name),
-            // It was deleted while it was marked.
-            None => return Ok(()),
-        },
-        // A lease that was taken on a version whose bytes had gone keeps what is left.
-        None if matches!(source, WalkError::Read { source: ReadError::Missing(_), .. }) => return Ok(()),
-        None => "a leased version".to_owned(),
-    };
-    Err(GcError::Page { what, source: Box::new(source) })
-}
-
-/// Why a round of trimming and sweeping ended early.
+/// Why a gc ends before its end.
 enum Stop {
-    RootsChanged,
+    /// Whoever watches wants it.
+    Wanted,
     Failed(GcError),
 }
 
 impl<E: Into<GcError>> From<E> for Stop {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
-    }
-}
-
-impl From<SweepError> for Stop {
-    fn from(error: SweepError) -> Self {
-        match error {
-            SweepError::RootsChanged => Self::RootsChanged,
-            SweepError::Catalog(error) => Self::Failed(error.into()),
-        }
     }
 }

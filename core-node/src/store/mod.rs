@@ -8,6 +8,7 @@ pub mod commit_order;
 pub mod format;
 mod gc;
 mod local;
+mod marks;
 mod memory;
 mod pack;
 mod recovery;

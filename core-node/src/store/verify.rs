@@ -1,17 +1,14 @@
 //! Reading everything again: which chunks are still what they were, and which versions miss those that are not.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use headwater_protocol::id::{ChunkId, VersionId};
 
 use super::chunk_store::{ChunkStore, read_record};
-use super::format::PACK_HEADER_BYTES;
 use super::pack::PackError;
-use super::scan::{self, Depth};
+use super::scan;
 use super::walk::WalkError;
-use crate::catalog::{
-    AdoptGroup, AdoptedChunk, CatalogError, ChunkEntry, ChunkMove, DatasetId, PackNumber, PackRecord, PackState,
-};
+use crate::catalog::{CatalogError, ChunkEntry, ChunkMove, DatasetId, PackNumber, PackRecord, PackState};
 
 /// Chunks or versions that are listed at a time.
 const PAGE_OF_LIST: usize = 1024;
@@ -101,7 +98,7 @@ impl ChunkStore {
     /// bytes. Blocks, possibly for long. It ends early when `progress` says false.
     pub fn verify(&self, progress: &mut dyn FnMut(VerifyProgress) -> bool) -> Result<VerifyReport, VerifyError> {
         let _running = self.begin_maintenance().ok_or(VerifyError::Busy)?;
-        let totals = self.catalog().chunk_totals()?;
+        let totals = self.catalog().counts()?.chunks;
         let mut report = VerifyReport::default();
         let mut told = VerifyProgress {
             chunks_total: totals.chunks,
@@ -237,42 +234,5 @@ impl ChunkStore {
             }
         }
         needed.into_iter().collect()
-    }
-
-    /// Enters every record of every pack whose chunk has no entry: how the chunk table is made anew from the packs. Gives
-    /// how many were entered. Blocks.
-    pub fn rebuild_table(&self) -> Result<u64, VerifyError> {
-        let _running = self.begin_maintenance().ok_or(VerifyError::Busy)?;
-        let known: BTreeMap<PackNumber, PackRecord> =
-            self.catalog().packs()?.into_iter().map(|pack| (pack.number, pack)).collect();
-        let mut entered = 0;
-        // Of several copies of a chunk the last is the good one.
-        for info in self.packs().list()?.into_iter().rev() {
-            let state = known.get(&info.number).map(|pack| pack.state);
-            if state == Some(PackState::Dropped) {
-                continue;
-            }
-            let packs = &**self.packs();
-            let mut records = Vec::new();
-            if let Some((_, index)) = scan::index(packs, info.number, info.bytes)? {
-                records = index;
-            } else {
-                let end = known.get(&info.number).map_or(info.bytes, |pack| pack.end_bytes.min(info.bytes));
-                let visit = &mut |entry| records.push(entry);
-                scan::records(packs, info.number, PACK_HEADER_BYTES as u64, end, Depth::Headers, visit)?;
-            }
-            records.reverse();
-            for group in records.chunks(PAGE_OF_LIST) {
-                let ids: Vec<ChunkId> = group.iter().map(|entry| entry.header.id).collect();
-                let found = self.catalog().locate(&ids)?;
-                let lost = group.iter().zip(found).filter(|(_, found)| found.is_none()).map(|(entry, _)| {
-                    AdoptedChunk { id: entry.header.id, location: scan::location_of(info.number, entry) }
-                });
-                let chunks: Vec<_> = lost.collect();
-                entered += chunks.len() as u64;
-                self.catalog().adopt(&AdoptGroup { chunks, ..AdoptGroup::default() })?;
-            }
-        }
-        Ok(entered)
     }
 }

@@ -74,8 +74,8 @@ impl ChunkStore {
         Ok(Below::of(Page::decode(&bytes).map_err(|source| WalkError::Decode { page: *id, source })?))
     }
 
-    /// Walks everything at and below the page `root`. `enter` is asked once for each reference to a page whether to look
-    /// into it; `chunk` hears of each reference to a chunk.
+    /// Walks everything at and below the page `root` that can be read; the error is the first of what can't. `enter` is asked
+    /// once for each reference to a page whether to look into it; `chunk` hears of each reference to a chunk.
     pub(super) fn walk(
         &self,
         root: ChunkId,
@@ -83,14 +83,19 @@ impl ChunkStore {
         chunk: &mut dyn FnMut(&ChunkId),
     ) -> Result<(), WalkError> {
         let mut waiting = vec![root];
+        let mut unread = Ok(());
         while let Some(page) = waiting.pop() {
             if !enter(&page) {
                 continue;
             }
-            let below = self.below(&page)?;
-            below.chunks.iter().for_each(&mut *chunk);
-            waiting.extend(below.pages);
+            match self.below(&page) {
+                Ok(below) => {
+                    below.chunks.iter().for_each(&mut *chunk);
+                    waiting.extend(below.pages);
+                }
+                Err(error) => unread = unread.and(Err(error)),
+            }
         }
-        Ok(())
+        unread
     }
 }

@@ -56,6 +56,11 @@ pub(super) enum Request {
         chunks: Vec<MovedChunk>,
         reply: Reply,
     },
+    /// Seal the open pack if it is this one; answered once that was tried.
+    Seal {
+        pack: PackNumber,
+        tried: oneshot::Sender<()>,
+    },
     /// Something that must not overlap with a group.
     Between(Box<dyn FnOnce(&CommitOrder) + Send>),
 }
@@ -133,6 +138,13 @@ impl Writer {
             Request::Between(job) => {
                 // Nothing is under way here: groups run to their end before requests are taken.
                 job(&self.order);
+                return;
+            }
+            Request::Seal { pack, tried } => {
+                self.order.handle_seal(pack);
+                self.step_group();
+                // Whoever asked may have given up.
+                let _ = tried.send(());
                 return;
             }
             Request::Store { batch, reply, permit } => {

@@ -6,8 +6,8 @@ use headwater_protocol::id::ChunkId;
 
 use super::{Chunk, MemoryCatalog, State};
 use crate::catalog::{
-    AdoptGroup, CatalogError, ChunkEntry, ChunkLocation, ChunkMove, ChunkTable, ChunkTotals, DatasetId, PackNumber,
-    PackRecord, PackState, Scope, UnixMs,
+    AdoptGroup, CatalogError, ChunkEntry, ChunkLocation, ChunkMove, ChunkTable, DatasetId, PackNumber, PackRecord,
+    PackState, Scope, UnixMs,
 };
 
 impl State {
@@ -123,18 +123,6 @@ impl ChunkTable for MemoryCatalog {
     fn datasets_holding(&self, id: &ChunkId) -> Result<Vec<DatasetId>, CatalogError> {
         let state = self.state();
         Ok(state.datasets.keys().copied().filter(|&dataset| state.members.contains_key(&(dataset, *id))).collect())
-    }
-
-    fn chunk_totals(&self) -> Result<ChunkTotals, CatalogError> {
-        let state = self.state();
-        let mut totals = ChunkTotals::default();
-        for Chunk { entry, .. } in state.chunks.values() {
-            totals.chunks += 1;
-            totals.stored_bytes += u64::from(entry.location.stored_bytes);
-            totals.plain_bytes += u64::from(entry.location.plain_bytes);
-            totals.damaged += u64::from(entry.damaged);
-        }
-        Ok(totals)
     }
 
     fn packs(&self) -> Result<Vec<PackRecord>, CatalogError> {

@@ -8,7 +8,7 @@ use super::{Dataset, MemoryCatalog, State, Version};
 use crate::catalog::datasets::MISSING_NAMED_MAX;
 use crate::catalog::{
     CatalogError, CommitVersionError, CreateDatasetError, DatasetId, DatasetRecord, DatasetTable, DropError, Head,
-    NewDataset, NewVersion, Principal, PublishMode, Retention, TagError, TagRecord, VersionRecord, VersionSummary,
+    NewDataset, NewVersion, Principal, Retention, TagError, TagRecord, VersionRecord, VersionSummary,
 };
 
 impl Dataset {
@@ -99,7 +99,6 @@ impl DatasetTable for MemoryCatalog {
             id,
             name: new.name.clone(),
             writer: new.writer,
-            mode: new.mode,
             retention: new.retention,
             created_at: new.created_at,
             head: None,
@@ -143,11 +142,6 @@ impl DatasetTable for MemoryCatalog {
 
     fn set_retention(&self, id: DatasetId, retention: Retention) -> Result<(), CatalogError> {
         self.change_dataset(id, |dataset| dataset.record.retention = retention);
-        Ok(())
-    }
-
-    fn set_mode(&self, id: DatasetId, mode: PublishMode) -> Result<(), CatalogError> {
-        self.change_dataset(id, |dataset| dataset.record.mode = mode);
         Ok(())
     }
 
@@ -225,6 +219,14 @@ impl DatasetTable for MemoryCatalog {
         Ok(below.rev().take(limit).map(|(_, version)| version.record.summary).collect())
     }
 
+    fn count_versions(&self, dataset: DatasetId) -> Result<u64, CatalogError> {
+        Ok(self.state().datasets.get(&dataset).map_or(0, |dataset| dataset.versions.len() as u64))
+    }
+
+    fn may_drop(&self, dataset: DatasetId, number: u64, last_copy: bool) -> Result<(), DropError> {
+        self.state().check_drop(dataset, number, last_copy)
+    }
+
     fn drop_versions(&self, dataset: DatasetId, numbers: &[u64], last_copy: bool) -> Result<(), DropError> {
         let mut state = self.state();
         for &number in numbers {
@@ -244,16 +246,6 @@ impl DatasetTable for MemoryCatalog {
             }
         });
         Ok(())
-    }
-
-    fn receipt_holders(&self, dataset: DatasetId) -> Result<Vec<(PublicKey, u64)>, CatalogError> {
-        let state = self.state();
-        let Some(dataset) = state.datasets.get(&dataset) else { return Ok(Vec::new()) };
-        let mut newest = BTreeMap::new();
-        for (&number, version) in &dataset.versions {
-            newest.extend(version.reliance.keys().map(|&device| (device, number)));
-        }
-        Ok(newest.into_iter().collect())
     }
 
     fn tag(&self, dataset: DatasetId, tag: &TagRecord, replace: bool) -> Result<(), TagError> {

@@ -7,15 +7,15 @@ mod collections;
 mod datasets;
 mod devices;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use headwater_protocol::id::{ChunkId, PublicKey};
 
-use super::events::EVENTS_MAX;
 use super::{
-    CatalogError, ChunkEntry, CollectionRecord, DatasetId, DatasetRecord, DeviceRecord, Edition, Event, EventLog,
-    EventRecord, Lease, PackNumber, PackRecord, Principal, TagRecord, TokenRecord, UnixMs, VersionRecord,
+    CatalogCounts, CatalogError, ChunkEntry, ChunkTotals, CollectionRecord, DatasetId, DatasetRecord, DeviceRecord,
+    DeviceState, Edition, Lease, NoteTable, PackNumber, PackRecord, Principal, TagRecord, TokenRecord, UnixMs, Upkeep,
+    VersionRecord,
 };
 
 /// The catalog in memory.
@@ -38,8 +38,6 @@ struct State {
     devices: BTreeMap<PublicKey, DeviceRecord>,
     tokens: BTreeMap<[u8; 32], TokenRecord>,
     leases: BTreeMap<String, (u64, Lease)>,
-    last_event: u64,
-    events: VecDeque<EventRecord>,
     notes: BTreeMap<String, Vec<u8>>,
 }
 
@@ -102,32 +100,7 @@ impl State {
     }
 }
 
-impl EventLog for MemoryCatalog {
-    fn add_event(&self, event: &Event) -> Result<(), CatalogError> {
-        let mut state = self.state();
-        state.last_event += 1;
-        let number = state.last_event;
-        state.events.push_back(EventRecord { number, event: event.clone() });
-        if state.events.len() as u64 > EVENTS_MAX {
-            state.events.pop_front();
-        }
-        Ok(())
-    }
-
-    fn events(
-        &self,
-        subject: Option<&str>,
-        before: Option<u64>,
-        limit: usize,
-    ) -> Result<Vec<EventRecord>, CatalogError> {
-        let state = self.state();
-        let wanted = |record: &&EventRecord| {
-            before.is_none_or(|before| record.number < before)
-                && subject.is_none_or(|subject| record.event.subject == subject)
-        };
-        Ok(state.events.iter().rev().filter(wanted).take(limit).cloned().collect())
-    }
-
+impl NoteTable for MemoryCatalog {
     fn note(&self, key: &str) -> Result<Option<Vec<u8>>, CatalogError> {
         Ok(self.state().notes.get(key).cloned())
     }
@@ -135,5 +108,34 @@ impl EventLog for MemoryCatalog {
     fn set_note(&self, key: &str, value: &[u8]) -> Result<(), CatalogError> {
         self.state().notes.insert(key.to_owned(), value.to_vec());
         Ok(())
+    }
+}
+
+impl Upkeep for MemoryCatalog {
+    fn counts(&self) -> Result<CatalogCounts, CatalogError> {
+        let state = self.state();
+        let mut chunks = ChunkTotals::default();
+        for Chunk { entry, .. } in state.chunks.values() {
+            chunks.chunks += 1;
+            chunks.stored_bytes += u64::from(entry.location.stored_bytes);
+            chunks.plain_bytes += u64::from(entry.location.plain_bytes);
+            chunks.damaged += u64::from(entry.damaged);
+        }
+        Ok(CatalogCounts {
+            devices: state.devices.values().filter(|device| device.state == DeviceState::Active).count() as u64,
+            datasets: state.datasets.len() as u64,
+            versions: state.datasets.values().map(|dataset| dataset.versions.len() as u64).sum(),
+            packs: state.packs.len() as u64,
+            pack_bytes: state.packs.values().map(|pack| pack.end_bytes).sum(),
+            chunks,
+        })
+    }
+
+    fn tidy(&self) -> Result<(), CatalogError> {
+        Ok(())
+    }
+
+    fn check(&self) -> Result<Option<String>, CatalogError> {
+        Ok(None)
     }
 }

@@ -7,8 +7,8 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{Abort, SqliteCatalog, counter, id_column, odd, refuse};
 use crate::catalog::{
-    AdoptGroup, AdoptedChunk, CatalogError, ChunkCodec, ChunkEntry, ChunkLocation, ChunkMove, ChunkTable, ChunkTotals,
-    DatasetId, PackNumber, PackRecord, PackState, Pin, Scope, UnixMs,
+    AdoptGroup, AdoptedChunk, CatalogError, ChunkCodec, ChunkEntry, ChunkLocation, ChunkMove, ChunkTable, DatasetId,
+    PackNumber, PackRecord, PackState, Pin, Scope, UnixMs,
 };
 
 /// Up to so many datasets are asked about one by one; with more, those that hold the chunk are gone through instead.
@@ -229,24 +229,6 @@ impl ChunkTable for SqliteCatalog {
             )?;
             let rows = statement.query_map([id.as_bytes()], |row| Ok(DatasetId(row.get::<_, i64>(0)? as u64)))?;
             rows.collect()
-        })
-    }
-
-    fn chunk_totals(&self) -> Result<ChunkTotals, CatalogError> {
-        self.read("count chunks", |tx| {
-            tx.query_row(
-                "SELECT count(*), coalesce(sum(stored_bytes), 0), coalesce(sum(plain_bytes), 0),
-                        coalesce(sum(damaged), 0) FROM chunk",
-                [],
-                |row| {
-                    Ok(ChunkTotals {
-                        chunks: row.get::<_, i64>(0)? as u64,
-                        stored_bytes: row.get::<_, i64>(1)? as u64,
-                        plain_bytes: row.get::<_, i64>(2)? as u64,
-                        damaged: row.get::<_, i64>(3)? as u64,
-                    })
-                },
-            )
         })
     }
 

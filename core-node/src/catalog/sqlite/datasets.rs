@@ -7,14 +7,13 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 use super::{Abort, SqliteCatalog, id_column, odd, refuse, versions};
 use crate::catalog::{
     CatalogError, CommitVersionError, CreateDatasetError, DatasetId, DatasetRecord, DatasetTable, DropError, Head,
-    NewDataset, NewVersion, Principal, PublishMode, Retention, TagError, TagRecord, UnixMs, VersionRecord,
-    VersionSummary,
+    NewDataset, NewVersion, Principal, Retention, TagError, TagRecord, UnixMs, VersionRecord, VersionSummary,
 };
 
 /// Most devices that a refusal names.
 const DEVICES_NAMED_MAX: usize = 100;
 
-const DATASET: &str = "SELECT dataset.id, dataset.name, dataset.writer, mode, keep_last, keep_newer_than_s, created_at,
+const DATASET: &str = "SELECT dataset.id, dataset.name, dataset.writer, keep_last, keep_newer_than_s, created_at,
         version.number, version.id, files, samples, bytes, chunks, committed_at
      FROM dataset LEFT JOIN version ON version.dataset = dataset.id AND version.number = dataset.last_number";
 
@@ -33,30 +32,24 @@ pub(super) fn totals_of(row: &Row<'_>, first: usize) -> rusqlite::Result<Totals>
 }
 
 fn dataset_of(row: &Row<'_>) -> rusqlite::Result<DatasetRecord> {
-    let head = match row.get::<_, Option<i64>>(7)? {
+    let head = match row.get::<_, Option<i64>>(6)? {
         None => None,
         Some(number) => Some(Head {
             number: number as u64,
-            version: VersionId(id_column(row, 8)?),
-            totals: totals_of(row, 9)?,
-            committed_at: UnixMs(row.get::<_, i64>(13)? as u64),
+            version: VersionId(id_column(row, 7)?),
+            totals: totals_of(row, 8)?,
+            committed_at: UnixMs(row.get::<_, i64>(12)? as u64),
         }),
-    };
-    let mode = match row.get::<_, i64>(3)? {
-        0 => PublishMode::Append,
-        1 => PublishMode::Mirror,
-        _ => return Err(odd(3, "no publishing mode")),
     };
     Ok(DatasetRecord {
         id: DatasetId(row.get::<_, i64>(0)? as u64),
         name: row.get(1)?,
         writer: principal_column(row, 2)?,
-        mode,
         retention: Retention {
-            keep_last: row.get::<_, Option<i64>>(4)?.map(|value| value as u64),
-            keep_newer_than_s: row.get::<_, Option<i64>>(5)?.map(|value| value as u64),
+            keep_last: row.get::<_, Option<i64>>(3)?.map(|value| value as u64),
+            keep_newer_than_s: row.get::<_, Option<i64>>(4)?.map(|value| value as u64),
         },
-        created_at: UnixMs(row.get::<_, i64>(6)? as u64),
+        created_at: UnixMs(row.get::<_, i64>(5)? as u64),
         head,
     })
 }
@@ -83,12 +76,8 @@ fn check_reliance(tx: &Transaction<'_>, filter: &str, values: &[&dyn rusqlite::T
     if devices.is_empty() { Ok(()) } else { refuse(DropError::LastCopy { versions, devices }) }
 }
 
-fn drop_version(
-    tx: &Transaction<'_>,
-    dataset: DatasetId,
-    number: u64,
-    last_copy: bool,
-) -> Result<(), Abort<DropError>> {
+/// Refuses if something keeps the version.
+fn check_drop(tx: &Transaction<'_>, dataset: DatasetId, number: u64, last_copy: bool) -> Result<(), Abort<DropError>> {
     let key = params![dataset.0 as i64, number as i64];
     if !tx.prepare_cached("SELECT 1 FROM version WHERE dataset = ?1 AND number = ?2")?.exists(key)? {
         return refuse(DropError::NotFound);
@@ -111,6 +100,11 @@ fn drop_version(
         let (dataset, number) = (dataset.0 as i64, number as i64);
         check_reliance(tx, "dataset = ?1 AND number = ?2 AND freed = 1", &[&dataset, &number])?;
     }
+    Ok(())
+}
+
+fn drop_version(tx: &Transaction<'_>, dataset: DatasetId, number: u64) -> rusqlite::Result<()> {
+    let key = params![dataset.0 as i64, number as i64];
     for table in ["version", "reliance"] {
         tx.prepare_cached(&format!("DELETE FROM {table} WHERE dataset = ?1 AND number = ?2"))?.execute(key)?;
     }
@@ -135,12 +129,11 @@ impl DatasetTable for SqliteCatalog {
                 return refuse(CreateDatasetError::Exists { name: new.name.clone(), writer });
             }
             tx.execute(
-                "INSERT INTO dataset (name, writer, mode, keep_last, keep_newer_than_s, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO dataset (name, writer, keep_last, keep_newer_than_s, created_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![
                     new.name,
                     new.writer.as_bytes(),
-                    new.mode as u8,
                     new.retention.keep_last.map(|value| value as i64),
                     new.retention.keep_newer_than_s.map(|value| value as i64),
                     new.created_at.0 as i64
@@ -150,7 +143,6 @@ impl DatasetTable for SqliteCatalog {
                 id: DatasetId(tx.last_insert_rowid() as u64),
                 name: new.name.clone(),
                 writer: new.writer,
-                mode: new.mode,
                 retention: new.retention,
                 created_at: new.created_at,
                 head: None,
@@ -198,13 +190,6 @@ impl DatasetTable for SqliteCatalog {
         })
     }
 
-    fn set_mode(&self, id: DatasetId, mode: PublishMode) -> Result<(), CatalogError> {
-        self.write("set a dataset's mode", |tx| {
-            tx.execute("UPDATE dataset SET mode = ?2 WHERE id = ?1", params![id.0 as i64, mode as u8])?;
-            Ok(())
-        })
-    }
-
     fn delete_dataset(&self, id: DatasetId, last_copy: bool) -> Result<(), DropError> {
         let key = id.0 as i64;
         self.write("delete a dataset", |tx| {
@@ -242,10 +227,22 @@ impl DatasetTable for SqliteCatalog {
         self.read("list versions", |tx| versions::list(tx, dataset, before, limit))
     }
 
+    fn count_versions(&self, dataset: DatasetId) -> Result<u64, CatalogError> {
+        self.read("count versions", |tx| {
+            let mut statement = tx.prepare_cached("SELECT count(*) FROM version WHERE dataset = ?1")?;
+            statement.query_row([dataset.0 as i64], |row| Ok(row.get::<_, i64>(0)? as u64))
+        })
+    }
+
+    fn may_drop(&self, dataset: DatasetId, number: u64, last_copy: bool) -> Result<(), DropError> {
+        self.write("ask whether a version may be dropped", |tx| check_drop(tx, dataset, number, last_copy))
+    }
+
     fn drop_versions(&self, dataset: DatasetId, numbers: &[u64], last_copy: bool) -> Result<(), DropError> {
         self.write("drop versions", |tx| {
             for &number in numbers {
-                drop_version(tx, dataset, number, last_copy)?;
+                check_drop(tx, dataset, number, last_copy)?;
+                drop_version(tx, dataset, number)?;
             }
             tx.execute("UPDATE dataset SET trim = 1 WHERE id = ?1", [dataset.0 as i64])?;
             Ok(())
@@ -261,17 +258,6 @@ impl DatasetTable for SqliteCatalog {
                 params![dataset.0 as i64, number as i64, device.0],
             )?;
             Ok(())
-        })
-    }
-
-    fn receipt_holders(&self, dataset: DatasetId) -> Result<Vec<(PublicKey, u64)>, CatalogError> {
-        self.read("list receipt holders", |tx| {
-            let mut statement = tx.prepare_cached(
-                "SELECT device, max(number) FROM reliance WHERE dataset = ?1 GROUP BY device ORDER BY device",
-            )?;
-            let rows = statement
-                .query_map([dataset.0 as i64], |row| Ok((device_column(row, 0)?, row.get::<_, i64>(1)? as u64)))?;
-            rows.collect()
         })
     }
 

@@ -27,6 +27,27 @@ CREATE TABLE chunk (
 CREATE INDEX chunk_by_pack ON chunk (pack, offset);
 CREATE INDEX chunk_damaged ON chunk (key) WHERE damaged = 1;
 
+-- Sums over all chunks, so that nobody has to look at each.
+CREATE TABLE chunk_total (
+    chunks       INTEGER NOT NULL,
+    stored_bytes INTEGER NOT NULL,
+    plain_bytes  INTEGER NOT NULL,
+    damaged      INTEGER NOT NULL
+);
+INSERT INTO chunk_total VALUES (0, 0, 0, 0);
+CREATE TRIGGER chunk_added AFTER INSERT ON chunk BEGIN
+    UPDATE chunk_total SET chunks = chunks + 1, stored_bytes = stored_bytes + new.stored_bytes,
+        plain_bytes = plain_bytes + new.plain_bytes, damaged = damaged + new.damaged;
+END;
+CREATE TRIGGER chunk_changed AFTER UPDATE OF stored_bytes, plain_bytes, damaged ON chunk BEGIN
+    UPDATE chunk_total SET stored_bytes = stored_bytes + new.stored_bytes - old.stored_bytes,
+        plain_bytes = plain_bytes + new.plain_bytes - old.plain_bytes, damaged = damaged + new.damaged - old.damaged;
+END;
+CREATE TRIGGER chunk_removed AFTER DELETE ON chunk BEGIN
+    UPDATE chunk_total SET chunks = chunks - 1, stored_bytes = stored_bytes - old.stored_bytes,
+        plain_bytes = plain_bytes - old.plain_bytes, damaged = damaged - old.damaged;
+END;
+
 CREATE TABLE member (
     chunk   INTEGER NOT NULL,
     dataset INTEGER NOT NULL,
@@ -46,7 +67,6 @@ CREATE TABLE dataset (
     id                INTEGER PRIMARY KEY AUTOINCREMENT,
     name              TEXT NOT NULL UNIQUE,
     writer            BLOB NOT NULL,
-    mode              INTEGER NOT NULL,     -- 0 append, 1 mirror
     keep_last         INTEGER,
     keep_newer_than_s INTEGER,
     created_at        INTEGER NOT NULL,
@@ -156,16 +176,6 @@ CREATE TABLE lease (
     expires_at INTEGER NOT NULL,
     sequence   INTEGER NOT NULL
 ) WITHOUT ROWID;
-
-CREATE TABLE event (
-    number   INTEGER PRIMARY KEY AUTOINCREMENT,
-    at       INTEGER NOT NULL,
-    severity INTEGER NOT NULL,
-    kind     TEXT NOT NULL,
-    subject  TEXT NOT NULL,
-    message  TEXT NOT NULL
-);
-CREATE INDEX event_by_subject ON event (subject, number);
 
 CREATE TABLE note (
     key   TEXT PRIMARY KEY,

@@ -8,7 +8,7 @@ mod collect;
 mod collections;
 mod datasets;
 mod devices;
-mod events;
+mod upkeep;
 mod versions;
 
 use std::path::{Path, PathBuf};
@@ -68,22 +68,6 @@ impl SqliteCatalog {
             .to_latest(&mut connection)
             .map_err(|error| CatalogError::Failed { action: "bring its layout up to date", source: Box::new(error) })?;
         Ok(Self { path: path.to_owned(), writer: Mutex::new(connection), readers: Mutex::new(Vec::new()) })
-    }
-
-    /// Asks SQLite whether the file is sound; `None` if it is, else what it found first.
-    pub fn check(&self) -> Result<Option<String>, CatalogError> {
-        self.read("check itself", |tx| {
-            let found: String = tx.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-            Ok((found != "ok").then_some(found))
-        })
-    }
-
-    /// Writes the log back into the file and cuts it, and gives free pages back to the file system. For quiet hours.
-    pub fn tidy(&self) -> Result<(), CatalogError> {
-        let connection = self.writer();
-        connection
-            .execute_batch("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE);")
-            .map_err(failed("tidy itself"))
     }
 
     fn writer(&self) -> MutexGuard<'_, Connection> {

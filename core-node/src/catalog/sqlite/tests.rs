@@ -1,7 +1,7 @@
 //! Tests of what is SQLite's alone: that it lasts, and what it refuses to open.
 
 use super::*;
-use crate::catalog::{Event, EventLog, EventSeverity, UnixMs};
+use crate::catalog::{NoteTable, Upkeep};
 
 #[test]
 fn what_was_written_is_there_after_reopening() {
@@ -46,19 +46,49 @@ fn readers_and_writers_get_along() {
         for writer in 0..3u64 {
             let catalog = &catalog;
             scope.spawn(move || {
-                for number in 0..20 {
-                    let event = Event {
-                        at: UnixMs(number),
-                        severity: EventSeverity::Info,
-                        kind: "test".into(),
-                        subject: format!("writer {writer}"),
-                        message: String::new(),
-                    };
-                    catalog.add_event(&event).unwrap();
-                    assert!(!catalog.events(Some(&event.subject), None, 100).unwrap().is_empty());
+                let key = format!("writer {writer}");
+                for number in 0..20u64 {
+                    catalog.set_note(&key, &number.to_le_bytes()).unwrap();
+                    assert_eq!(catalog.note(&key).unwrap().unwrap(), number.to_le_bytes());
                 }
             });
         }
     });
-    assert_eq!(catalog.events(None, None, 100).unwrap().len(), 60);
+}
+
+#[test]
+fn what_was_deleted_leaves_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("catalog.sqlite");
+    let catalog = SqliteCatalog::open(&path).unwrap();
+    for number in 0..200 {
+        catalog.set_note(&format!("{number}"), &vec![7; 20_000]).unwrap();
+    }
+    catalog.tidy().unwrap();
+    let length = || std::fs::metadata(&path).unwrap().len();
+    assert!(length() > 4_000_000);
+    catalog.write::<_, CatalogError>("empty itself", |tx| Ok(tx.execute("DELETE FROM note", [])?)).unwrap();
+    catalog.tidy().unwrap();
+    assert!(length() < 400_000, "{} bytes are left", length());
+    let log = std::fs::metadata(folder.path().join("catalog.sqlite-wal")).map_or(0, |log| log.len());
+    assert_eq!(log, 0, "the log was cut");
+    assert_eq!(catalog.check().unwrap(), None);
+}
+
+#[test]
+fn a_damaged_page_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("catalog.sqlite");
+    let catalog = SqliteCatalog::open(&path).unwrap();
+    for number in 0..500 {
+        catalog.set_note(&format!("a key of some length, number {number}"), &[7; 100]).unwrap();
+    }
+    catalog.tidy().unwrap();
+    drop(catalog);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 6000..end - 2000].fill(0xa5);
+    std::fs::write(&path, bytes).unwrap();
+    let found = SqliteCatalog::open(&path).and_then(|catalog| catalog.check());
+    assert!(matches!(found, Ok(Some(_)) | Err(CatalogError::Damaged { .. })), "{found:?}");
 }

@@ -8,6 +8,9 @@
 //!    │                            Sync ──────────────────────────▲                            │
 //!    │                              └─ new pack ─► SyncFolder ───┘         full pack: Seal ◄──┤
 //!    └────────────────────────────────────────────────────────────────────────────┴───────────┘
+//!
+//!            seal this pack
+//!   Idle ───────────────────► Seal ─► Idle
 //! ```
 //!
 //! What always holds: a request is acknowledged only after its catalog commit; that is begun only after the pack's bytes are
@@ -147,6 +150,7 @@ pub struct CommitOrder {
     pack: Option<OpenPack>,
     next_pack: PackNumber,
     folder_dirty: bool,
+    seal_wanted: bool,
     waiting: VecDeque<(Ticket, u64)>,
     group: Vec<Ticket>,
     group_written: Option<(u64, u64)>,
@@ -164,6 +168,7 @@ impl CommitOrder {
             pack,
             next_pack,
             folder_dirty: false,
+            seal_wanted: false,
             waiting: VecDeque::new(),
             group: Vec::new(),
             group_written: None,
@@ -174,6 +179,12 @@ impl CommitOrder {
     /// A request of about `bytes` bytes.
     pub fn handle_request(&mut self, ticket: Ticket, bytes: u64) {
         self.waiting.push_back((ticket, bytes));
+    }
+
+    /// The open pack is to be sealed before the next group, full or not: gc wants to free what is dead in it. Another pack
+    /// than `pack` is left alone.
+    pub fn handle_seal(&mut self, pack: PackNumber) {
+        self.seal_wanted |= self.pack.is_some_and(|open| open.number == pack);
     }
 
     /// How the last action ended; called once for each action that has an outcome.
@@ -228,6 +239,7 @@ impl CommitOrder {
             (State::Committing, _) => self.refuse(),
             (State::Sealing, _) => {
                 self.pack = None;
+                self.seal_wanted = false;
                 self.state = State::Idle;
             }
             (State::Idle | State::Syncing, _) => unreachable!("no such action was given out"),
@@ -243,10 +255,13 @@ impl CommitOrder {
             return Some(reply);
         }
         if self.state == State::Idle {
-            if self.waiting.is_empty() {
+            if std::mem::take(&mut self.seal_wanted) && self.pack.is_some() {
+                self.state = State::Sealing;
+            } else if self.waiting.is_empty() {
                 return None;
+            } else {
+                self.begin_group();
             }
-            self.begin_group();
         }
         self.waiting_for_outcome = true;
         Some(self.action())
@@ -259,7 +274,7 @@ impl CommitOrder {
 
     /// Whether no group is under way or waiting.
     pub fn is_idle(&self) -> bool {
-        self.is_between_groups() && self.waiting.is_empty()
+        self.is_between_groups() && self.waiting.is_empty() && !self.seal_wanted
     }
 
     /// The pack that is appended to.

@@ -227,6 +227,26 @@ fn a_failure_costs_its_group_only() {
 }
 
 #[test]
+fn a_pack_is_sealed_early_when_that_is_wanted() {
+    let mut shell = Shell::new(Mistake::None, Vec::new());
+    shell.order.handle_seal(PackNumber(1));
+    shell.run();
+    assert!(shell.history.is_empty(), "there is none yet");
+    shell.request(1, 50);
+    shell.run();
+    shell.history.clear();
+    shell.order.handle_seal(PackNumber(2));
+    shell.run();
+    assert!(shell.history.is_empty(), "another pack is left alone");
+    shell.request(2, 50);
+    shell.order.handle_seal(PackNumber(1));
+    shell.run();
+    assert_eq!(shell.history, ["seal", "create", "write", "sync", "sync folder", "commit", "acknowledge"]);
+    assert_eq!(shell.order.open_pack().map(|open| open.number), Some(PackNumber(2)));
+    assert!(shell.order.is_idle() && shell.world.violations.is_empty());
+}
+
+#[test]
 fn planted_mistakes_are_caught() {
     for mistake in [Mistake::SkipsSync, Mistake::SkipsSyncFolder] {
         let mut shell = Shell::new(mistake, Vec::new());
@@ -252,12 +272,15 @@ fn planted_mistakes_are_caught() {
 proptest! {
     #[test]
     fn nothing_acknowledged_is_ever_lost(
-        requests in proptest::collection::vec((0u64..120, any::<bool>()), 1..60),
+        requests in proptest::collection::vec((0u64..120, any::<bool>(), proptest::bool::weighted(0.1)), 1..60),
         failures in proptest::collection::vec(proptest::bool::weighted(0.15), 0..200),
     ) {
         let mut shell = Shell::new(Mistake::None, failures);
-        for (ticket, (bytes, run_now)) in requests.iter().enumerate() {
+        for (ticket, (bytes, run_now, seal)) in requests.iter().enumerate() {
             shell.request(ticket as Ticket, *bytes);
+            if let Some(open) = shell.order.open_pack().filter(|_| *seal) {
+                shell.order.handle_seal(open.number);
+            }
             if *run_now {
                 shell.run();
             }

@@ -12,8 +12,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::catalog::{
-    CollectorTable, CommitVersionError, DatasetId, DatasetTable, DropError, Lease, NewDataset, NewVersion, PackNumber,
-    PublishMode, Retention, TagRecord,
+    CollectionMember, CollectionTable, CollectorTable, CommitVersionError, DatasetId, DatasetTable, DropError, Lease,
+    NewCollection, NewDataset, NewVersion, PackNumber, Retention, TagRecord,
 };
 
 const RECORDS_PER_PAGE: usize = 4;
@@ -32,13 +32,8 @@ impl<'a> Datasets<'a> {
     }
 
     pub(super) fn dataset(&self, name: &str) -> DatasetId {
-        let new = NewDataset {
-            name: name.to_owned(),
-            writer: UPLOADER,
-            mode: PublishMode::Append,
-            retention: Retention::default(),
-            created_at: NOW,
-        };
+        let new =
+            NewDataset { name: name.to_owned(), writer: UPLOADER, retention: Retention::default(), created_at: NOW };
         self.store.catalog().create_dataset(&new).unwrap().id
     }
 
@@ -141,7 +136,7 @@ fn tree_of(files: &[Vec<u8>]) -> (ChunkId, Vec<NewChunk>) {
 }
 
 fn gc(store: &ChunkStore, now: UnixMs) -> GcReport {
-    store.collect(options_at(now), &mut |_| {}).unwrap()
+    store.collect(options_at(now), &mut |_| true).unwrap()
 }
 
 fn options_at(now: UnixMs) -> GcOptions {
@@ -163,10 +158,11 @@ fn dead_packs_go_and_living_stay() {
     assert_eq!(gc(&store, AFTER_PINS).packs_deleted, 0, "both versions are kept");
     catalog.set_retention(cam, Retention { keep_last: Some(1), keep_newer_than_s: None }).unwrap();
     let dry = GcOptions { dry_run: true, ..options_at(AFTER_PINS) };
-    let planned = store.collect(dry, &mut |_| {}).unwrap();
+    let planned = store.collect(dry, &mut |_| true).unwrap();
     assert_eq!(packs.list().unwrap().len(), before, "a dry run changes nothing");
     let done = gc(&store, AFTER_PINS);
-    assert_eq!((done.versions_dropped, done.packs_deleted), (1, planned.packs_deleted));
+    assert_eq!(done, planned);
+    assert_eq!(done.versions_dropped, 1);
     assert!(done.packs_deleted > 0 && packs.list().unwrap().len() == before - done.packs_deleted as usize);
     assert!(matches!(store.read(&ChunkId::of(&files([0])[0])), Err(ReadError::Missing(_))));
     datasets.check();
@@ -186,7 +182,10 @@ fn uploads_are_kept_while_their_proof_lasts() {
     for chunk in &chunks {
         assert_eq!(store.read(&chunk.id).unwrap(), chunk.plain);
     }
-    assert_eq!(gc(&store, AFTER_PINS).packs_deleted, 3, "all but the one that is written");
+    assert_eq!(gc(&store, AFTER_PINS).packs_deleted, 4, "the one that is written goes too");
+    let next = chunk(noise(99, 400));
+    store.store_blocking(batch(vec![next.clone()])).unwrap();
+    assert_eq!(store.read(&next.id).unwrap(), next.plain);
 }
 
 #[test]
@@ -223,12 +222,175 @@ fn what_devices_freed_is_dropped_on_a_word_only() {
     let Principal::Device(device) = UPLOADER else { unreachable!() };
     catalog.note_freed(&device, cam, 1).unwrap();
     catalog.set_retention(cam, Retention { keep_last: Some(1), keep_newer_than_s: None }).unwrap();
+    let dry = GcOptions { dry_run: true, ..options_at(AFTER_PINS) };
+    let planned = store.collect(dry, &mut |_| true).unwrap();
     let held = gc(&store, AFTER_PINS);
+    assert_eq!(planned, held);
     assert_eq!((held.versions_dropped, held.versions_held), (0, vec![("cam".to_owned(), 1)]));
     datasets.check();
     let word = GcOptions { last_copy: true, ..options_at(AFTER_PINS) };
-    assert_eq!(store.collect(word, &mut |_| {}).unwrap().versions_dropped, 1);
-    assert!(matches!(catalog.delete_dataset(cam, false), Ok(()) | Err(DropError::LastCopy { .. })));
+    assert_eq!(store.collect(word, &mut |_| true).unwrap().versions_dropped, 1);
+    catalog.note_freed(&device, cam, 2).unwrap();
+    assert!(matches!(catalog.delete_dataset(cam, false), Err(DropError::LastCopy { versions, .. }) if versions == [2]));
+    catalog.delete_dataset(cam, true).unwrap();
+}
+
+#[test]
+fn a_member_of_an_edition_is_kept() {
+    let (_, catalog, store) = in_memory(2_000);
+    let datasets = Datasets::new(&store);
+    let cam = datasets.dataset("cam");
+    for round in 0..3 {
+        datasets.commit(cam, &files(round * 50..round * 50 + 8));
+    }
+    let new = NewCollection {
+        name: "site".into(),
+        pattern: "cam".into(),
+        labels: Vec::new(),
+        every_s: None,
+        created_at: NOW,
+    };
+    catalog.create_collection(&new).unwrap();
+    let version = catalog.version(cam, 1).unwrap().unwrap().summary.version;
+    let member = CollectionMember { dataset: "cam".into(), number: 1, version };
+    catalog.add_edition("site", &[member], NOW).unwrap();
+    catalog.set_retention(cam, Retention { keep_last: Some(1), keep_newer_than_s: None }).unwrap();
+    let dry = GcOptions { dry_run: true, ..options_at(AFTER_PINS) };
+    let planned = store.collect(dry, &mut |_| true).unwrap();
+    assert_eq!(planned.versions_dropped, 1, "a dry run says what the run does");
+    assert_eq!(gc(&store, AFTER_PINS), planned);
+    let numbers: Vec<_> = catalog.versions(cam, None, 9).unwrap().iter().map(|version| version.number).collect();
+    assert_eq!(numbers, [3, 1]);
+    datasets.check();
+}
+
+#[test]
+fn gc_ends_on_a_core_that_never_rests() {
+    let (packs, catalog, store) = in_memory(1_500);
+    let datasets = Datasets::new(&store);
+    let busy = datasets.dataset("busy");
+    for seed in 0..40 {
+        store.store_blocking(batch(vec![chunk(noise(seed, 900))])).unwrap();
+    }
+    let dead = packs.list().unwrap().len() as u64;
+    // Between any two packs someone commits.
+    let mut looked = Vec::new();
+    let mut round = 1000;
+    let report = store.collect(options_at(AFTER_PINS), &mut |progress| {
+        if let GcProgress::Sweeping { done, .. } = progress {
+            looked.push(done);
+            round += 1;
+            datasets.commit(busy, &files([round]));
+        }
+        true
+    });
+    let report = report.unwrap();
+    assert_eq!(report.packs_deleted, dead);
+    assert!(looked.is_sorted_by(|left, right| left < right), "each pack is come to once: {looked:?}");
+    datasets.check();
+    let versions = catalog.count_versions(busy).unwrap();
+    assert_eq!(versions, looked.len() as u64);
+}
+
+#[test]
+fn a_tree_that_goes_while_it_is_marked_hides_nothing_of_another() {
+    let (packs, catalog, store) = in_memory(1_000);
+    let datasets = Datasets::new(&store);
+    let (first, second) = (datasets.dataset("first"), datasets.dataset("second"));
+    let files = files(0..12);
+    let root = datasets.commit(first, &files);
+    assert_eq!(datasets.commit(second, &files), root, "they share every page");
+    let (_, pages) = tree_of(&files);
+    let leaf = &pages[0];
+    let at = location(&*catalog, &leaf.id);
+    packs.with_bytes(at.pack, |bytes| bytes[at.offset as usize + 70] ^= 1).unwrap();
+    let mut deleted = false;
+    let stopped = store.collect(options_at(AFTER_PINS), &mut |progress| {
+        if !deleted && matches!(progress, GcProgress::Marking { .. }) {
+            deleted = true;
+            catalog.delete_dataset(first, true).unwrap();
+        }
+        true
+    });
+    assert!(matches!(&stopped, Err(GcError::Page { what, .. }) if what.contains("second")), "{stopped:?}");
+    store.store_blocking(batch(vec![leaf.clone()])).unwrap();
+    gc(&store, AFTER_PINS);
+    datasets.check();
+    assert_eq!(store.verify(&mut |_| true).unwrap().damaged_count, 0);
+}
+
+#[test]
+fn a_leased_tree_that_is_not_whole_hides_nothing_of_another() {
+    let (_, catalog, store) = in_memory(1_000);
+    let datasets = Datasets::new(&store);
+    let files = files(0..12);
+    let (root, pages) = tree_of(&files);
+    // A lease on a version of which a leaf is gone already; all the rest is here.
+    let parts = files.iter().map(|file| chunk(file.clone())).chain(pages[1..].iter().cloned());
+    for part in parts {
+        store.store_blocking(batch(vec![part])).unwrap();
+    }
+    let expires_at = UnixMs(AFTER_PINS.0 + 100);
+    let lease = Lease { id: "job".into(), version: VersionId::of(b"gone"), root: Some(root), expires_at };
+    catalog.put_lease(&lease).unwrap();
+    gc(&store, AFTER_PINS);
+    let kept = |page: &NewChunk| store.read(&page.id).is_ok();
+    assert!(pages[1..].iter().all(kept), "what is left is kept");
+    assert!(files[4..].iter().all(|file| store.read(&ChunkId::of(file)).is_ok()), "below it too");
+    let cam = datasets.dataset("cam");
+    datasets.commit(cam, &files);
+    gc(&store, AFTER_PINS);
+    datasets.check();
+}
+
+#[test]
+fn a_gc_that_is_stopped_leaves_all_whole() {
+    let (packs, catalog, store) = in_memory(1_000);
+    let datasets = Datasets::new(&store);
+    let cam = datasets.dataset("cam");
+    for round in 0..3 {
+        datasets.commit(cam, &files(round * 50..round * 50 + 8));
+    }
+    catalog.set_retention(cam, Retention { keep_last: Some(1), keep_newer_than_s: None }).unwrap();
+    let before = packs.list().unwrap().len() as u64;
+    let wanted = |progress| !matches!(progress, GcProgress::Sweeping { done: 3, .. });
+    let stopped = store.collect(options_at(AFTER_PINS), &mut { wanted }).unwrap();
+    assert!(stopped.stopped && stopped.packs_deleted <= 3, "{stopped:?}");
+    assert_eq!(packs.list().unwrap().len() as u64, before - stopped.packs_deleted, "what was dropped is deleted");
+    datasets.check();
+    let rest = gc(&store, AFTER_PINS);
+    assert!(!rest.stopped && rest.packs_deleted > 0);
+    datasets.check();
+}
+
+#[test]
+fn the_pack_that_is_written_is_freed_when_it_is_mostly_dead() {
+    let (packs, catalog, store) = in_memory(1 << 20);
+    let datasets = Datasets::new(&store);
+    let cam = datasets.dataset("cam");
+    datasets.commit(cam, &files(0..60));
+    datasets.commit(cam, &files((0..60).step_by(10)));
+    catalog.set_retention(cam, Retention { keep_last: Some(1), keep_newer_than_s: None }).unwrap();
+    assert_eq!(packs.list().unwrap().len(), 1);
+    let before = packs.list().unwrap()[0].bytes;
+    assert_eq!(gc(&store, AFTER_PINS).packs_deleted, 0, "some of it is live");
+    let rewriting = GcOptions { rewrite_live_percent_max: Some(50), ..options_at(AFTER_PINS) };
+    let dry = store.collect(GcOptions { dry_run: true, ..rewriting }, &mut |_| true).unwrap();
+    let done = store.collect(rewriting, &mut |_| true).unwrap();
+    assert_eq!(done, dry);
+    assert_eq!((done.packs_deleted, done.packs_rewritten, done.dead_bytes), (1, 1, 0));
+    let after: u64 = packs.list().unwrap().iter().map(|pack| pack.bytes).sum();
+    assert!(after < before / 4, "{after} of {before} bytes");
+    datasets.check();
+    datasets.commit(cam, &files(100..110));
+    catalog.delete_dataset(cam, true).unwrap();
+    gc(&store, AFTER_PINS);
+    assert_eq!(packs.list().unwrap(), [], "nothing is left of what nothing needs");
+    drop(store);
+    let (store, recovered) = open(&packs, &catalog, 1 << 20);
+    assert_eq!(recovered, RecoveryReport::default());
+    Datasets::new(&store).commit(Datasets::new(&store).dataset("again"), &files(0..3));
+    Datasets::new(&store).check();
 }
 
 #[test]
@@ -241,7 +403,7 @@ fn mostly_dead_packs_are_copied_together() {
     datasets.commit(cam, &files((0..60).step_by(10)));
     catalog.set_retention(cam, Retention { keep_last: Some(1), keep_newer_than_s: None }).unwrap();
     let rewriting = GcOptions { rewrite_live_percent_max: Some(30), ..options_at(AFTER_PINS) };
-    let report = store.collect(rewriting, &mut |_| {}).unwrap();
+    let report = store.collect(rewriting, &mut |_| true).unwrap();
     assert!(report.packs_rewritten >= 2, "{report:?}");
     let bytes: u64 = packs.list().unwrap().iter().map(|pack| pack.bytes).sum();
     assert!(bytes < 20_000, "{bytes}");
@@ -261,7 +423,7 @@ fn a_page_that_is_damaged_stops_the_sweep() {
     let root = datasets.commit(cam, &files(0..8));
     let at = location(&*catalog, &root);
     packs.with_bytes(at.pack, |bytes| bytes[at.offset as usize + 70] ^= 1).unwrap();
-    let stopped = store.collect(options_at(AFTER_PINS), &mut |_| {});
+    let stopped = store.collect(options_at(AFTER_PINS), &mut |_| true);
     assert!(matches!(stopped, Err(GcError::Page { .. })));
     let page = tree_of(&files(0..8)).1.into_iter().find(|page| page.id == root).unwrap();
     store.store_blocking(batch(vec![page])).unwrap();
@@ -295,7 +457,7 @@ fn gc_runs_beside_uploads_and_commits() {
             let mut runs = 0;
             while !stop.load(Ordering::Relaxed) || runs < 3 {
                 let options = GcOptions { rewrite_live_percent_max: Some(50), ..options_at(AFTER_PINS) };
-                store.collect(options, &mut |_| {}).unwrap();
+                store.collect(options, &mut |_| true).unwrap();
                 runs += 1;
             }
         });
@@ -388,7 +550,7 @@ proptest! {
                 Step::Collect { percent, pins_over } => {
                     let now = if pins_over { AFTER_PINS } else { NOW };
                     let options = GcOptions { rewrite_live_percent_max: percent, ..options_at(now) };
-                    store.collect(options, &mut |_| {}).unwrap();
+                    store.collect(options, &mut |_| true).unwrap();
                 }
                 Step::Restart => {
                     drop(store);
@@ -403,7 +565,6 @@ proptest! {
             catalog.delete_dataset(name, true).unwrap();
         }
         gc(&store, AFTER_PINS);
-        let left = packs.list().unwrap().len();
-        prop_assert!(left <= 1, "{left} packs are left, and nothing is");
+        prop_assert_eq!(packs.list().unwrap(), [], "packs are left, and nothing is");
     }
 }

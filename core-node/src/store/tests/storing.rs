@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::catalog::SqliteCatalog;
+use crate::catalog::{SqliteCatalog, Upkeep};
 
 #[test]
 fn what_is_stored_is_read_back_and_stored_once() {
@@ -21,7 +21,7 @@ fn what_is_stored_is_read_back_and_stored_once() {
     let plain = store.read_stored(&chunks[0].id).unwrap();
     assert_eq!(plain, StoredForm { plain_bytes: 5000, body: StoredBody::Plain(chunks[0].plain.clone()) });
     assert!(matches!(store.read(&ChunkId::of(b"never stored")), Err(ReadError::Missing(_))));
-    assert_eq!(catalog.chunk_totals().unwrap().chunks, 3);
+    assert_eq!(catalog.counts().unwrap().chunks.chunks, 3);
     assert_eq!(store.stats().written_chunks, 3);
 }
 
