@@ -126,7 +126,8 @@ pub struct PublishSettings {
 pub struct SubscribeSettings {
     /// A dataset's or collection's name, or a pattern such as `cam/*`.
     pub dataset: String,
-    /// The folder in which each dataset gets one of its own.
+    /// The folder in which a dataset stands as `current`; for a pattern or a collection, the one in which each dataset gets
+    /// such a folder of its own.
     pub to: PathBuf,
     /// Versions that stay.
     #[serde(default = "keep_versions")]
@@ -243,6 +244,15 @@ impl Validate for Settings {
             }
             if subscribe.keep == 0 {
                 found("subscribe", format!("`{name}` must keep at least 1 version"));
+            }
+            for other in self.subscribe.iter().take_while(|other| !std::ptr::eq(*other, subscribe)) {
+                // Patterns may share a folder, since each of their datasets has one of its own in it.
+                let is_shared =
+                    other.to == subscribe.to && [other, subscribe].iter().all(|each| each.dataset.contains('*'));
+                if overlap(&other.to, &subscribe.to) && !is_shared {
+                    let (theirs, other) = (other.to.display(), &other.dataset);
+                    found("subscribe", format!("the folder `{to}` of `{name}` overlaps `{theirs}` of `{other}`"));
+                }
             }
             if let Some((folder, dataset, _)) = self.scanned().find(|(folder, ..)| overlap(folder, &subscribe.to)) {
                 found("subscribe", format!("its folder `{to}` overlaps `{}` of dataset `{dataset}`", folder.display()));

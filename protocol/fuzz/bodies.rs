@@ -16,7 +16,7 @@ use headwater_protocol::path::RelPath;
 use headwater_protocol::record::{ChunkRef, Content, Extent, FileKind, FileRecord};
 use headwater_protocol::trust::{Certificate, Signature, Token};
 use headwater_protocol::wire::{
-    DeltaSource, Encoding, Following, Hello, ItemHeader, ItemKey, JoinMessage, JoinReply, Message, OrdinalRange,
+    DeltaSource, Encoding, Following, Hello, ItemHeader, ItemKey, JoinMessage, JoinReply, Message, News, OrdinalRange,
     PartialChunk, PeerStatus, Refusal, Welcome,
 };
 
@@ -303,9 +303,9 @@ fn message_seeds() -> Vec<Vec<u8>> {
             certificate: vec![],
         }),
         Message::Refused { transfer: Some(2), refusal },
-        Message::News(vec![following.clone()]),
+        Message::News { question: 1, list: vec![News { name: "cam/*".into(), newest: following.clone() }] },
         Message::HeadsAre(vec![following]),
-        Message::Follow { names: vec!["cam/*".into()] },
+        Message::Follow { question: 1, names: vec!["cam/*".into()] },
         Message::Offer { transfer, dataset: "cam/one".into(), manifest: vec![1; 40], commit: vec![2; 40] },
         Message::NeedPages { transfer, ids: vec![ChunkId([1; 32]); 3] },
         Message::NeedChunks {

@@ -12,7 +12,7 @@ use headwater_protocol::id::{ChunkId, PublicKey, VersionId};
 use headwater_protocol::trust::Signature;
 use headwater_protocol::wire::{
     CONTROL_FRAME_BYTES_MAX, DeltaSource, Encoding, Following, Hello, ITEM_HEADER_BYTES_MAX, ItemHeader, ItemKey,
-    JoinMessage, JoinReply, MESSAGE_LIST_MAX, Message, OrdinalRange, PAYLOAD_BYTES_MAX, PartialChunk, PeerStatus,
+    JoinMessage, JoinReply, MESSAGE_LIST_MAX, Message, News, OrdinalRange, PAYLOAD_BYTES_MAX, PartialChunk, PeerStatus,
     Refusal, Welcome,
 };
 use proptest::prelude::*;
@@ -49,13 +49,20 @@ fn messages() -> Vec<(&'static str, Message)> {
             }),
         ),
         ("refused", Message::Refused { transfer: Some(transfer), refusal: refusal.clone() }),
-        ("refused-session", Message::Refused { transfer: None, refusal }),
+        ("refused-session", Message::Refused { transfer: None, refusal: refusal.clone() }),
         ("status", Message::Status(status())),
         ("heads", Message::Heads { datasets: vec!["cam/one".into()] }),
         ("heads-are", Message::HeadsAre(following())),
-        ("follow", Message::Follow { names: vec!["models/*".into(), "north".into()] }),
-        ("news", Message::News(following())),
-        ("follow-done", Message::FollowDone { unmatched: vec!["south".into()] }),
+        ("follow", Message::Follow { question: 3, names: vec!["models/*".into(), "north".into()] }),
+        (
+            "news",
+            Message::News {
+                question: 3,
+                list: following().into_iter().map(|newest| News { name: "cam/*".into(), newest }).collect(),
+            },
+        ),
+        ("follow-done", Message::FollowDone { question: 3, unmatched: vec!["south".into()], refused: None }),
+        ("follow-refused", Message::FollowDone { question: 4, unmatched: Vec::new(), refused: Some(refusal.clone()) }),
         ("fetch", Message::Fetch { transfer, dataset: "cam/one".into(), version: VersionId::of(b"a manifest") }),
         ("offer", Message::Offer { transfer, dataset: "cam/one".into(), manifest: vec![1; 200], commit: vec![2; 100] }),
         ("need-pages", Message::NeedPages { transfer, ids: vec![id("one"), id("two")] }),
@@ -210,7 +217,7 @@ fn lists_over_their_limits_are_refused() {
             Message::Offer { transfer: 1, dataset: String::new(), manifest: vec![0; 70_000], commit: vec![] },
             "70000 manifest bytes",
         ),
-        (Message::Follow { names: vec!["x".repeat(5000)] }, "a name of 5000 bytes"),
+        (Message::Follow { question: 1, names: vec!["x".repeat(5000)] }, "a name of 5000 bytes"),
         (Message::Again { transfer: 1, keys: vec![ItemKey::Chunk(1); 5000] }, "5000 items"),
     ];
     for (message, expected) in cases {

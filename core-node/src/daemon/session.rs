@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::trust::Principal as Peer;
-use headwater_protocol::wire::{Following, Hello, MESSAGE_LIST_MAX, Message, Refusal};
+use headwater_protocol::wire::{Following, Hello, MESSAGE_LIST_MAX, Message, News, Refusal};
 use headwater_quic::ControlStream;
 use headwater_quic::endpoint::close;
 use headwater_quic::session::{Session, SessionEvent, SessionEvents, SessionHandle, SessionOptions, Side};
@@ -65,6 +65,7 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, shown: headwa
         connection,
         place,
         followed: Followed::default(),
+        question: 0,
         told: Vec::new(),
         tasks: JoinSet::new(),
         slots: Arc::new(Semaphore::new(TASKS_MAX)),
@@ -159,8 +160,10 @@ struct LiveSession {
     place: SessionPlace,
     announcements: broadcast::Receiver<Announcement>,
     followed: Followed,
+    /// The question that news answer.
+    question: u32,
     /// What the peer was told last, so that it hears of each version once.
-    told: Vec<Following>,
+    told: Vec<News>,
     tasks: JoinSet<()>,
     slots: Arc<Semaphore>,
     commands: Commands,
@@ -279,13 +282,20 @@ impl LiveSession {
             Message::Heads { datasets } => {
                 let (core, peer) = (self.core.clone(), self.peer.clone());
                 let heads = self.blocking(move || own_heads(&core, &peer, &datasets)).await?;
-                self.send_list(heads, Message::HeadsAre, true).await;
+                self.send_heads(heads).await;
             }
-            Message::Follow { names } => {
-                self.followed.add(names);
+            Message::Follow { question, names } => {
+                self.followed = Followed::new(names);
+                self.question = question;
                 self.told.clear();
-                let unmatched = self.tell_news().await?;
-                self.send(Message::FollowDone { unmatched }).await;
+                let (unmatched, refused) = match self.tell_news().await {
+                    Ok(unmatched) => (unmatched, None),
+                    Err(refusal) => {
+                        note(&self.core, &refusal, &self.peer.name);
+                        (Vec::new(), Some(refusal))
+                    }
+                };
+                self.send(Message::FollowDone { question, unmatched, refused }).await;
             }
             Message::Control { request, body } => self.command(request, body).await,
             other => tracing::debug!(device = self.peer.name, ?other, "a message that asks for nothing here"),
@@ -346,19 +356,21 @@ impl LiveSession {
     async fn tell_news(&mut self) -> Result<Vec<String>, Refusal> {
         let (core, peer, followed) = (self.core.clone(), self.peer.clone(), self.followed.clone());
         let Resolved { news, unmatched } = self.blocking(move || followed.resolve(&core, &peer)).await?;
-        let fresh: Vec<_> = news.iter().filter(|following| !self.told.contains(following)).cloned().collect();
+        let fresh: Vec<_> = news.iter().filter(|item| !self.told.contains(item)).cloned().collect();
         self.told = news;
-        self.send_list(fresh, Message::News, false).await;
+        for part in fresh.chunks(MESSAGE_LIST_MAX) {
+            self.send(Message::News { question: self.question, list: part.to_vec() }).await;
+        }
         Ok(unmatched)
     }
 
-    async fn send_list(&self, all: Vec<Following>, message: fn(Vec<Following>) -> Message, even_if_empty: bool) {
-        if all.is_empty() && even_if_empty {
-            self.send(message(all)).await;
+    async fn send_heads(&self, all: Vec<Following>) {
+        if all.is_empty() {
+            self.send(Message::HeadsAre(all)).await;
             return;
         }
         for part in all.chunks(MESSAGE_LIST_MAX) {
-            self.send(message(part.to_vec())).await;
+            self.send(Message::HeadsAre(part.to_vec())).await;
         }
     }
 

@@ -4,11 +4,11 @@
 //! following it means hearing of the versions in each new edition. What is not readable is unmatched, like what doesn't
 //! exist.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use headwater_protocol::name::{DatasetName, NameContext, NamePattern};
 use headwater_protocol::trust::Principal as Peer;
-use headwater_protocol::wire::Following;
+use headwater_protocol::wire::{Following, News};
 
 use crate::catalog::{CatalogError, DatasetRecord, Principal};
 use crate::core::Core;
@@ -25,20 +25,18 @@ pub struct Followed {
 /// What [`Followed::resolve`] found.
 #[derive(Clone, Debug, Default)]
 pub struct Resolved {
-    /// The newest version of each dataset.
-    pub news: Vec<Following>,
+    /// What each name stands for.
+    pub news: Vec<News>,
     /// Names that matched nothing readable.
     pub unmatched: Vec<String>,
 }
 
 impl Followed {
-    /// Adds names, up to [`FOLLOWED_NAMES_MAX`].
-    pub fn add(&mut self, names: Vec<String>) {
-        for name in names {
-            if self.names.len() < FOLLOWED_NAMES_MAX && !self.names.contains(&name) {
-                self.names.push(name);
-            }
-        }
+    /// Follows these names, each once, up to [`FOLLOWED_NAMES_MAX`].
+    pub fn new(names: Vec<String>) -> Self {
+        let mut seen = BTreeSet::new();
+        let names = names.into_iter().filter(|name| seen.insert(name.clone())).take(FOLLOWED_NAMES_MAX).collect();
+        Self { names }
     }
 
     /// Whether nothing is followed.
@@ -56,41 +54,35 @@ impl Followed {
         })
     }
 
-    /// The versions of all that is followed and readable: of datasets the newest, of a collection those in its newest
-    /// edition. A dataset that is followed both ways is told once, with its newest.
+    /// What the names stand for among what is readable: the newest version of a dataset, of a collection the versions in its
+    /// newest edition. A dataset that several names stand for is told for each.
     pub fn resolve(&self, core: &Core, peer: &Peer) -> Result<Resolved, CatalogError> {
         let readable: Vec<DatasetRecord> =
             core.catalog.datasets()?.into_iter().filter(|dataset| core.rights.may_read(peer, dataset)).collect();
-        let mut found: BTreeMap<String, Following> = BTreeMap::new();
-        let mut unmatched = Vec::new();
+        let mut resolved = Resolved::default();
         let context = NameContext { device: &peer.name, labels: &peer.labels };
-        for followed in &self.names {
-            let pattern = NamePattern::new(followed.as_str()).ok();
-            let matching = readable.iter().filter(|dataset| {
-                dataset.name == *followed
+        for name in &self.names {
+            let pattern = NamePattern::new(name.as_str()).ok();
+            let matching = |dataset: &&DatasetRecord| {
+                dataset.name == *name
                     || pattern.as_ref().is_some_and(|pattern| {
                         DatasetName::new(dataset.name.as_str()).is_ok_and(|name| pattern.matches_for(&name, &context))
                     })
-            });
-            let mut matched = false;
-            for dataset in matching {
-                matched = true;
-                if let Some(head) = following(dataset) {
-                    found.insert(dataset.name.clone(), head);
+            };
+            let mut matching = readable.iter().filter(matching).peekable();
+            let versions = if matching.peek().is_some() {
+                Some(matching.filter_map(following).collect())
+            } else {
+                readable_members(core, name, &readable)?
+            };
+            match versions {
+                Some(versions) => {
+                    resolved.news.extend(versions.into_iter().map(|newest| News { name: name.clone(), newest }));
                 }
-            }
-            if !matched {
-                match readable_members(core, followed, &readable)? {
-                    Some(members) => {
-                        for member in members {
-                            found.entry(member.dataset.clone()).or_insert(member);
-                        }
-                    }
-                    None => unmatched.push(followed.clone()),
-                }
+                None => resolved.unmatched.push(name.clone()),
             }
         }
-        Ok(Resolved { news: found.into_values().collect(), unmatched })
+        Ok(resolved)
     }
 }
 

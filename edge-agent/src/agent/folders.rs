@@ -33,7 +33,7 @@ pub struct Folder {
 pub struct Subscription {
     /// A dataset's or collection's name, or a pattern.
     pub name: String,
-    /// The folder in which each dataset gets one of its own.
+    /// The folder of the dataset, or, of a pattern or a collection, the one in which each dataset gets one of its own.
     pub to: PathBuf,
     /// Versions that stay.
     pub keep: u32,

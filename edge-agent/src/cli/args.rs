@@ -49,7 +49,7 @@ pub(super) enum Command {
     Subscribe {
         /// A dataset, a collection, or a pattern such as `cam/*`.
         name: String,
-        /// The folder in which each dataset gets one of its own.
+        /// The folder: its newest version is DIR/current. Of a pattern or a collection, DIR/NAME/current for each dataset.
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
         /// Versions that stay.

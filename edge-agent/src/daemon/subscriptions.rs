@@ -1,19 +1,20 @@
 //! Keeping the subscriptions up to date: following them in each session, and fetching what the core has news of.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_host::control::ReplySender;
 use headwater_host::error::{CodedError, codes};
-use headwater_protocol::wire::Following;
+use headwater_protocol::wire::News;
 
 use super::backoff::{Backoff, random};
 use crate::agent::{Agent, Subscription, problem};
 use crate::catalog::EventLevel;
 use crate::session::Connected;
 use crate::session::collect::Collector;
-use crate::session::subscribe::fetch;
-use crate::session::sync::{count_wire, wanted};
+use crate::session::subscribe::{fetch, wanted};
+use crate::session::sync::count_wire;
 
 /// The longest wait after something went wrong.
 const RETRY_LONGEST: Duration = Duration::from_mins(2);
@@ -28,10 +29,17 @@ pub(super) async fn keep(agent: Arc<Agent>, subscriptions: Vec<Subscription>) {
             Err(_) => return,
         };
         let Some(connected) = connected else { continue };
-        if let Err(error) = Box::pin(follow(&agent, &subscriptions, &connected, &mut backoff)).await
-            && !error.is(&codes::SESSION_ENDED)
-        {
+        while !connected.link.has_ended() {
+            let Err(error) = Box::pin(follow(&agent, &subscriptions, &connected, &mut backoff)).await;
+            if connected.link.has_ended() {
+                break;
+            }
+            // The session lives on, so the next try is in it.
             agent.note_error("", &error);
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next(random())) => {}
+                _ = connected.link.ended() => {}
+            }
         }
         // The link's own task notices the end too; until it has, there is nothing to do here.
         let _ = link.wait_for(|state| !state.connected.as_ref().is_some_and(|now| Arc::ptr_eq(now, &connected))).await;
@@ -44,17 +52,23 @@ async fn follow(
     subscriptions: &[Subscription],
     connected: &Arc<Connected>,
     backoff: &mut Backoff,
-) -> Result<(), CodedError> {
+) -> Result<Infallible, CodedError> {
     let names: Vec<String> = subscriptions.iter().map(|subscription| subscription.name.clone()).collect();
     let (mut seen, unmatched) = connected.link.follow(&names).await?;
     for name in unmatched {
         let text = format!("the core has nothing for the subscription `{name}` yet");
         agent.note_once(EventLevel::Info, codes::NOT_FOUND.code, &name, text);
     }
+    let mut changes = agent.changes();
     loop {
+        changes.mark_unchanged();
         if take(agent, subscriptions, &seen, connected).await {
             backoff.reset();
-            seen = connected.link.news_after(&seen).await?;
+            tokio::select! {
+                news = connected.link.news_after(&seen) => seen = news?,
+                // Something here changed, as after damage was found.
+                _ = changes.changed() => {}
+            }
         } else {
             tokio::select! {
                 () = tokio::time::sleep(backoff.next(random())) => {}
@@ -69,18 +83,19 @@ async fn follow(
 async fn take(
     agent: &Arc<Agent>,
     subscriptions: &[Subscription],
-    following: &[Following],
+    following: &[News],
     connected: &Arc<Connected>,
 ) -> bool {
     let mut all_well = true;
-    for (subscription, newest) in wanted(agent, subscriptions, following) {
+    for wanted in wanted(agent, subscriptions, following) {
+        let dataset = &wanted.newest.dataset;
         let collector = Collector::new(ReplySender::ignored());
-        let work = || Box::pin(fetch(agent, &subscription, &newest, &connected.link, &collector));
+        let work = || Box::pin(fetch(agent, &wanted, &connected.link, &collector));
         if let Err(error) = agent.healing(work).await {
             all_well = false;
-            agent.note_error(&newest.dataset, &error);
+            agent.note_error(dataset, &error);
             agent.link().send_if_modified(|state| {
-                state.problem = Some(problem(&newest.dataset, &error));
+                state.problem = Some(problem(dataset, &error));
                 false
             });
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
-use headwater_protocol::wire::{Following, MESSAGE_LIST_MAX, Message, PeerStatus};
+use headwater_protocol::wire::{Following, MESSAGE_LIST_MAX, Message, News, PeerStatus, Refusal};
 use headwater_quic::endpoint::close;
 use headwater_quic::session::{SessionEvent, SessionEvents, SessionHandle, SessionStats};
 use tokio::sync::watch;
@@ -21,18 +21,24 @@ const ANSWER_WAIT: Duration = Duration::from_mins(1);
 pub struct Link {
     connection: quinn::Connection,
     handle: SessionHandle,
-    news: watch::Sender<News>,
+    news: watch::Sender<Said>,
     questions: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What the core has said so far.
 #[derive(Clone, Debug, Default)]
-struct News {
+struct Said {
     heads: Option<Vec<Following>>,
-    following: BTreeMap<String, Following>,
-    follow_done: Option<Vec<String>>,
+    /// The question that news must answer: what comes for an earlier set of names is not for this one.
+    question: u32,
+    /// By the name that is followed and the dataset's.
+    following: BTreeMap<(String, String), News>,
+    follow_done: Option<FollowDone>,
     ended: Option<Ended>,
 }
+
+/// The names that match nothing, or why the core could not say.
+type FollowDone = Result<Vec<String>, Refusal>;
 
 /// How a session ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,12 +55,7 @@ impl Ended {
     /// The end as an error.
     pub fn to_error(&self) -> CodedError {
         match &self.code {
-            Some(code) => headwater_protocol::wire::Refusal {
-                code: code.clone(),
-                message: self.reason.clone(),
-                hint: self.hint.clone(),
-            }
-            .into(),
+            Some(code) => Refusal { code: code.clone(), message: self.reason.clone(), hint: self.hint.clone() }.into(),
             None => CodedError::new(&codes::SESSION_ENDED, format!("the session with the core ended: {}", self.reason)),
         }
     }
@@ -68,7 +69,7 @@ impl Link {
         events: SessionEvents,
         fetches: Arc<dyn Fetches>,
     ) -> Self {
-        let (news, _) = watch::channel(News::default());
+        let (news, _) = watch::channel(Said::default());
         let link = Self { connection, handle, news, questions: Arc::default() };
         tokio::spawn(link.clone().pump(events, fetches));
         link
@@ -96,25 +97,27 @@ impl Link {
         Ok(heads)
     }
 
-    /// Follows datasets, and gives what they are at now and the names that match nothing. Their news keep coming.
-    pub async fn follow(&self, names: &[String]) -> Result<(Vec<Following>, Vec<String>), CodedError> {
+    /// Follows these names and no others, and gives what they stand for now and those that match nothing. News keep coming.
+    pub async fn follow(&self, names: &[String]) -> Result<(Vec<News>, Vec<String>), CodedError> {
         let _one_at_a_time = self.questions.lock().await;
         self.news.send_modify(|news| {
+            news.question = news.question.wrapping_add(1);
             news.follow_done = None;
             news.following.clear();
         });
-        self.send(Message::Follow { names: names.to_vec() }).await?;
-        let unmatched = self.wait(|news| news.follow_done.clone()).await?;
+        let question = self.news.borrow().question;
+        self.send(Message::Follow { question, names: names.to_vec() }).await?;
+        let unmatched = self.wait(|news| news.follow_done.clone()).await?.map_err(CodedError::from)?;
         Ok((self.following(), unmatched))
     }
 
-    /// The newest version of each followed dataset, as far as the core has said.
-    pub fn following(&self) -> Vec<Following> {
+    /// What the followed names stand for, as far as the core has said.
+    pub fn following(&self) -> Vec<News> {
         self.news.borrow().following.values().cloned().collect()
     }
 
     /// Resolves when a followed dataset has a newer version than when `seen` was taken from [`Link::following`].
-    pub async fn news_after(&self, seen: &[Following]) -> Result<Vec<Following>, CodedError> {
+    pub async fn news_after(&self, seen: &[News]) -> Result<Vec<News>, CodedError> {
         let mut receiver = self.news.subscribe();
         let news = receiver
             .wait_for(|news| news.ended.is_some() || !news.following.values().eq(seen.iter()))
@@ -155,7 +158,7 @@ impl Link {
         })
     }
 
-    async fn wait<T>(&self, answer: impl Fn(&News) -> Option<T>) -> Result<T, CodedError> {
+    async fn wait<T>(&self, answer: impl Fn(&Said) -> Option<T>) -> Result<T, CodedError> {
         let mut receiver = self.news.subscribe();
         let waited = receiver.wait_for(|news| news.ended.is_some() || answer(news).is_some());
         let news = tokio::time::timeout(ANSWER_WAIT, waited)
@@ -204,18 +207,35 @@ impl Link {
 
     fn take(&self, message: Message) {
         match message {
-            Message::HeadsAre(heads) => self.news.send_modify(|news| news.heads = Some(heads)),
-            Message::News(list) => self.news.send_modify(|news| {
-                for following in list {
-                    news.following.insert(following.dataset.clone(), following);
+            Message::HeadsAre(heads) => self.news.send_if_modified(|news| {
+                news.heads = Some(heads);
+                true
+            }),
+            Message::News { question, list } => self.news.send_if_modified(|news| {
+                let is_ours = question == news.question;
+                if is_ours {
+                    for item in list {
+                        news.following.insert((item.name.clone(), item.newest.dataset.clone()), item);
+                    }
                 }
+                is_ours
             }),
-            Message::FollowDone { unmatched } => self.news.send_modify(|news| news.follow_done = Some(unmatched)),
-            Message::Refused { transfer: None, refusal } => self.news.send_modify(|news| {
+            Message::FollowDone { question, unmatched, refused } => self.news.send_if_modified(|news| {
+                let is_ours = question == news.question;
+                if is_ours {
+                    news.follow_done = Some(refused.map_or(Ok(unmatched), Err));
+                }
+                is_ours
+            }),
+            Message::Refused { transfer: None, refusal } => self.news.send_if_modified(|news| {
                 news.ended = Some(Ended { code: Some(refusal.code), reason: refusal.message, hint: refusal.hint });
+                true
             }),
-            other => tracing::debug!(?other, "the core sent something that means nothing to a device"),
-        }
+            other => {
+                tracing::debug!(?other, "the core sent something that means nothing to a device");
+                false
+            }
+        };
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Instant;
 use headwater_host::control::ReplySender;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::id::VersionId;
-use headwater_protocol::name::{DatasetName, NameContext, NamePattern};
-use headwater_protocol::wire::{Following, PeerStatus};
+use headwater_protocol::name::NamePattern;
+use headwater_protocol::wire::PeerStatus;
 use headwater_quic::session::SessionHandle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::collect::Collector;
 use super::link::{Fetches, Link};
 use super::publish::{Rounds, publish, serve_fetch};
-use super::subscribe::fetch;
+use super::subscribe::{fetch, wanted};
 use super::{Access, Connected};
 use crate::agent::{Agent, Folder, Subscription};
 use crate::catalog::Role;
@@ -174,53 +174,20 @@ async fn subscribe_once(
     }
     let mut tasks = JoinSet::new();
     let slots = Arc::new(Semaphore::new(TASKS_MAX));
-    for (subscription, newest) in wanted(agent, subscriptions, &following) {
+    for wanted in wanted(agent, subscriptions, &following) {
         let (agent, connected, collector, slots) =
             (Arc::clone(agent), Arc::clone(&connected), collector.clone(), Arc::clone(&slots));
         tasks.spawn(async move {
             let _slot = slots.acquire().await;
-            let work = || Box::pin(fetch(&agent, &subscription, &newest, &connected.link, &collector));
+            let work = || Box::pin(fetch(&agent, &wanted, &connected.link, &collector));
             if let Err(error) = agent.healing(work).await {
-                agent.note_error(&newest.dataset, &error);
-                collector.problem(&newest.dataset, &error);
+                agent.note_error(&wanted.newest.dataset, &error);
+                collector.problem(&wanted.newest.dataset, &error);
             }
         });
     }
     while tasks.join_next().await.is_some() {}
     Ok(())
-}
-
-/// Which subscription wants which dataset. A collection's members match no name of ours: they go to the subscriptions
-/// that are no pattern of any followed dataset.
-pub(crate) fn wanted(
-    agent: &Agent,
-    subscriptions: &[Subscription],
-    following: &[Following],
-) -> Vec<(Subscription, Following)> {
-    let device = agent.device();
-    let context = device.as_ref().map_or(NameContext { device: "", labels: &[] }, |device| device.name_context());
-    let mut pairs = Vec::new();
-    for newest in following {
-        let mut direct: Vec<_> = subscriptions
-            .iter()
-            .filter(|subscription| names(subscription, &newest.dataset, &context))
-            .cloned()
-            .collect();
-        if direct.is_empty() {
-            let names_any = |subscription: &Subscription| {
-                following.iter().any(|other| names(subscription, &other.dataset, &context))
-            };
-            direct = subscriptions.iter().filter(|subscription| !names_any(subscription)).cloned().collect();
-        }
-        pairs.extend(direct.into_iter().map(|subscription| (subscription, newest.clone())));
-    }
-    pairs
-}
-
-/// Whether a subscription names this dataset, literally or by its pattern.
-fn names(subscription: &Subscription, dataset: &str, context: &NameContext<'_>) -> bool {
-    let Ok(dataset) = DatasetName::new(dataset) else { return false };
-    NamePattern::new(subscription.name.as_str()).is_ok_and(|pattern| pattern.matches_for(&dataset, context))
 }
 
 struct ServeFetches(Arc<Agent>);

@@ -13,7 +13,7 @@ use headwater_protocol::id::{ChunkId, VersionId};
 use headwater_protocol::name::DatasetName;
 use headwater_protocol::tree::{MemoryPages, PageSource};
 use headwater_protocol::trust::Token;
-use headwater_protocol::wire::{Following, Message, OrdinalRange, PROTOCOL_REVISION, Refusal, Welcome};
+use headwater_protocol::wire::{Following, Message, News, OrdinalRange, PROTOCOL_REVISION, Refusal, Welcome};
 use headwater_quic::session::{Priority, Session, SessionEvent, SessionOptions, Side};
 use headwater_quic::transfer::{LoadedItem, OutgoingVersion, Source, SourceError, no_progress};
 use headwater_quic::{
@@ -289,10 +289,12 @@ fn a_subscription_never_says_that_a_local_dataset_has_a_chunk() {
         let source = Arc::new(source);
         while let Some(event) = events.next().await {
             match event {
-                SessionEvent::Message(Message::Follow { .. }) => {
-                    let news = vec![Following { dataset: "bait".to_owned(), number: 1, version }];
-                    handle.send(Message::News(news)).await.expect("sent");
-                    handle.send(Message::FollowDone { unmatched: Vec::new() }).await.expect("sent");
+                SessionEvent::Message(Message::Follow { question, .. }) => {
+                    let newest = Following { dataset: "bait".to_owned(), number: 1, version };
+                    let list = vec![News { name: "bait".to_owned(), newest }];
+                    handle.send(Message::News { question, list }).await.expect("sent");
+                    let done = Message::FollowDone { question, unmatched: Vec::new(), refused: None };
+                    handle.send(done).await.expect("sent");
                 }
                 SessionEvent::Fetch { transfer, .. } => {
                     let (handle, outgoing, source) = (handle.clone(), outgoing.clone(), Arc::clone(&source));
@@ -311,5 +313,31 @@ fn a_subscription_never_says_that_a_local_dataset_has_a_chunk() {
     let plain_bytes = hostile.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), serving).await });
     let plain_bytes = plain_bytes.unwrap_or_else(|_| panic!("nothing was fetched: {:?}", texts(&output)));
     assert!(plain_bytes.expect("served") >= 300_000, "the device said that it had a local dataset's bytes");
-    assert_eq!(std::fs::read(to.join("bait/current/bait.bin")).expect("there"), guess);
+    assert_eq!(std::fs::read(to.join("current/bait.bin")).expect("there"), guess);
+}
+
+#[test]
+fn a_core_that_cannot_look_now_is_asked_again_in_the_same_session() {
+    let core = Hostile::start();
+    let device = Device::new();
+    core.join(&device);
+    device.subscribe("bait", &device.files("in"));
+    let listener = core.listener.clone();
+    let (told, hears) = std::sync::mpsc::channel();
+    core.runtime.spawn(async move {
+        let (connection, control) = Box::pin(welcome(listener)).await;
+        let (handle, mut events) = Session::start(connection, control, Side::Listener, SessionOptions::default());
+        while let Some(event) = events.next().await {
+            if let SessionEvent::Message(Message::Follow { question, names }) = event {
+                told.send((question, names)).expect("heard");
+                let refusal = Refusal { code: "HW-6003".into(), message: "not now".into(), hint: "wait".into() };
+                let done = Message::FollowDone { question, unmatched: Vec::new(), refused: Some(refusal) };
+                handle.send(done).await.expect("sent");
+            }
+        }
+    });
+    let _daemon = device.start();
+    let asked: Vec<_> = (0..3).map(|_| hears.recv_timeout(Duration::from_mins(1)).expect("asked again")).collect();
+    assert!(asked.iter().all(|(_, names)| names == &["bait"]), "{asked:?}");
+    assert!(asked.windows(2).all(|pair| pair[0].0 != pair[1].0), "a question's number was used twice: {asked:?}");
 }

@@ -16,10 +16,10 @@ fn the_daemon_publishes_what_changes_and_takes_what_is_new() {
     let to = reader.files("in");
     reader.subscribe("data", &to);
     let (writing, reading) = (writer.start(), reader.start());
-    eventually("the first version", || fs::read(to.join("data/current/one.txt")).ok());
+    eventually("the first version", || fs::read(to.join("current/one.txt")).ok());
     put(&files, "two.txt", "two");
-    eventually("the second version", || fs::read(to.join("data/current/two.txt")).ok());
-    assert_same(&files, &to.join("data/current"));
+    eventually("the second version", || fs::read(to.join("current/two.txt")).ok());
+    assert_same(&files, &to.join("current"));
 
     // Commands go through the running daemon.
     let more = writer.files("more");

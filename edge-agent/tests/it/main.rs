@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod damage;
+mod following;
 mod hostile;
 mod link;
 mod publish;

@@ -41,7 +41,7 @@ impl Pair {
     }
 
     fn current(&self) -> PathBuf {
-        self.to.join("data/current")
+        self.to.join("current")
     }
 
     fn is_the_same(&self) {
@@ -123,7 +123,7 @@ fn a_chunk_that_spoils_while_it_waits_is_fetched_again() {
     put(&pair.files, "new.bin", noise(72, 700_000));
     pair.writer.sync();
     // Something is in the way of the files, so what came waits in the staging file.
-    let versions = pair.to.join("data/versions");
+    let versions = pair.to.join("versions");
     fs::rename(&versions, pair.to.join("aside")).expect("renamed");
     fs::write(&versions, "in the way").expect("written");
     let said = pair.reader.fails(&["sync", "--once"]);

@@ -22,7 +22,7 @@ fn versions_arrive_are_linked_and_swapped() {
     reader.run(&["subscribe", "models/m", "--to", to.to_str().expect("UTF-8"), "--keep", "2"]);
     let first = reader.sync();
     assert_eq!(first["received"][0]["number"], 1, "{first}");
-    let current = to.join("models/m/current");
+    let current = to.join("current");
     assert_same(&files, &current);
     let inode = fs::metadata(current.join("weights.bin")).expect("there").ino();
 
@@ -40,7 +40,7 @@ fn versions_arrive_are_linked_and_swapped() {
     writer.sync();
     reader.sync();
     assert_same(&files, &current);
-    let versions = to.join("models/m/versions");
+    let versions = to.join("versions");
     assert!(!versions.join("1").exists() && versions.join("2").exists() && versions.join("3").exists());
     assert_eq!(reader.sync()["unchanged"], 1);
 }
@@ -69,7 +69,7 @@ fn what_is_on_the_device_does_not_travel_again() {
     let to = reader.files("in");
     reader.subscribe("data", &to);
     let report = reader.sync();
-    assert_same(&files, &to.join("data/current"));
+    assert_same(&files, &to.join("current"));
     let wire = report["wire"]["udp"].as_u64().expect("a number");
     assert!(wire < 200 * 1024, "bytes that were on the device travelled again: {wire}");
 
@@ -80,7 +80,7 @@ fn what_is_on_the_device_does_not_travel_again() {
     fs::write(own.join("renamed.bin"), noise(99, 4_000_000)).expect("changed underneath");
     reader.run(&["remove", "own"]);
     reader.sync();
-    assert_same(&files, &to.join("data/current"));
+    assert_same(&files, &to.join("current"));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn verify_finds_a_damaged_file_and_the_next_sync_mends_it() {
     reader.subscribe("data", &to);
     reader.sync();
     assert_eq!(reader.json(&["verify"])["damaged_count"], 0);
-    let damaged = to.join("data/current/a.bin");
+    let damaged = to.join("current/a.bin");
     let mut bytes = fs::read(&damaged).expect("read");
     bytes[1000] ^= 1;
     fs::remove_file(&damaged).expect("removed");
@@ -134,7 +134,7 @@ fn verify_finds_a_damaged_file_and_the_next_sync_mends_it() {
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(report["damaged"][0]["path"], "a.bin", "{report}");
     reader.sync();
-    assert_same(&files, &to.join("data/current"));
+    assert_same(&files, &to.join("current"));
 }
 
 #[test]
@@ -160,10 +160,10 @@ fn a_full_disk_is_said_and_the_work_goes_on_when_there_is_room() {
     reader.subscribe("data", &to);
     let said = reader.fails(&["sync", "--once"]);
     assert!(said.contains("HW-4006"), "{said}");
-    assert!(!to.join("data/current").exists(), "a half-written version became visible");
+    assert!(!to.join("current").exists(), "a half-written version became visible");
     assert!(mount("remount,size=64m").is_ok_and(|output| output.status.success()));
     reader.sync();
-    assert_same(&files, &to.join("data/current"));
+    assert_same(&files, &to.join("current"));
 }
 
 struct Unmount(std::path::PathBuf);

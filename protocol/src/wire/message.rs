@@ -104,6 +104,15 @@ pub struct Following {
     pub version: VersionId,
 }
 
+/// A dataset that a followed name stands for.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// The name as [`Message::Follow`] gave it: the dataset's own, a pattern that it matches, or a collection that it is in.
+    pub name: String,
+    /// The dataset and its newest version, or the one that the collection holds.
+    pub newest: Following,
+}
+
 /// A control message.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -128,17 +137,29 @@ pub enum Message {
     },
     /// The newest committed version of each; one that doesn't exist is left out.
     HeadsAre(Vec<Following>),
-    /// Device to core: tell me now, and whenever it changes, of the datasets and collections with these names.
+    /// Device to core: tell me now, and whenever it changes, of the datasets and collections with these names, and of no
+    /// others any more.
     Follow {
+        /// Chosen by the asker, another one each time: what answers an earlier question is told apart by it.
+        question: u32,
         /// Dataset names, patterns or collection names.
         names: Vec<String>,
     },
-    /// A followed dataset has this newest version. Sent for each at once after [`Message::Follow`], and on every commit.
-    News(Vec<Following>),
+    /// What followed names stand for. Sent for each at once after [`Message::Follow`], and on every commit.
+    News {
+        /// The question that is answered.
+        question: u32,
+        /// What is new.
+        list: Vec<News>,
+    },
     /// All news of a [`Message::Follow`] have been said once; names that match nothing readable are listed.
     FollowDone {
+        /// The question that is answered.
+        question: u32,
         /// Names without a match.
         unmatched: Vec<String>,
+        /// Why nothing could be said; to be asked again later.
+        refused: Option<Refusal>,
     },
     /// Receiver to sender: offer me this version. The transfer number is the asker's choice.
     Fetch {
@@ -306,13 +327,19 @@ impl Message {
             }
             Self::Refused { refusal, .. } => refusal.check(),
             Self::Status(status) => check_status(status),
-            Self::Heads { datasets: names } | Self::Follow { names } | Self::FollowDone { unmatched: names } => {
-                check_list("names", names, MESSAGE_LIST_MAX)?;
-                names.iter().try_for_each(|name| check_text("a name", name))
+            Self::Heads { datasets: names } | Self::Follow { names, .. } => check_names(names),
+            Self::FollowDone { unmatched, refused, .. } => {
+                check_names(unmatched)?;
+                refused.iter().try_for_each(Refusal::check)
             }
-            Self::HeadsAre(list) | Self::News(list) => {
+            Self::HeadsAre(list) => {
                 check_list("datasets", list, MESSAGE_LIST_MAX)?;
                 list.iter().try_for_each(|following| check_text("a name", &following.dataset))
+            }
+            Self::News { list, .. } => {
+                check_list("datasets", list, MESSAGE_LIST_MAX)?;
+                let texts = list.iter().flat_map(|news| [&news.name, &news.newest.dataset]);
+                texts.into_iter().try_for_each(|name| check_text("a name", name))
             }
             Self::Fetch { dataset, .. } => check_text("a name", dataset),
             Self::Offer { dataset, manifest, .. } => {
@@ -345,6 +372,11 @@ pub(super) fn check_list<T>(what: &str, list: &[T], length_max: usize) -> Result
 
 pub(super) fn check_text(what: &str, text: &str) -> Result<(), String> {
     if text.len() <= MESSAGE_TEXT_BYTES_MAX { Ok(()) } else { Err(format!("{what} of {} bytes", text.len())) }
+}
+
+fn check_names(names: &[String]) -> Result<(), String> {
+    check_list("names", names, MESSAGE_LIST_MAX)?;
+    names.iter().try_for_each(|name| check_text("a name", name))
 }
 
 fn check_status(status: &PeerStatus) -> Result<(), String> {

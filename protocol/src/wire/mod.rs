@@ -10,7 +10,7 @@ mod message;
 pub use item::{DeltaSource, Encoding, ITEM_HEADER_BYTES_MAX, ItemHeader, ItemKey, PAYLOAD_BYTES_MAX};
 pub use join::{JOIN_BYTES_MAX, JoinMessage, JoinReply};
 pub use message::{
-    CONTROL_FRAME_BYTES_MAX, Following, Hello, MESSAGE_LIST_MAX, MESSAGE_TEXT_BYTES_MAX, Message, OrdinalRange,
+    CONTROL_FRAME_BYTES_MAX, Following, Hello, MESSAGE_LIST_MAX, MESSAGE_TEXT_BYTES_MAX, Message, News, OrdinalRange,
     PartialChunk, PeerStatus, Refusal, Welcome,
 };
 

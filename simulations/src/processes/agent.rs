@@ -133,9 +133,17 @@ impl AgentProcess {
     /// Subscribes to a dataset; gives the folder where its newest version will stand.
     #[track_caller]
     pub fn subscribe(&self, dataset: &str) -> PathBuf {
-        let to = self.base.path().join("subscribed");
+        let to = self.base.path().join("copies").join(dataset);
         self.run_command(&["subscribe", dataset, "--to", text(&to)]).success();
-        to.join(dataset).join("current")
+        to.join("current")
+    }
+
+    /// Subscribes to a pattern or a collection; gives the folder below which each dataset gets its own.
+    #[track_caller]
+    pub fn subscribe_to_many(&self, name: &str) -> PathBuf {
+        let to = self.base.path().join("subscribed").join(name.replace(['*', '/'], ""));
+        self.run_command(&["subscribe", name, "--to", text(&to)]).success();
+        to
     }
 
     /// Exchanges everything once, whatever comes of it.

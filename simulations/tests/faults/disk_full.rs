@@ -88,7 +88,7 @@ fn the_subscriber_s_disk_is_full() {
     let target = core.device("target");
     let to = disk.path().join("subscribed");
     target.run_command(&["subscribe", "cam/north", "--to", to.to_str().expect("plain")]).success();
-    let current = to.join("cam/north/current");
+    let current = to.join("current");
     for agent in [&staging, &target] {
         agent.sync();
     }

@@ -178,7 +178,7 @@ fn messages_that_have_no_place_in_a_session() {
         }
     }
     device.say(&Message::HeadsAre(Vec::new()));
-    device.say(&Message::News(Vec::new()));
+    device.say(&Message::News { question: 0, list: Vec::new() });
     device.say(&Message::Control { request: 1, body: "{}".to_owned() });
     device.say(&Message::Control { request: 2, body: "no json".to_owned() });
     device.say(&Message::Control { request: 3, body: r#"{"command":"device-list"}"#.to_owned() });

@@ -105,14 +105,14 @@ fn a_hostile_core_that_asks_for_everything() {
         opening: vec![
             Message::Heads { datasets: Vec::new() },
             Message::Heads { datasets: vec![DIARY.to_owned()] },
-            Message::Follow { names: vec!["**".to_owned(), DIARY.to_owned()] },
+            Message::Follow { question: 1, names: vec!["**".to_owned(), DIARY.to_owned()] },
             Message::Control { request: 1, body: r#"{"command":"status"}"#.to_owned() },
             Message::Control { request: 2, body: r#"{"command":"log","after":0,"count":1000}"#.to_owned() },
         ],
         ..Conduct::default()
     };
     let hostile = HostileCore::in_place_of(&pair.core, |_| conduct);
-    pair.publisher.subscribe("bait/*");
+    pair.publisher.subscribe_to_many("bait/*");
     folder::write(&pair.source.join("news.txt"), b"so that something is offered");
     let said = pair.publisher.sync_once();
     assert!(!said.stderr.contains("panicked"), "{said:#?}");

@@ -7,13 +7,13 @@ use std::os::unix::fs::PermissionsExt;
 use headwater_protocol::compress;
 use headwater_protocol::id::{ChunkId, VersionId};
 use headwater_protocol::record::{ChunkRef, FileKind, FileRecord};
-use headwater_protocol::wire::{DeltaSource, Encoding, Following, Message};
+use headwater_protocol::wire::{DeltaSource, Encoding, Following, Message, News};
 use simulations::processes::folder::{self, Dice};
 use simulations::processes::hostile::{Conduct, Forgery, HostileCore, Item, file};
 use simulations::processes::{CoreProcess, Said};
 
-use crate::Pair;
 use crate::manifests::unsafe_forgeries;
+use crate::{DATASET, Pair};
 
 /// A link at `path`.
 fn link(path: &str, target: &str) -> FileRecord {
@@ -49,7 +49,7 @@ impl TakenOver {
             change(&mut conduct);
             conduct
         });
-        pair.subscriber.subscribe("bait/*");
+        pair.subscriber.subscribe_to_many("bait/*");
         Self { pair, hostile, names }
     }
 
@@ -71,7 +71,7 @@ impl TakenOver {
     /// No file may have come, neither into the subscription nor elsewhere.
     #[track_caller]
     fn assert_nothing_written(&self) {
-        let bait = self.pair.subscriber.scratch().join("subscribed/bait");
+        let bait = self.pair.subscriber.scratch().join("subscribed");
         let found = if bait.exists() { folder::listing(&bait) } else { std::collections::BTreeMap::default() };
         let visible: Vec<_> = found.iter().filter(|(_, entry)| entry.0 != 'd').map(|(path, _)| path).collect();
         let current = visible.iter().any(|path| path.ends_with("current"));
@@ -89,6 +89,7 @@ impl TakenOver {
         self.hostile.leave();
         self.pair.core.run();
         self.pair.subscriber.run_command(&["remove", "bait/*"]).success();
+        let _ = self.pair.subscriber.run_command(&["remove", "all"]);
         self.pair.still_works();
     }
 }
@@ -140,7 +141,7 @@ fn links_that_lead_out_and_modes_that_give_power() {
         Forgery::of_records(records, vec![chunk], vec![Some(Item::plain(&bytes))]),
     )]);
     taken.pair.subscriber.sync_once().success();
-    let current = taken.pair.subscriber.scratch().join("subscribed/bait/0/current");
+    let current = taken.pair.subscriber.scratch().join("subscribed/bait/bait/0/current");
     let mode = fs::metadata(current.join("program")).expect("there").permissions().mode();
     assert_eq!(mode & 0o7022, 0, "mode {mode:o}");
     for name in ["to-etc", "upwards"] {
@@ -194,12 +195,12 @@ fn commit_records_that_do_not_hold() {
             ..Conduct::default()
         };
         let hostile = HostileCore::in_place_of(&pair.core, |_| conduct);
-        pair.subscriber.subscribe("bait/*");
+        pair.subscriber.subscribe_to_many("bait/*");
         let said = pair.subscriber.sync_once();
         let report = said.document();
         let code = report["problems"][0]["code"].as_str().unwrap_or_default();
         assert!(["HW-3004", "HW-1015"].contains(&code), "{name}: {said:#?}");
-        assert!(!pair.subscriber.scratch().join("subscribed/bait/0/current").exists(), "{name}: it was believed");
+        assert!(!pair.subscriber.scratch().join("subscribed/bait/bait/0/current").exists(), "{name}: it was believed");
         pair.subscriber.run_command(&["remove", "bait/*"]).success();
         hostile.leave();
     }
@@ -209,15 +210,26 @@ fn commit_records_that_do_not_hold() {
 
 #[test]
 fn names_that_lead_out_of_the_subscription() {
-    let news = ["../../../planted", "/tmp/planted", "bait/../../planted", "", ".hidden"].map(|name| Following {
-        dataset: name.to_owned(),
-        number: 1,
-        version: VersionId::of(b"whatever"),
+    let names =
+        ["../../../planted", "/tmp/planted", "bait/../../planted", "", ".hidden", "all/current/x", "versions", "a/b"];
+    let news = |name: &str| {
+        names.map(|dataset| {
+            let newest = Following { dataset: dataset.to_owned(), number: 1, version: VersionId::of(b"whatever") };
+            News { name: name.to_owned(), newest }
+        })
+    };
+    let taken = TakenOver::with(Vec::new(), |conduct| {
+        // The names come before anything was asked for, and again behind each name that is followed, and one that isn't.
+        conduct.opening = vec![Message::News { question: 1, list: news("all").to_vec() }];
+        let foreign = ["all", "bait/*", DATASET, "stranger"].map(news).concat();
+        conduct.foreign = foreign.into_iter().map(|news| (news.name, news.newest.dataset)).collect();
     });
-    let taken = TakenOver::with(Vec::new(), |conduct| conduct.opening = vec![Message::News(news.to_vec())]);
-    // The names come before anything was asked for, and again with what was.
+    taken.pair.subscriber.subscribe_to_many("all");
     let said = taken.pair.subscriber.sync_once();
     assert!(!said.stderr.contains("panicked"), "{said:#?}");
+    let problems = said.document()["problems"].as_array().cloned().unwrap_or_default();
+    let refused: Vec<_> = problems.iter().filter(|problem| problem["code"] == "HW-5007").collect();
+    assert!(refused.len() >= 5, "{problems:?}");
     taken.assert_nothing_written();
     let planted = taken.pair.subscriber.scratch().join("planted");
     assert!(!planted.exists());

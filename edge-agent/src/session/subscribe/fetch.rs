@@ -8,27 +8,22 @@ use headwater_host::materialise::{
     MaterialiseError, MaterialiseOptions, Version, current_version, is_complete, materialise,
 };
 use headwater_host::scan::Cancel;
-use headwater_protocol::name::DatasetName;
 use headwater_protocol::wire::Following;
 use headwater_quic::transfer::ReceiveReport;
 
 use super::destination::SubscribeDestination;
-use crate::agent::{Agent, Subscription};
+use super::wanted::Wanted;
+use crate::agent::Agent;
 use crate::catalog::{Catalog, DatasetPages, DatasetRow, EventLevel, Role, VersionRow};
 use crate::session::collect::Collector;
 use crate::session::link::Link;
 use crate::session::transfer_error;
 
 /// Brings the folder of one subscribed dataset to the version that the core says is newest.
-pub async fn fetch(
-    agent: &Arc<Agent>,
-    subscription: &Subscription,
-    newest: &Following,
-    link: &Link,
-    collector: &Collector,
-) -> Result<(), CodedError> {
-    let _mine = agent.have(&format!("{} -> {}", newest.dataset, subscription.to.display())).await;
-    let folder = folder_of(subscription, &newest.dataset)?;
+pub async fn fetch(agent: &Arc<Agent>, wanted: &Wanted, link: &Link, collector: &Collector) -> Result<(), CodedError> {
+    let folder = wanted.folder.clone()?;
+    let newest = &wanted.newest;
+    let _mine = agent.have(&format!("{} -> {}", newest.dataset, folder.display())).await;
     let catalog = agent.catalog();
     let before = {
         let (catalog, newest) = (Arc::clone(&catalog), newest.clone());
@@ -38,7 +33,7 @@ pub async fn fetch(
         collector.unchanged();
         return Ok(());
     }
-    let work = Work { agent, catalog, row: before.row, keep: subscription.keep, link, collector };
+    let work = Work { agent, catalog, row: before.row, keep: wanted.keep, link, collector };
     if let Some(forgotten) = &before.forgotten
         && let Err(error) = work.bring(forgotten, false).await
     {
@@ -113,14 +108,6 @@ impl Work<'_> {
             distrust = true;
         }
     }
-}
-
-/// The folder of one dataset of a subscription: below the subscription's own, with the dataset's name.
-fn folder_of(subscription: &Subscription, dataset: &str) -> Result<PathBuf, CodedError> {
-    // Names are checked: no part of one can be empty or begin with a dot, so none leads out of the folder.
-    let name = DatasetName::new(dataset)
-        .map_err(|error| CodedError::new(&codes::NAME_INVALID, format!("the core named a dataset: {error}")))?;
-    Ok(subscription.to.join(name.as_str()))
 }
 
 async fn destination(

@@ -2,5 +2,7 @@
 
 mod destination;
 mod fetch;
+mod wanted;
 
 pub use fetch::fetch;
+pub use wanted::{Wanted, wanted};

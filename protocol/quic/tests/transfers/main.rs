@@ -348,8 +348,10 @@ async fn whoever_lets_go_of_a_transfer_tells_the_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_carries_messages_and_ends_with_a_word() {
     let mut pair = pair().await;
-    pair.device.0.send(Message::Follow { names: vec!["cams".into()] }).await.expect("sent");
-    let Some(SessionEvent::Message(Message::Follow { names })) = pair.core.1.next().await else { panic!("a message") };
+    pair.device.0.send(Message::Follow { question: 1, names: vec!["cams".into()] }).await.expect("sent");
+    let Some(SessionEvent::Message(Message::Follow { names, .. })) = pair.core.1.next().await else {
+        panic!("a message")
+    };
     assert_eq!(names, ["cams"]);
     assert!(pair.core.0.ping().await.expect("a round trip") < Duration::from_secs(5));
     pair.device.0.close(0, "going home");

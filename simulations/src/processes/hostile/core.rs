@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use headwater_protocol::id::{ChunkId, VersionId};
-use headwater_protocol::wire::{Following, Hello, ItemKey, Message, OrdinalRange, PROTOCOL_REVISION, Welcome};
+use headwater_protocol::name::{DatasetName, NamePattern};
+use headwater_protocol::wire::{Following, Hello, ItemKey, Message, News, OrdinalRange, PROTOCOL_REVISION, Welcome};
 use headwater_quic::{Arrival, Authority, Identity, Listener, ServerOptions, listen};
 use quinn::{Connection, RecvStream};
 
@@ -22,6 +23,8 @@ const STREAM_BYTES_MAX: usize = 16 << 20;
 pub struct Conduct {
     /// Versions that it has for subscribers, by dataset.
     pub versions: HashMap<String, Forgery>,
+    /// Names that subscribers follow, and datasets that it claims to stand behind them, with versions that are nowhere.
+    pub foreign: Vec<(String, String)>,
     /// Datasets and versions that it asks devices for at the start of each session.
     pub fetches: Vec<(String, VersionId)>,
     /// Pages that it asks for in each publication, whatever was offered.
@@ -156,14 +159,25 @@ impl Session {
         match message {
             Message::Hello(hello) => self.welcome(wire, hello).await,
             Message::Heads { .. } => wire.say(&Message::HeadsAre(Vec::new())).await,
-            Message::Follow { .. } => {
-                let news = self.conduct.versions.iter().map(|(dataset, forgery)| Following {
-                    dataset: dataset.clone(),
-                    number: forgery.number,
-                    version: forgery.version(),
+            Message::Follow { question, names } => {
+                let followed = |dataset: &str| {
+                    let dataset = DatasetName::new(dataset).ok();
+                    let matches = |name: &&String| {
+                        let pattern = NamePattern::new(name.as_str());
+                        dataset.as_ref().is_some_and(|dataset| pattern.is_ok_and(|pattern| pattern.matches(dataset)))
+                    };
+                    names.iter().find(matches).cloned().unwrap_or_default()
+                };
+                let news = self.conduct.versions.iter().map(|(dataset, forgery)| News {
+                    name: followed(dataset),
+                    newest: Following { dataset: dataset.clone(), number: forgery.number, version: forgery.version() },
                 });
-                wire.say(&Message::News(news.collect())).await;
-                wire.say(&Message::FollowDone { unmatched: Vec::new() }).await;
+                let foreign = self.conduct.foreign.iter().map(|(name, dataset)| News {
+                    name: name.clone(),
+                    newest: Following { dataset: dataset.clone(), number: 1, version: VersionId::of(b"whatever") },
+                });
+                wire.say(&Message::News { question, list: news.chain(foreign).collect() }).await;
+                wire.say(&Message::FollowDone { question, unmatched: Vec::new(), refused: None }).await;
             }
             Message::Fetch { transfer, dataset, .. } => self.offer(wire, transfer, dataset).await,
             Message::NeedPages { transfer, ids } => {
