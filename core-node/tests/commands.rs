@@ -23,6 +23,29 @@ fn a_core_is_made_once_started_and_stopped() {
 }
 
 #[test]
+fn a_core_stops_although_long_work_runs_and_goes_on_afterwards() {
+    let mut core = TestCore::start();
+    let folder = core.base.path().join("endless");
+    fs::create_dir(&folder).expect("made");
+    // Reading so many zeros takes far longer than the core may take to stop.
+    let file = fs::File::create(folder.join("zeros")).expect("made");
+    file.set_len(8 << 40).expect("sparse");
+    let mut import = core
+        .command(&["import", folder.to_str().expect("text"), "--dataset", "lab/endless"])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("started");
+    while core.one(&["status"])["chunks"].as_u64() == Some(0) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    core.stop();
+    assert!(!import.wait().expect("a status").success(), "its import came to no end");
+    core.run();
+    assert!(core.ok(&["verify"]).contains("no damage"));
+    assert_eq!(core.ok(&["dataset", "list"]), "none\n");
+}
+
+#[test]
 fn a_folder_without_a_core_is_said() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = |arguments: &[&str]| {

@@ -48,8 +48,11 @@ async fn metrics(State(core): State<Arc<Core>>) -> Response {
 /// A note that nobody writes: to look for it costs next to nothing.
 const HEALTH_NOTE: &str = "health";
 
-/// Healthy means that the catalog answers.
+/// Healthy means that the store can be written to and the catalog answers.
 async fn health(State(core): State<Arc<Core>>) -> Response {
+    if !core.store.is_writing() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the store's writer has ended\n").into_response();
+    }
     let asked = tokio::task::spawn_blocking(move || core.catalog.note(HEALTH_NOTE)).await;
     match asked {
         Ok(Ok(_)) => (StatusCode::OK, "ok\n").into_response(),

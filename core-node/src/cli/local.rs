@@ -4,10 +4,12 @@ use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use headwater_host::config::ConfigSources;
 use headwater_host::control::ControlClient;
 use headwater_host::error::{CodedError, codes};
+use headwater_host::lock::DataFolderLock;
 use headwater_host::logging::{self, LogOptions};
 use serde_json::Value;
 
@@ -18,6 +20,8 @@ use crate::config::Config;
 use crate::control::{Answer, Request};
 use crate::daemon::{self, InitOptions, RunOptions};
 
+/// How long work that is under way may go on when the daemon stops.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Opens the names of environment variables that are configuration.
 const ENVIRONMENT_PREFIX: &str = "HEADWATER_CORE_";
 /// Those among them that are not: the data folder and the file itself.
@@ -70,8 +74,13 @@ pub(super) fn run(plan: RunPlan) -> Result<ExitCode, CodedError> {
         .thread_name("core")
         .build()
         .map_err(|error| CodedError::new(&codes::INTERNAL, "no runtime can be started").with_source(error))?;
-    runtime.block_on(daemon::run(RunOptions { folder: plan.data, config }))?;
-    Ok(ExitCode::SUCCESS)
+    let lock = DataFolderLock::acquire(&plan.data)?;
+    let ended = runtime.block_on(daemon::run(RunOptions { folder: plan.data, config }, &lock));
+    // Work that is under way may be cut anywhere, as by a kill, and is not waited for without end.
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
+    // A thread may still write until the process has ended: then the kernel lets go of the lock, and nobody before.
+    std::mem::forget(lock);
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
 pub(super) fn config_check(file: &Path, json: bool) -> Result<ExitCode, CodedError> {

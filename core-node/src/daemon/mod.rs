@@ -32,6 +32,7 @@ use headwater_host::lock::DataFolderLock;
 use headwater_host::{durable, signals, systemd};
 use headwater_quic::{Arrival, Arriving, Listener, ServerOptions, TransportOptions, listen, serve_join};
 use tokio::net::TcpListener;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::admin;
 use crate::config::Config;
@@ -41,6 +42,8 @@ use crate::ingest::error_chain;
 
 /// How long peers may take to hear that the daemon stops.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time between two looks at whether the store's writer lives.
+const WRITER_LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What the daemon is started with.
 #[derive(Clone, Debug)]
@@ -51,9 +54,9 @@ pub struct RunOptions {
     pub config: Config,
 }
 
-/// Runs the daemon until it is told to stop.
-pub async fn run(options: RunOptions) -> Result<(), CodedError> {
-    let lock = DataFolderLock::acquire(&options.folder)?;
+/// Runs the daemon until it is told to stop, or until a part of it without which it is no core has ended. Threads may
+/// still write when this returns, so `_lock`, the lock on the data folder, is to be held until the process has ended.
+pub async fn run(options: RunOptions, _lock: &DataFolderLock) -> Result<(), CodedError> {
     let core = {
         let RunOptions { folder, config } = options;
         tokio::task::spawn_blocking(move || open(folder, config))
@@ -76,36 +79,73 @@ pub async fn run(options: RunOptions) -> Result<(), CodedError> {
     })?;
 
     let background = background::start(&core);
-    let accepting = tokio::spawn(accept(core.clone(), listener.clone()));
-    let answering = tokio::spawn({
-        let core = core.clone();
-        async move { control.serve(Arc::new(LocalHandler { core })).await }
-    });
-    let administering = admin_listener.map(|listener| tokio::spawn(admin::serve(core.clone(), listener)));
-
+    let mut parts = start_parts(&core, listener.clone(), control, admin_listener);
     tracing::info!(%bound, folder = %core.folder.display(), "ready");
     systemd::ready(&format!("listening on {bound}"));
-    let signal = signals::stop_requested()
-        .await
-        .map_err(|error| CodedError::new(&codes::INTERNAL, "signals can't be waited for").with_source(error))?;
-    tracing::info!(signal, "stopping");
+    let ended = tokio::select! {
+        signal = signals::stop_requested() => signal.map(|signal| tracing::info!(signal, "stopping")).map_err(|error| {
+            CodedError::new(&codes::INTERNAL, "signals can't be waited for").with_source(error)
+        }),
+        Some(part) = parts.join_next() => Err(part_ended(part)),
+    };
     systemd::stopping();
 
-    accepting.abort();
-    answering.abort();
+    parts.shutdown().await;
     background.abort();
-    if let Some(task) = administering {
-        task.abort();
-    }
     core.sessions.end_all("the core stops");
     if tokio::time::timeout(CLOSE_TIMEOUT, listener.close("the core stops")).await.is_err() {
         tracing::debug!("some peers did not confirm the end");
     }
     // The address says that a core is here; a core that is gone leaves none.
     let _ = std::fs::remove_file(&address_file);
-    drop(lock);
     tracing::info!("stopped");
-    Ok(())
+    ended
+}
+
+/// Starts the parts without which the daemon is no core; each gives its name if it ends.
+fn start_parts(
+    core: &Arc<Core>,
+    listener: Listener,
+    control: ControlServer,
+    admin_listener: Option<TcpListener>,
+) -> JoinSet<&'static str> {
+    let mut parts = JoinSet::new();
+    let (accepting, answering, writing) = (core.clone(), core.clone(), core.clone());
+    parts.spawn(async move {
+        accept(accepting, listener).await;
+        "the port for devices"
+    });
+    parts.spawn(async move {
+        control.serve(Arc::new(LocalHandler { core: answering })).await;
+        "the local socket"
+    });
+    parts.spawn(async move {
+        while writing.store.is_writing() {
+            tokio::time::sleep(WRITER_LOOK_EVERY).await;
+        }
+        "the store's writer"
+    });
+    if let Some(listener) = admin_listener {
+        let core = core.clone();
+        parts.spawn(async move {
+            admin::serve(core, listener).await;
+            "the port of metrics"
+        });
+    }
+    parts
+}
+
+/// A part of the daemon has ended although nobody told it to. Whoever started the daemon starts it anew.
+fn part_ended(part: Result<&'static str, JoinError>) -> CodedError {
+    let (name, source) = match part {
+        Ok(name) => (name, None),
+        Err(error) => ("a part of the daemon", Some(error)),
+    };
+    let error = CodedError::new(&codes::INTERNAL, format!("{name} broke off, so the core ends"));
+    match source {
+        Some(source) => error.with_source(source),
+        None => error,
+    }
 }
 
 async fn accept(core: Arc<Core>, listener: Listener) {

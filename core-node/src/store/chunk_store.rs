@@ -205,6 +205,11 @@ impl ChunkStore {
         Ok((store, resumed.report))
     }
 
+    /// Whether the writer thread lives. Without it nothing is stored any more.
+    pub fn is_writing(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     /// The catalog that knows where chunks are.
     pub fn catalog(&self) -> &Arc<dyn Catalog> {
         &self.catalog

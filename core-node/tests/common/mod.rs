@@ -17,6 +17,7 @@ use tempfile::TempDir;
 /// The binary under test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_core-node");
 const READY_WITHIN: Duration = Duration::from_secs(30);
+const STOPPED_WITHIN: Duration = Duration::from_mins(1);
 
 /// A core that was made, and runs unless it was stopped.
 pub(crate) struct TestCore {
@@ -61,7 +62,17 @@ impl TestCore {
         let mut child = self.child.take().expect("it runs");
         let pid = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
-        let status = child.wait().expect("a status");
+        let begun = Instant::now();
+        let status = loop {
+            if let Some(status) = child.try_wait().expect("a status") {
+                break status;
+            }
+            if begun.elapsed() > STOPPED_WITHIN {
+                let _ = child.kill();
+                panic!("the core does not stop: {}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        };
         assert!(status.success(), "the core ended with {status}: {}", self.log());
     }
 

@@ -38,6 +38,19 @@ fn a_frame_is_stored_as_it_came() {
 }
 
 #[test]
+fn a_writer_that_broke_off_is_noticed() {
+    let (_, _, store) = in_memory(1 << 20);
+    assert!(store.is_writing());
+    assert!(store.between_groups(|_| panic!("as a bug would")).is_err());
+    let begun = Instant::now();
+    while store.is_writing() {
+        assert!(begun.elapsed() < Duration::from_mins(1), "nobody notices");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(matches!(store.store_blocking(batch(vec![chunk(b"late".to_vec())])), Err(StoreError::Closed)));
+}
+
+#[test]
 fn impossible_chunks_are_refused() {
     let (_, _, store) = in_memory(1 << 20);
     for bytes in [0, (1 << 20) + 1] {
