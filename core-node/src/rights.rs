@@ -134,7 +134,10 @@ fn action(request: &Request) -> Action {
         | Request::DatasetDiff { .. }
         | Request::CollectionList
         | Request::CollectionShow { .. } => Action::Read,
-        Request::DatasetTag { .. } | Request::DatasetUntag { .. } | Request::CollectionCreate { .. } => Action::Curate,
+        Request::DatasetTag { .. }
+        | Request::DatasetUntag { .. }
+        | Request::CollectionCreate(_)
+        | Request::CollectionDelete { .. } => Action::Curate,
         Request::Status | Request::DeviceList | Request::DeviceShow { .. } => Action::Observe,
         Request::Doctor
         | Request::TokenCreate(_)

@@ -14,8 +14,10 @@ pub struct NewCollection {
     pub pattern: String,
     /// Labels that a dataset's writer must have.
     pub labels: Labels,
-    /// Seconds between two editions; none: editions are made by hand.
+    /// Seconds between two editions; none: there is just the first.
     pub every_s: Option<u64>,
+    /// Newest editions that are kept; none keeps all. What only older ones held may go.
+    pub keep: Option<u64>,
     /// When, by the core's clock.
     pub created_at: UnixMs,
 }
@@ -54,6 +56,14 @@ pub struct Edition {
 }
 
 impl Edition {
+    /// The edition that has these members, in whatever order they come; of two of one dataset the first counts.
+    pub fn of(number: u64, members: &[CollectionMember], made_at: UnixMs) -> Self {
+        let mut members = members.to_vec();
+        members.sort();
+        members.dedup_by(|left, right| left.dataset == right.dataset);
+        Self { number, id: Self::id_of(&members), made_at, members }
+    }
+
     /// The id of a member list, sorted by dataset name: BLAKE3 in key-derivation mode over, for each member, the name's
     /// length (u32, little-endian), the name, the number (u64) and the version id.
     pub fn id_of(members: &[CollectionMember]) -> CollectionId {
@@ -74,6 +84,14 @@ pub enum CreateCollectionError {
     /// There is one of that name.
     #[error("collection `{0}` exists")]
     Exists(String),
+    /// A member is not a committed version of its dataset.
+    #[error("`{dataset}` has no version {number} with that id")]
+    NoMember {
+        /// The dataset.
+        dataset: String,
+        /// The number.
+        number: u64,
+    },
     /// The catalog failed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -100,14 +118,19 @@ pub enum AddEditionError {
 
 /// Collections and their editions.
 pub trait CollectionTable {
-    /// Creates a collection without editions.
-    fn create_collection(&self, new: &NewCollection) -> Result<(), CreateCollectionError>;
+    /// Creates a collection with its first edition, which has these members (sorted here).
+    fn create_collection(
+        &self,
+        new: &NewCollection,
+        members: &[CollectionMember],
+    ) -> Result<Edition, CreateCollectionError>;
     /// All collections by name.
     fn collections(&self) -> Result<Vec<CollectionRecord>, CatalogError>;
     /// The collection of that name.
     fn collection(&self, name: &str) -> Result<Option<CollectionRecord>, CatalogError>;
     /// Adds an edition with these members (sorted here) and gives it; if the newest edition has the same members, gives
-    /// that one instead. A version that is a member of an edition is kept like a tagged one.
+    /// that one instead. A version that is a member of an edition is kept like a tagged one; editions beyond those that the
+    /// collection keeps are dropped.
     fn add_edition(
         &self,
         name: &str,
@@ -116,8 +139,6 @@ pub trait CollectionTable {
     ) -> Result<Edition, AddEditionError>;
     /// An edition by number; the newest, if none is named.
     fn edition(&self, name: &str, number: Option<u64>) -> Result<Option<Edition>, CatalogError>;
-    /// Drops all editions but the newest `keep`, so that what only they hold may go; how many went.
-    fn drop_editions(&self, name: &str, keep: u64) -> Result<u64, CatalogError>;
     /// Deletes a collection with its editions; whether there was one.
     fn delete_collection(&self, name: &str) -> Result<bool, CatalogError>;
 }

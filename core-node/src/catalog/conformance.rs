@@ -39,6 +39,7 @@ conformance!(
     versions_are_listed_and_dropped,
     tags_keep_versions,
     editions_are_immutable,
+    collections_hold_versions_and_not_names,
     tokens_are_used_up,
     devices_keep_their_nonces,
     packs_are_swept_whole,
@@ -257,9 +258,12 @@ fn reliance_guards_the_last_copy(catalog: &dyn Catalog) {
     assert_eq!(catalog.versions(cam, None, 10).unwrap().len(), 3, "all are dropped, or none");
     catalog.drop_versions(cam, &[1], false).unwrap();
     catalog.drop_versions(cam, &[2], true).unwrap();
-    assert!(matches!(catalog.delete_dataset(cam, false), Err(DropError::LastCopy { .. })));
-    catalog.delete_dataset(cam, true).unwrap();
-    assert!(matches!(catalog.delete_dataset(cam, true), Err(DropError::NotFound)));
+    assert!(matches!(catalog.delete_dataset(cam, Deletion::default()), Err(DropError::LastCopy { .. })));
+    catalog.delete_dataset(cam, Deletion { last_copy: true, collected: false }).unwrap();
+    assert!(matches!(
+        catalog.delete_dataset(cam, Deletion { last_copy: true, collected: false }),
+        Err(DropError::NotFound)
+    ));
     assert_eq!(catalog.dataset("cam").unwrap(), None);
     assert!(!seen(catalog, &scope(&[cam], None), 0, NOW));
     assert_ne!(dataset(catalog, "cam", OTHER), cam, "a number is never used again");
@@ -315,10 +319,9 @@ fn editions_are_immutable(catalog: &dyn Catalog) {
         pattern: "cam/*".into(),
         labels: vec![("site".into(), "x".into())],
         every_s: Some(3600),
+        keep: Some(2),
         created_at: NOW,
     };
-    catalog.create_collection(&new).unwrap();
-    assert!(matches!(catalog.create_collection(&new), Err(CreateCollectionError::Exists(_))));
     let member = |name: &str, number| {
         let of = catalog.dataset(name).unwrap().unwrap().id;
         CollectionMember { dataset: name.into(), number, version: version(of, number, Principal::Core, 0..0).version }
@@ -329,7 +332,12 @@ fn editions_are_immutable(catalog: &dyn Catalog) {
             catalog.commit_version(&version(id, number, Principal::Core, 0..0)).unwrap();
         }
     }
-    let first = catalog.add_edition("site", &[member("cam/b", 1), member("cam/a", 1)], NOW).unwrap();
+    let gone = CollectionMember { number: 7, ..member("cam/a", 1) };
+    let refused = catalog.create_collection(&new, &[member("cam/b", 1), gone.clone()]);
+    assert!(matches!(refused, Err(CreateCollectionError::NoMember { number: 7, .. })));
+    assert_eq!(catalog.collection("site").unwrap(), None, "it is made with its first edition, or not at all");
+    let first = catalog.create_collection(&new, &[member("cam/b", 1), member("cam/a", 1)]).unwrap();
+    assert!(matches!(catalog.create_collection(&new, &[]), Err(CreateCollectionError::Exists(_))));
     assert_eq!((first.number, first.members[0].dataset.as_str()), (1, "cam/a"));
     assert_eq!(first.id, Edition::id_of(&first.members));
     let same = catalog.add_edition("site", &[member("cam/a", 1), member("cam/b", 1)], UnixMs(5)).unwrap();
@@ -339,7 +347,6 @@ fn editions_are_immutable(catalog: &dyn Catalog) {
     assert_eq!(catalog.edition("site", Some(1)).unwrap().unwrap(), first);
     assert_eq!(catalog.edition("site", None).unwrap().unwrap(), second);
     assert_eq!(catalog.edition("site", Some(3)).unwrap(), None);
-    let gone = CollectionMember { number: 7, ..member("cam/a", 1) };
     assert!(matches!(catalog.add_edition("site", &[gone], NOW), Err(AddEditionError::NoMember { number: 7, .. })));
     assert!(matches!(catalog.add_edition("else", &[], NOW), Err(AddEditionError::NoCollection(_))));
     let latest = Some((2, second.id, NOW));
@@ -350,11 +357,43 @@ fn editions_are_immutable(catalog: &dyn Catalog) {
         Err(DropError::Tagged { number: 1, tag }) => assert_eq!(tag, "site@1"),
         other => panic!("{other:?}"),
     }
-    assert_eq!(catalog.drop_editions("site", 1).unwrap(), 1);
+    let third = catalog.add_edition("site", &[member("cam/b", 2)], NOW).unwrap();
+    assert_eq!((third.number, catalog.edition("site", Some(1)).unwrap()), (3, None), "the newest two are kept");
+    assert_eq!(catalog.edition("site", Some(2)).unwrap().unwrap(), second);
     catalog.drop_versions(cam, &[1], false).unwrap();
     assert!(catalog.delete_collection("site").unwrap());
     assert!(!catalog.delete_collection("site").unwrap());
     assert_eq!(catalog.collection("site").unwrap(), None);
+    assert_eq!(catalog.edition("site", Some(3)).unwrap(), None);
+}
+
+fn collections_hold_versions_and_not_names(catalog: &dyn Catalog) {
+    let new = NewCollection {
+        name: "all".into(),
+        pattern: "**".into(),
+        labels: Vec::new(),
+        every_s: None,
+        keep: None,
+        created_at: NOW,
+    };
+    let cam = dataset(catalog, "cam", Principal::Core);
+    let first = version(cam, 1, Principal::Core, 0..0);
+    catalog.commit_version(&first).unwrap();
+    let member = CollectionMember { dataset: "cam".into(), number: 1, version: first.version };
+    catalog.create_collection(&new, &[member]).unwrap();
+    let refused = catalog.delete_dataset(cam, Deletion { last_copy: true, collected: false });
+    assert!(matches!(refused, Err(DropError::Collected { collection, number: 1 }) if collection == "all"));
+    assert_eq!(catalog.dataset("cam").unwrap().unwrap().id, cam);
+    catalog.delete_dataset(cam, Deletion { last_copy: false, collected: true }).unwrap();
+
+    // Under the same name something else begins, which the collection never held.
+    let again = dataset(catalog, "cam", Principal::Core);
+    for number in 1..=2 {
+        catalog.commit_version(&version(again, number, Principal::Core, 0..0)).unwrap();
+    }
+    assert_ne!(catalog.version(again, 1).unwrap().unwrap().summary.version, first.version);
+    catalog.drop_versions(again, &[1], false).unwrap();
+    catalog.delete_dataset(again, Deletion::default()).unwrap();
 }
 
 fn device(key: u8, name: &str) -> DeviceRecord {
@@ -556,6 +595,6 @@ fn counts_follow_every_change(catalog: &dyn Catalog) {
     let sequence = catalog.roots(0).unwrap().sequence;
     assert!(catalog.sweep_pack(PackNumber(2), epoch, sequence, &|_| false, true).unwrap().dropped);
     assert_eq!(catalog.counts().unwrap().chunks, ChunkTotals { stored_bytes: 37, ..totals(4, 0) });
-    catalog.delete_dataset(cam, true).unwrap();
+    catalog.delete_dataset(cam, Deletion { last_copy: true, collected: true }).unwrap();
     assert_eq!((catalog.counts().unwrap().datasets, catalog.counts().unwrap().versions), (0, 0));
 }

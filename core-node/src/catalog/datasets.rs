@@ -219,9 +219,26 @@ pub enum DropError {
         /// The tag.
         tag: String,
     },
+    /// An edition of a collection has a version of it as a member.
+    #[error("edition {number} of collection `{collection}` holds a version of it")]
+    Collected {
+        /// The collection.
+        collection: String,
+        /// The edition's number.
+        number: u64,
+    },
     /// The catalog failed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+}
+
+/// What the deletion of a dataset may take along.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Deletion {
+    /// Also bytes for which devices hold receipts, and of which they may have freed their own.
+    pub last_copy: bool,
+    /// Also versions that are members of collections. The editions stay, without what they name.
+    pub collected: bool,
 }
 
 /// Why a tag was not set.
@@ -261,8 +278,8 @@ pub trait DatasetTable {
     /// Says which old versions are kept.
     fn set_retention(&self, id: DatasetId, retention: Retention) -> Result<(), CatalogError>;
     /// Deletes a dataset with its versions and tags. Refused with [`DropError::LastCopy`] while a device relies on a receipt
-    /// for any of them, unless `last_copy` is set.
-    fn delete_dataset(&self, id: DatasetId, last_copy: bool) -> Result<(), DropError>;
+    /// for any of them, and with [`DropError::Collected`] while a collection holds one, unless `with` says so.
+    fn delete_dataset(&self, id: DatasetId, with: Deletion) -> Result<(), DropError>;
 
     /// Commits a version: checks writer and number, that all pages and chunks are stored, and that the complete pages are complete;
     /// enters membership; ends the writer's pins of them; notes that the writer relies on the receipt. Costs what is

@@ -34,8 +34,8 @@ pub use collections::{
     AddEditionError, CollectionMember, CollectionRecord, CollectionTable, CreateCollectionError, Edition, NewCollection,
 };
 pub use datasets::{
-    CommitVersionError, CreateDatasetError, DatasetId, DatasetRecord, DatasetTable, DropError, Head, MISSING_NAMED_MAX,
-    NewDataset, NewVersion, Retention, TagError, TagRecord, VersionRecord, VersionSummary,
+    CommitVersionError, CreateDatasetError, DatasetId, DatasetRecord, DatasetTable, Deletion, DropError, Head,
+    MISSING_NAMED_MAX, NewDataset, NewVersion, Retention, TagError, TagRecord, VersionRecord, VersionSummary,
 };
 pub use devices::{DeviceRecord, DeviceState, DeviceTable, RedeemError, TokenRecord};
 pub use memory::MemoryCatalog;

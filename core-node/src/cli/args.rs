@@ -246,6 +246,9 @@ pub(super) enum DatasetCommand {
         /// Also where devices have deleted their own copies since they sent it. It will be nowhere then.
         #[arg(long)]
         last_copy: bool,
+        /// Also where collections hold versions of it. Their numbers stay, without what they name.
+        #[arg(long)]
+        from_collections: bool,
     },
     /// Make another device a dataset's writer, or the core itself with --to-core.
     HandOver {
@@ -289,6 +292,14 @@ pub(super) enum CollectionCommand {
         /// Make a new number of it this often, where something changed: `1h`, `1d`.
         #[arg(long, value_name = "SPAN", value_parser = super::span::parse)]
         every: Option<u64>,
+        /// Newest numbers that are kept, each with the versions that it names; 0 keeps all [default: 30 with --every].
+        #[arg(long, value_name = "N", requires = "every")]
+        keep: Option<u64>,
+    },
+    /// Delete a collection with all its numbers. Its datasets stay; what only it kept from retention may go.
+    Delete {
+        /// Its name.
+        name: String,
     },
     /// List collections.
     List,

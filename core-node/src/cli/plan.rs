@@ -8,7 +8,7 @@ use headwater_host::version::PublishMode;
 use super::args::{
     Cli, CollectionCommand, Command, ConfigCommand, DatasetCommand, DeviceCommand, TokenCommand, TokenCreateArgs,
 };
-use crate::control::{Request, TokenCreate};
+use crate::control::{CollectionCreate, Request, TokenCreate};
 
 /// Where a core lives when nobody says otherwise.
 const DATA_DEFAULT: &str = "/var/lib/headwater-core";
@@ -145,7 +145,9 @@ fn dataset(command: DatasetCommand) -> Result<Request, CodedError> {
             let dataset = version.split_once('@').map_or(version.as_str(), |(name, _)| name).to_owned();
             Request::DatasetUntag { dataset, tag }
         }
-        DatasetCommand::Delete { dataset, last_copy } => Request::DatasetDelete { dataset, last_copy },
+        DatasetCommand::Delete { dataset, last_copy, from_collections } => {
+            Request::DatasetDelete { dataset, last_copy, from_collections }
+        }
         DatasetCommand::HandOver { dataset, to, to_core: _ } => Request::DatasetHandOver { dataset, to },
         DatasetCommand::Retention { dataset, keep_last, keep_days, reset } => {
             if keep_last.is_none() && keep_days.is_none() && !reset {
@@ -158,9 +160,11 @@ fn dataset(command: DatasetCommand) -> Result<Request, CodedError> {
 
 fn collection(command: CollectionCommand) -> Result<Request, CodedError> {
     Ok(match command {
-        CollectionCommand::Create { name, matching, labels, every } => {
-            Request::CollectionCreate { name, matching, labels: labels.into_iter().collect(), every_s: every }
+        CollectionCommand::Create { name, matching, labels, every, keep } => {
+            let labels = labels.into_iter().collect();
+            Request::CollectionCreate(CollectionCreate { name, matching, labels, every_s: every, keep })
         }
+        CollectionCommand::Delete { name } => Request::CollectionDelete { name },
         CollectionCommand::List => Request::CollectionList,
         CollectionCommand::Show { name } => {
             let (name, number) = match name.split_once('@') {

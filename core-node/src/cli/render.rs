@@ -194,7 +194,7 @@ const DEVICE_HEADER: [&str; 9] =
     ["device", "state", "release", "seen", "backlog", "oldest unsent", "free disk", "labels", "last error"];
 const DATASET_HEADER: [&str; 7] = ["dataset", "writer", "newest", "versions", "files", "bytes", "tags"];
 const VERSION_HEADER: [&str; 7] = ["version", "id", "committed", "origin", "files", "bytes", "tags"];
-const COLLECTION_HEADER: [&str; 6] = ["collection", "number", "members", "match", "labels", "every"];
+const COLLECTION_HEADER: [&str; 7] = ["collection", "number", "members", "match", "labels", "every", "keeps"];
 
 fn token_cells(row: &TokenRow) -> Vec<String> {
     vec![
@@ -257,6 +257,7 @@ fn collection_cells(row: &CollectionRow) -> Vec<String> {
         row.matching.clone(),
         labels(&row.labels),
         row.every_s.map_or_else(|| "-".to_owned(), span::show),
+        row.keep.map_or_else(|| "all".to_owned(), |keep| keep.to_string()),
     ]
 }
 

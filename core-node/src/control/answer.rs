@@ -346,6 +346,8 @@ pub struct CollectionRow {
     pub labels: BTreeMap<String, String>,
     /// Seconds between two numbers of it; none: it has just one.
     pub every_s: Option<u64>,
+    /// Newest numbers that are kept; none: all.
+    pub keep: Option<u64>,
     /// How many members it has.
     pub members: u64,
 }

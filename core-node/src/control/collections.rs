@@ -1,13 +1,13 @@
 //! Collections: many datasets read as one.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::name::{DatasetName, Labels, NamePattern, check_label};
+use serde_json::json;
 
 use super::handler::{Asker, Emitter, catalog_failed, not_found};
-use super::{Answer, CollectionRow, MemberRow};
+use super::{Answer, CollectionCreate, CollectionRow, MemberRow};
 use crate::catalog::{
     AddEditionError, CatalogError, CollectionMember, CollectionRecord, CreateCollectionError, DatasetRecord, Edition,
     NewCollection, Principal,
@@ -16,52 +16,89 @@ use crate::core::Core;
 
 /// Fewest seconds between two editions.
 const EVERY_S_MIN: u64 = 10;
+/// Editions that a scheduled collection keeps where nobody says how many.
+const EDITIONS_KEPT_DEFAULT: u64 = 30;
 
 pub(super) fn create(
     core: &Arc<Core>,
     asker: &Asker,
-    name: &str,
-    matching: &str,
-    labels: BTreeMap<String, String>,
-    every_s: Option<u64>,
+    asked: CollectionCreate,
     out: &Emitter,
 ) -> Result<(), CodedError> {
-    DatasetName::new(name).map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
-    NamePattern::new(matching).map_err(|error| CodedError::new(&codes::USAGE, error.to_string()))?;
-    for (key, value) in &labels {
-        check_label(key, value).map_err(|error| CodedError::new(&codes::USAGE, error.to_string()))?;
-    }
-    if every_s.is_some_and(|every| every < EVERY_S_MIN) {
-        return Err(CodedError::new(&codes::USAGE, format!("a collection is made anew every {EVERY_S_MIN} s at most")));
-    }
-    let taken = core.catalog.dataset(name).map_err(catalog_failed)?;
+    let rule = checked(core, asked)?;
+    let taken = core.catalog.dataset(&rule.name).map_err(catalog_failed)?;
     if taken.is_some_and(|dataset| asker.may_read(core, &dataset)) {
-        return Err(CodedError::new(&codes::ALREADY_EXISTS, format!("there is a dataset named `{name}`")));
+        return Err(CodedError::new(&codes::ALREADY_EXISTS, format!("there is a dataset named `{}`", rule.name)));
     }
-    let rule = NewCollection {
-        name: name.to_owned(),
-        pattern: matching.to_owned(),
-        labels: labels.into_iter().collect(),
-        every_s,
-        created_at: core.now(),
-    };
     let mut members = members_of(core, &rule).map_err(catalog_failed)?;
     if let Some(names) = asker.readable_names(core).map_err(catalog_failed)? {
         members.retain(|member| names.contains(&member.dataset));
     }
-    if members.is_empty() && every_s.is_none() {
+    if members.is_empty() && rule.every_s.is_none() {
         return Err(not_found("dataset that matches", &rule.pattern).with_hint(
             "see `core-node dataset list`; or give `--every` for a collection whose members are still to come",
         ));
     }
-    core.catalog.create_collection(&rule).map_err(|error| match error {
+    let edition = core.catalog.create_collection(&rule, &members).map_err(|error| match error {
         CreateCollectionError::Exists(name) => {
             CodedError::new(&codes::ALREADY_EXISTS, format!("there is a collection named `{name}`"))
         }
+        error @ CreateCollectionError::NoMember { .. } => member_changed(error),
         CreateCollectionError::Catalog(error) => catalog_failed(error),
     })?;
-    let edition = add_edition(core, &rule, &members)?;
+    core.announce(&rule.name);
     out.send(&Answer::Collection(row(&rule, edition.number, &edition.id.to_string(), edition.members.len())))
+}
+
+/// The rule that was asked for, if it can be one.
+fn checked(core: &Core, asked: CollectionCreate) -> Result<NewCollection, CodedError> {
+    let usage = |message: String| CodedError::new(&codes::USAGE, message);
+    let CollectionCreate { name, matching, labels, every_s, keep } = asked;
+    DatasetName::new(name.as_str()).map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
+    NamePattern::new(matching.as_str()).map_err(|error| usage(error.to_string()))?;
+    for (key, value) in &labels {
+        check_label(key, value).map_err(|error| usage(error.to_string()))?;
+    }
+    if every_s.is_some_and(|every| every < EVERY_S_MIN) {
+        return Err(usage(format!("a collection is made anew every {EVERY_S_MIN} s at most")));
+    }
+    let keep = match (every_s, keep) {
+        (_, Some(0)) => None,
+        (_, Some(keep)) => Some(keep),
+        (Some(_), None) => Some(EDITIONS_KEPT_DEFAULT),
+        (None, None) => None,
+    };
+    Ok(NewCollection {
+        name,
+        pattern: matching,
+        labels: labels.into_iter().collect(),
+        every_s,
+        keep,
+        created_at: core.now(),
+    })
+}
+
+pub(super) fn delete(core: &Arc<Core>, asker: &Asker, name: &str, out: &Emitter) -> Result<(), CodedError> {
+    let collection = core.catalog.collection(name).map_err(catalog_failed)?.ok_or_else(|| absent(name))?;
+    let edition = core.catalog.edition(name, None).map_err(catalog_failed)?;
+    readable_row(core, asker, &collection, edition.as_ref())?.ok_or_else(|| absent(name))?;
+    if !core.catalog.delete_collection(name).map_err(catalog_failed)? {
+        return Err(absent(name));
+    }
+    tracing::info!(collection = name, by = asker.who, "deleted");
+    core.announce(name);
+    out.done(
+        format!("the collection `{name}` is deleted; its datasets stay, and retention may drop what only it kept"),
+        json!({ "collection": name, "deleted": true }),
+    )
+}
+
+fn absent(name: &str) -> CodedError {
+    not_found("collection", name).with_hint("see `core-node collection list`")
+}
+
+fn member_changed(error: impl std::error::Error + Send + Sync + 'static) -> CodedError {
+    CodedError::new(&codes::VERSION_CONFLICT, "a member changed meanwhile; try again").with_source(error)
 }
 
 pub(super) fn list(core: &Arc<Core>, asker: &Asker, out: &Emitter) -> Result<(), CodedError> {
@@ -81,7 +118,7 @@ pub(super) fn show(
     number: Option<u64>,
     out: &Emitter,
 ) -> Result<(), CodedError> {
-    let absent = || not_found("collection", name).with_hint("see `core-node collection list`");
+    let absent = || absent(name);
     let collection = core.catalog.collection(name).map_err(catalog_failed)?.ok_or_else(absent)?;
     let edition = core.catalog.edition(name, number).map_err(catalog_failed)?;
     if number.is_some() && edition.is_none() {
@@ -130,9 +167,7 @@ pub(crate) fn add_edition(
 ) -> Result<Edition, CodedError> {
     let edition = core.catalog.add_edition(&rule.name, members, core.now()).map_err(|error| match error {
         AddEditionError::NoCollection(name) => not_found("collection", &name),
-        error @ AddEditionError::NoMember { .. } => {
-            CodedError::new(&codes::VERSION_CONFLICT, "a member changed meanwhile; try again").with_source(error)
-        }
+        error @ AddEditionError::NoMember { .. } => member_changed(error),
         AddEditionError::Catalog(error) => catalog_failed(error),
     })?;
     core.announce(&rule.name);
@@ -171,6 +206,7 @@ fn row(rule: &NewCollection, number: u64, id: &str, members: usize) -> Collectio
         matching: rule.pattern.clone(),
         labels: rule.labels.iter().cloned().collect(),
         every_s: rule.every_s,
+        keep: rule.keep,
         members: members as u64,
     }
 }

@@ -15,7 +15,8 @@ use serde_json::json;
 use super::handler::{Asker, Emitter, catalog_failed, not_found};
 use super::{Answer, ChangeRow, DatasetRow, FileRow, VersionRow};
 use crate::catalog::{
-    DatasetRecord, DeviceRecord, DeviceState, DropError, Principal, Retention, TagError, TagRecord, VersionRecord,
+    DatasetRecord, Deletion, DeviceRecord, DeviceState, DropError, Principal, Retention, TagError, TagRecord,
+    VersionRecord,
 };
 use crate::core::Core;
 use crate::serve::HeldLease;
@@ -154,12 +155,12 @@ pub(super) fn delete(
     core: &Arc<Core>,
     asker: &Asker,
     name: &str,
-    last_copy: bool,
+    with: Deletion,
     out: &Emitter,
 ) -> Result<(), CodedError> {
     let dataset = readable(core, asker, name)?;
-    core.catalog.delete_dataset(dataset.id, last_copy).map_err(|error| drop_refused(core, name, error))?;
-    tracing::info!(dataset = name, last_copy, "deleted");
+    core.catalog.delete_dataset(dataset.id, with).map_err(|error| drop_refused(core, name, error))?;
+    tracing::info!(dataset = name, ?with, by = asker.who, "deleted");
     core.announce_rights();
     out.done(format!("`{name}` is deleted; `core-node gc` frees its disk"), json!({ "dataset": name, "deleted": true }))
 }
@@ -311,6 +312,13 @@ pub(super) fn drop_refused(core: &Core, name: &str, error: DropError) -> CodedEr
             CodedError::new(&codes::USAGE, format!("version {number} of `{name}` is kept by the tag `{tag}`"))
                 .with_hint(format!("take the tag away first: `core-node dataset tag {name} {tag} --delete`"))
         }
+        DropError::Collected { collection, number } => CodedError::new(
+            &codes::COLLECTED,
+            format!("`{collection}@{number}` is a collection that holds a version of `{name}`"),
+        )
+        .with_hint(format!(
+            "delete the collection (`core-node collection delete {collection}`), or let it lose the member with --from-collections"
+        )),
         DropError::Catalog(error) => catalog_failed(error),
     }
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 
 use super::{Answer, Done, Request, collections, datasets, export, housekeeping, import, people, upkeep};
-use crate::catalog::{CatalogError, DatasetRecord};
+use crate::catalog::{CatalogError, DatasetRecord, Deletion};
 use crate::core::Core;
 use crate::rights::check_request;
 
@@ -156,14 +156,16 @@ fn carry_out(core: &Arc<Core>, asker: &Asker, request: Request, out: &Emitter) -
         Request::DatasetExport { version, to } => export::export(core, asker, &version, &to, out),
         Request::DatasetTag { version, tag } => datasets::tag(core, asker, &version, &tag, out),
         Request::DatasetUntag { dataset, tag } => datasets::untag(core, asker, &dataset, &tag, out),
-        Request::DatasetDelete { dataset, last_copy } => datasets::delete(core, asker, &dataset, last_copy, out),
+        Request::DatasetDelete { dataset, last_copy, from_collections } => {
+            let with = Deletion { last_copy, collected: from_collections };
+            datasets::delete(core, asker, &dataset, with, out)
+        }
         Request::DatasetHandOver { dataset, to } => datasets::hand_over(core, asker, &dataset, to.as_deref(), out),
         Request::DatasetRetention { dataset, keep_last, keep_days, reset } => {
             datasets::retention(core, asker, &dataset, keep_last, keep_days, reset, out)
         }
-        Request::CollectionCreate { name, matching, labels, every_s } => {
-            collections::create(core, asker, &name, &matching, labels, every_s, out)
-        }
+        Request::CollectionCreate(asked) => collections::create(core, asker, asked, out),
+        Request::CollectionDelete { name } => collections::delete(core, asker, &name, out),
         Request::CollectionList => collections::list(core, asker, out),
         Request::CollectionShow { name, number } => collections::show(core, asker, &name, number, out),
         Request::Import { folder, dataset, mode } => import::import(core, &folder, &dataset, mode, out),

@@ -18,7 +18,7 @@ pub use answer::{
     NewToken, Progress, SessionRow, StatusRow, TokenRow, VersionRow, WorkerRow,
 };
 pub use handler::{Asker, Emitter, LocalHandler, answer};
-pub use request::{Request, TokenCreate};
+pub use request::{CollectionCreate, Request, TokenCreate};
 
 pub(crate) use collections::{add_edition, members_of};
 pub(crate) use handler::catalog_failed;

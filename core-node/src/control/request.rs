@@ -107,6 +107,9 @@ pub enum Request {
         dataset: String,
         /// Also where devices have freed their own copies.
         last_copy: bool,
+        /// Also where collections hold versions of it.
+        #[serde(default)]
+        from_collections: bool,
     },
     /// Makes another device, or the core, a dataset's writer.
     DatasetHandOver {
@@ -127,15 +130,11 @@ pub enum Request {
         reset: bool,
     },
     /// A collection of datasets, read as one.
-    CollectionCreate {
+    CollectionCreate(CollectionCreate),
+    /// Deletes a collection with all its numbers; its datasets stay.
+    CollectionDelete {
         /// Its name.
         name: String,
-        /// Dataset names that belong to it.
-        matching: String,
-        /// Labels that their writers must have.
-        labels: BTreeMap<String, String>,
-        /// Seconds between two numbers of it; none makes just one.
-        every_s: Option<u64>,
     },
     /// All collections.
     CollectionList,
@@ -166,6 +165,22 @@ pub enum Request {
         #[serde(default)]
         dry_run: bool,
     },
+}
+
+/// What `collection create` asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CollectionCreate {
+    /// Its name.
+    pub name: String,
+    /// Dataset names that belong to it.
+    pub matching: String,
+    /// Labels that their writers must have.
+    pub labels: BTreeMap<String, String>,
+    /// Seconds between two numbers of it; none makes just one.
+    pub every_s: Option<u64>,
+    /// Newest numbers that are kept; 0 keeps all, none leaves it to the core.
+    pub keep: Option<u64>,
 }
 
 /// What `token create` asks.

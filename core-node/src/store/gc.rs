@@ -210,7 +210,12 @@ impl Collection<'_> {
                 }
                 Err(DropError::LastCopy { .. }) => self.report.versions_held.push((dataset.name.clone(), number)),
                 // Tags or collections keep it, or it went in the meantime.
-                Err(DropError::Tagged { .. } | DropError::Newest { .. } | DropError::NotFound) => {}
+                Err(
+                    DropError::Tagged { .. }
+                    | DropError::Collected { .. }
+                    | DropError::Newest { .. }
+                    | DropError::NotFound,
+                ) => {}
                 Err(DropError::Catalog(error)) => return Err(error.into()),
             }
         }

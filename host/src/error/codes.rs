@@ -82,6 +82,9 @@ codes! {
     PATH_NOT_IN_DATASET = "HW-2010", "No such path in the dataset",
         "The dataset's newest version has no file of this path.",
         "list what it has: `core-node dataset files NAME`";
+    COLLECTED = "HW-2011", "Held by a collection",
+        "This would delete a version that a collection names.",
+        "delete the collection first (`core-node collection delete`), or say `--from-collections`";
 
     PROTOCOL_TOO_NEW = "HW-3001", "Protocol too new",
         "The peer speaks a newer protocol than this release knows.",

@@ -10,6 +10,8 @@ mod joining;
 mod kills;
 mod local;
 mod manifests;
+mod rights;
+mod sessions;
 mod setup;
 mod subscribing;
 mod writers;

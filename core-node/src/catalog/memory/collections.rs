@@ -14,17 +14,44 @@ impl State {
         let version = dataset.and_then(|dataset| dataset.versions.get(&member.number));
         version.is_some_and(|version| version.record.summary.version == member.version)
     }
+
+    /// The first member that is not a committed version of its dataset.
+    fn missing(&self, edition: &Edition) -> Option<CollectionMember> {
+        edition.members.iter().find(|member| !self.holds(member)).cloned()
+    }
+}
+
+impl Collection {
+    fn add(&mut self, edition: Edition) {
+        self.last_edition = edition.number;
+        self.record.latest = Some((edition.number, edition.id, edition.made_at));
+        if let Some(keep) = self.record.rule.keep {
+            let newest_dropped = edition.number.saturating_sub(keep.max(1));
+            self.editions.retain(|&number, _| number > newest_dropped);
+        }
+        self.editions.insert(edition.number, edition);
+    }
 }
 
 impl CollectionTable for MemoryCatalog {
-    fn create_collection(&self, new: &NewCollection) -> Result<(), CreateCollectionError> {
+    fn create_collection(
+        &self,
+        new: &NewCollection,
+        members: &[CollectionMember],
+    ) -> Result<Edition, CreateCollectionError> {
         let mut state = self.state();
         if state.collections.contains_key(&new.name) {
             return Err(CreateCollectionError::Exists(new.name.clone()));
         }
+        let edition = Edition::of(1, members, new.created_at);
+        if let Some(CollectionMember { dataset, number, .. }) = state.missing(&edition) {
+            return Err(CreateCollectionError::NoMember { dataset, number });
+        }
         let record = CollectionRecord { rule: new.clone(), latest: None };
-        state.collections.insert(new.name.clone(), Collection { record, last_edition: 0, editions: BTreeMap::new() });
-        Ok(())
+        let mut collection = Collection { record, last_edition: 0, editions: BTreeMap::new() };
+        collection.add(edition.clone());
+        state.collections.insert(new.name.clone(), collection);
+        Ok(edition)
     }
 
     fn collections(&self) -> Result<Vec<CollectionRecord>, CatalogError> {
@@ -41,26 +68,19 @@ impl CollectionTable for MemoryCatalog {
         members: &[CollectionMember],
         made_at: UnixMs,
     ) -> Result<Edition, AddEditionError> {
-        let mut members = members.to_vec();
-        members.sort();
-        members.dedup_by(|left, right| left.dataset == right.dataset);
         let mut state = self.state();
         let Some(collection) = state.collections.get(name) else {
             return Err(AddEditionError::NoCollection(name.to_owned()));
         };
-        let id = Edition::id_of(&members);
-        if let Some(same) = collection.editions.get(&collection.last_edition).filter(|edition| edition.id == id) {
+        let edition = Edition::of(collection.last_edition + 1, members, made_at);
+        if let Some(same) = collection.editions.get(&collection.last_edition).filter(|newest| newest.id == edition.id) {
             return Ok(same.clone());
         }
-        if let Some(member) = members.iter().find(|member| !state.holds(member)) {
-            return Err(AddEditionError::NoMember { dataset: member.dataset.clone(), number: member.number });
+        if let Some(CollectionMember { dataset, number, .. }) = state.missing(&edition) {
+            return Err(AddEditionError::NoMember { dataset, number });
         }
-        let number = collection.last_edition + 1;
-        let edition = Edition { number, id, made_at, members };
         if let Some(collection) = state.collections.get_mut(name) {
-            collection.last_edition = number;
-            collection.record.latest = Some((number, id, made_at));
-            collection.editions.insert(number, edition.clone());
+            collection.add(edition.clone());
         }
         Ok(edition)
     }
@@ -69,15 +89,6 @@ impl CollectionTable for MemoryCatalog {
         let state = self.state();
         let Some(collection) = state.collections.get(name) else { return Ok(None) };
         Ok(collection.editions.get(&number.unwrap_or(collection.last_edition)).cloned())
-    }
-
-    fn drop_editions(&self, name: &str, keep: u64) -> Result<u64, CatalogError> {
-        let mut state = self.state();
-        let Some(collection) = state.collections.get_mut(name) else { return Ok(0) };
-        let before = collection.editions.len();
-        let newest_dropped = collection.last_edition.saturating_sub(keep.max(1));
-        collection.editions.retain(|&number, _| number > newest_dropped);
-        Ok((before - collection.editions.len()) as u64)
     }
 
     fn delete_collection(&self, name: &str) -> Result<bool, CatalogError> {

@@ -7,8 +7,9 @@ use headwater_protocol::id::{ChunkId, PublicKey, VersionId};
 use super::{Dataset, MemoryCatalog, State, Version};
 use crate::catalog::datasets::MISSING_NAMED_MAX;
 use crate::catalog::{
-    CatalogError, CommitVersionError, CreateDatasetError, DatasetId, DatasetRecord, DatasetTable, DropError, Head,
-    NewDataset, NewVersion, Principal, Retention, TagError, TagRecord, VersionRecord, VersionSummary,
+    CatalogError, CollectionMember, CommitVersionError, CreateDatasetError, DatasetId, DatasetRecord, DatasetTable,
+    Deletion, DropError, Head, NewDataset, NewVersion, Principal, Retention, TagError, TagRecord, VersionRecord,
+    VersionSummary,
 };
 
 impl Dataset {
@@ -51,19 +52,26 @@ impl State {
         if dataset.last_number == number {
             return Err(DropError::Newest { number });
         }
-        let in_edition = || {
-            let name = &dataset.record.name;
-            self.collections.values().find_map(|collection| {
-                let holding = collection.editions.values().find(|edition| {
-                    edition.members.iter().any(|member| member.dataset == *name && member.number == number)
-                });
-                holding.map(|edition| format!("{}@{}", collection.record.rule.name, edition.number))
-            })
-        };
+        let in_edition =
+            || self.edition_holding(dataset, |of| of == number).map(|(name, edition)| format!("{name}@{edition}"));
         if let Some(tag) = dataset.kept_by_tag(number).or_else(in_edition) {
             return Err(DropError::Tagged { number, tag });
         }
         if last_copy { Ok(()) } else { check_reliance(std::iter::once(version), true) }
+    }
+
+    /// A collection and the number of its newest edition that holds a version of `dataset` whose number is `wanted`.
+    fn edition_holding(&self, dataset: &Dataset, wanted: impl Fn(u64) -> bool) -> Option<(String, u64)> {
+        let is_member = |member: &CollectionMember| {
+            let version = dataset.versions.get(&member.number);
+            member.dataset == dataset.record.name
+                && wanted(member.number)
+                && version.is_some_and(|version| version.record.summary.version == member.version)
+        };
+        self.collections.values().find_map(|collection| {
+            let holding = collection.editions.values().rev().find(|edition| edition.members.iter().any(is_member));
+            holding.map(|edition| (collection.record.rule.name.clone(), edition.number))
+        })
     }
 
     fn check_members(&self, new: &NewVersion) -> Result<(), CommitVersionError> {
@@ -145,11 +153,16 @@ impl DatasetTable for MemoryCatalog {
         Ok(())
     }
 
-    fn delete_dataset(&self, id: DatasetId, last_copy: bool) -> Result<(), DropError> {
+    fn delete_dataset(&self, id: DatasetId, with: Deletion) -> Result<(), DropError> {
         let mut state = self.state();
         let dataset = state.datasets.get(&id).ok_or(DropError::NotFound)?;
-        if !last_copy {
+        if !with.last_copy {
             check_reliance(dataset.versions.values(), false)?;
+        }
+        if !with.collected
+            && let Some((collection, number)) = state.edition_holding(dataset, |_| true)
+        {
+            return Err(DropError::Collected { collection, number });
         }
         state.datasets.remove(&id);
         state.members.retain(|(of, _), _| *of != id);

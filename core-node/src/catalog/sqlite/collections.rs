@@ -9,7 +9,7 @@ use crate::catalog::{
     NewCollection, UnixMs,
 };
 
-const COLLECTION: &str = "SELECT name, pattern, labels, every_s, created_at, number, id, made_at
+const COLLECTION: &str = "SELECT name, pattern, labels, every_s, created_at, number, id, made_at, keep
      FROM collection LEFT JOIN edition ON edition.collection = name AND edition.number = last_edition";
 
 fn collection_of(row: &Row<'_>) -> rusqlite::Result<CollectionRecord> {
@@ -19,6 +19,7 @@ fn collection_of(row: &Row<'_>) -> rusqlite::Result<CollectionRecord> {
         labels: json_column(row, 2)?,
         every_s: row.get::<_, Option<i64>>(3)?.map(|value| value as u64),
         created_at: UnixMs(row.get::<_, i64>(4)? as u64),
+        keep: row.get::<_, Option<i64>>(8)?.map(|value| value as u64),
     };
     let latest = match row.get::<_, Option<i64>>(5)? {
         None => None,
@@ -53,22 +54,79 @@ fn last_edition(tx: &Transaction<'_>, name: &str) -> rusqlite::Result<Option<i64
         .optional()
 }
 
+/// A member that is not a committed version of its dataset.
+struct NoMember {
+    dataset: String,
+    number: u64,
+}
+
+/// Enters edition `number`, or names the member that doesn't exist.
+fn enter_edition(
+    tx: &Transaction<'_>,
+    name: &str,
+    edition: &Edition,
+    keep: Option<u64>,
+) -> rusqlite::Result<Result<(), NoMember>> {
+    let mut version = tx.prepare_cached(
+        "SELECT 1 FROM version JOIN dataset ON dataset.id = version.dataset
+         WHERE dataset.name = ?1 AND version.number = ?2 AND version.id = ?3",
+    )?;
+    let mut insert = tx.prepare_cached(
+        "INSERT INTO edition_member (collection, edition, dataset, number, version) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    let number = edition.number as i64;
+    for member in &edition.members {
+        let (of, id) = (member.number as i64, member.version.as_bytes());
+        if !version.exists(params![member.dataset, of, id])? {
+            return Ok(Err(NoMember { dataset: member.dataset.clone(), number: member.number }));
+        }
+        insert.execute(params![name, number, member.dataset, of, id])?;
+    }
+    tx.execute(
+        "INSERT INTO edition (collection, number, id, made_at) VALUES (?1, ?2, ?3, ?4)",
+        params![name, number, edition.id.as_bytes(), edition.made_at.0 as i64],
+    )?;
+    tx.execute("UPDATE collection SET last_edition = ?2 WHERE name = ?1", params![name, number])?;
+    if let Some(keep) = keep {
+        let newest_dropped = number.saturating_sub_unsigned(keep.max(1));
+        tx.execute(
+            "DELETE FROM edition_member WHERE collection = ?1 AND edition <= ?2",
+            params![name, newest_dropped],
+        )?;
+        tx.execute("DELETE FROM edition WHERE collection = ?1 AND number <= ?2", params![name, newest_dropped])?;
+    }
+    Ok(Ok(()))
+}
+
 impl CollectionTable for SqliteCatalog {
-    fn create_collection(&self, new: &NewCollection) -> Result<(), CreateCollectionError> {
+    fn create_collection(
+        &self,
+        new: &NewCollection,
+        members: &[CollectionMember],
+    ) -> Result<Edition, CreateCollectionError> {
+        let first = Edition::of(1, members, new.created_at);
         self.write("create a collection", |tx| {
             let inserted = tx.execute(
-                "INSERT OR IGNORE INTO collection (name, pattern, labels, every_s, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT OR IGNORE INTO collection (name, pattern, labels, every_s, keep, created_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 params![
                     new.name,
                     new.pattern,
                     json(&new.labels),
                     new.every_s.map(|value| value as i64),
+                    new.keep.map(|value| value as i64),
                     new.created_at.0 as i64
                 ],
             )?;
-            if inserted == 1 { Ok(()) } else { refuse(CreateCollectionError::Exists(new.name.clone())) }
-        })
+            if inserted == 0 {
+                return refuse(CreateCollectionError::Exists(new.name.clone()));
+            }
+            match enter_edition(tx, &new.name, &first, new.keep)? {
+                Ok(()) => Ok(()),
+                Err(NoMember { dataset, number }) => refuse(CreateCollectionError::NoMember { dataset, number }),
+            }
+        })?;
+        Ok(first)
     }
 
     fn collections(&self) -> Result<Vec<CollectionRecord>, CatalogError> {
@@ -91,45 +149,21 @@ impl CollectionTable for SqliteCatalog {
         members: &[CollectionMember],
         made_at: UnixMs,
     ) -> Result<Edition, AddEditionError> {
-        let mut members = members.to_vec();
-        members.sort();
-        members.dedup_by(|left, right| left.dataset == right.dataset);
         self.write("add an edition of a collection", |tx| {
-            let Some(last) = last_edition(tx, name)? else {
-                return refuse(AddEditionError::NoCollection(name.to_owned()));
-            };
-            let id = Edition::id_of(&members);
-            if let Some(same) = find_edition(tx, name, last)?.filter(|edition| edition.id == id) {
+            let found = tx
+                .prepare_cached(&format!("{COLLECTION} WHERE name = ?1"))?
+                .query_row([name], collection_of)
+                .optional()?;
+            let Some(collection) = found else { return refuse(AddEditionError::NoCollection(name.to_owned())) };
+            let last = last_edition(tx, name)?.unwrap_or_default();
+            let edition = Edition::of(last as u64 + 1, members, made_at);
+            if let Some(same) = find_edition(tx, name, last)?.filter(|newest| newest.id == edition.id) {
                 return Ok(same);
             }
-            let number = last + 1;
-            let mut version = tx.prepare_cached(
-                "SELECT 1 FROM version JOIN dataset ON dataset.id = version.dataset
-                 WHERE dataset.name = ?1 AND version.number = ?2 AND version.id = ?3",
-            )?;
-            let mut insert = tx.prepare_cached(
-                "INSERT INTO edition_member (collection, edition, dataset, number, version) VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?;
-            for member in &members {
-                let of = params![member.dataset, member.number as i64, member.version.as_bytes()];
-                if !version.exists(of)? {
-                    let (dataset, number) = (member.dataset.clone(), member.number);
-                    return refuse(AddEditionError::NoMember { dataset, number });
-                }
-                insert.execute(params![
-                    name,
-                    number,
-                    member.dataset,
-                    member.number as i64,
-                    member.version.as_bytes()
-                ])?;
+            match enter_edition(tx, name, &edition, collection.rule.keep)? {
+                Ok(()) => Ok(edition),
+                Err(NoMember { dataset, number }) => refuse(AddEditionError::NoMember { dataset, number }),
             }
-            tx.execute(
-                "INSERT INTO edition (collection, number, id, made_at) VALUES (?1, ?2, ?3, ?4)",
-                params![name, number, id.as_bytes(), made_at.0 as i64],
-            )?;
-            tx.execute("UPDATE collection SET last_edition = ?2 WHERE name = ?1", params![name, number])?;
-            Ok(Edition { number: number as u64, id, made_at, members })
         })
     }
 
@@ -140,20 +174,6 @@ impl CollectionTable for SqliteCatalog {
                 None => last_edition(tx, name)?,
             };
             number.map_or(Ok(None), |number| find_edition(tx, name, number))
-        })
-    }
-
-    fn drop_editions(&self, name: &str, keep: u64) -> Result<u64, CatalogError> {
-        self.write("drop editions", |tx| {
-            let Some(last) = last_edition(tx, name)? else { return Ok(0) };
-            let newest_dropped = last.saturating_sub_unsigned(keep.max(1));
-            tx.execute(
-                "DELETE FROM edition_member WHERE collection = ?1 AND edition <= ?2",
-                params![name, newest_dropped],
-            )?;
-            let dropped = tx
-                .execute("DELETE FROM edition WHERE collection = ?1 AND number <= ?2", params![name, newest_dropped])?;
-            Ok(dropped as u64)
         })
     }
 

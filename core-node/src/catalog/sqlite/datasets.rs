@@ -6,8 +6,8 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 
 use super::{Abort, SqliteCatalog, id_column, odd, refuse, versions};
 use crate::catalog::{
-    CatalogError, CommitVersionError, CreateDatasetError, DatasetId, DatasetRecord, DatasetTable, DropError, Head,
-    NewDataset, NewVersion, Principal, Retention, TagError, TagRecord, UnixMs, VersionRecord, VersionSummary,
+    CatalogError, CommitVersionError, CreateDatasetError, DatasetId, DatasetRecord, DatasetTable, Deletion, DropError,
+    Head, NewDataset, NewVersion, Principal, Retention, TagError, TagRecord, UnixMs, VersionRecord, VersionSummary,
 };
 
 /// Most devices that a refusal names.
@@ -76,6 +76,24 @@ fn check_reliance(tx: &Transaction<'_>, filter: &str, values: &[&dyn rusqlite::T
     if devices.is_empty() { Ok(()) } else { refuse(DropError::LastCopy { versions, devices }) }
 }
 
+/// Refuses if a collection holds a version of the dataset. A name may have had other versions before it was deleted and
+/// created again, so the version's id counts.
+fn check_collected(tx: &Transaction<'_>, dataset: i64) -> Result<(), Abort<DropError>> {
+    let holding = tx
+        .prepare_cached(
+            "SELECT collection, edition FROM edition_member JOIN version USING (number)
+                 WHERE edition_member.dataset = (SELECT name FROM dataset WHERE id = ?1)
+                     AND version.dataset = ?1 AND version.id = edition_member.version
+                 ORDER BY collection, edition DESC LIMIT 1",
+        )?
+        .query_row([dataset], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))
+        .optional()?;
+    match holding {
+        Some((collection, number)) => refuse(DropError::Collected { collection, number }),
+        None => Ok(()),
+    }
+}
+
 /// Refuses if something keeps the version.
 fn check_drop(tx: &Transaction<'_>, dataset: DatasetId, number: u64, last_copy: bool) -> Result<(), Abort<DropError>> {
     let key = params![dataset.0 as i64, number as i64];
@@ -89,7 +107,8 @@ fn check_drop(tx: &Transaction<'_>, dataset: DatasetId, number: u64, last_copy: 
         .prepare_cached(
             "SELECT name FROM tag WHERE dataset = ?1 AND number = ?2
              UNION ALL SELECT collection || '@' || edition FROM edition_member
-                 WHERE dataset = (SELECT name FROM dataset WHERE id = ?1) AND number = ?2 LIMIT 1",
+                 WHERE dataset = (SELECT name FROM dataset WHERE id = ?1) AND number = ?2
+                     AND version = (SELECT id FROM version WHERE dataset = ?1 AND number = ?2) LIMIT 1",
         )?
         .query_row(key, |row| row.get(0))
         .optional()?;
@@ -190,11 +209,14 @@ impl DatasetTable for SqliteCatalog {
         })
     }
 
-    fn delete_dataset(&self, id: DatasetId, last_copy: bool) -> Result<(), DropError> {
+    fn delete_dataset(&self, id: DatasetId, with: Deletion) -> Result<(), DropError> {
         let key = id.0 as i64;
         self.write("delete a dataset", |tx| {
-            if !last_copy {
+            if !with.last_copy {
                 check_reliance(tx, "dataset = ?1", &[&key])?;
+            }
+            if !with.collected {
+                check_collected(tx, key)?;
             }
             if tx.execute("DELETE FROM dataset WHERE id = ?1", [key])? == 0 {
                 return refuse(DropError::NotFound);

@@ -115,6 +115,7 @@ CREATE TABLE collection (
     pattern    TEXT NOT NULL,
     labels     TEXT NOT NULL,               -- JSON, pairs
     every_s    INTEGER,
+    keep       INTEGER,                     -- newest editions that are kept; all if null
     created_at INTEGER NOT NULL,
     last_edition INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;

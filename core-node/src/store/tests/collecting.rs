@@ -12,8 +12,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::catalog::{
-    CollectionMember, CollectionTable, CollectorTable, CommitVersionError, DatasetId, DatasetTable, DropError, Lease,
-    NewCollection, NewDataset, NewVersion, PackNumber, Retention, TagRecord,
+    CollectionMember, CollectionTable, CollectorTable, CommitVersionError, DatasetId, DatasetTable, Deletion,
+    DropError, Lease, NewCollection, NewDataset, NewVersion, PackNumber, Retention, TagRecord,
 };
 
 const RECORDS_PER_PAGE: usize = 4;
@@ -231,8 +231,10 @@ fn what_devices_freed_is_dropped_on_a_word_only() {
     let word = GcOptions { last_copy: true, ..options_at(AFTER_PINS) };
     assert_eq!(store.collect(word, &mut |_| true).unwrap().versions_dropped, 1);
     catalog.note_freed(&device, cam, 2).unwrap();
-    assert!(matches!(catalog.delete_dataset(cam, false), Err(DropError::LastCopy { versions, .. }) if versions == [2]));
-    catalog.delete_dataset(cam, true).unwrap();
+    assert!(
+        matches!(catalog.delete_dataset(cam, Deletion::default()), Err(DropError::LastCopy { versions, .. }) if versions == [2])
+    );
+    catalog.delete_dataset(cam, Deletion { last_copy: true, collected: true }).unwrap();
 }
 
 #[test]
@@ -248,12 +250,12 @@ fn a_member_of_an_edition_is_kept() {
         pattern: "cam".into(),
         labels: Vec::new(),
         every_s: None,
+        keep: None,
         created_at: NOW,
     };
-    catalog.create_collection(&new).unwrap();
     let version = catalog.version(cam, 1).unwrap().unwrap().summary.version;
     let member = CollectionMember { dataset: "cam".into(), number: 1, version };
-    catalog.add_edition("site", &[member], NOW).unwrap();
+    catalog.create_collection(&new, &[member]).unwrap();
     catalog.set_retention(cam, Retention { keep_last: Some(1), keep_newer_than_s: None }).unwrap();
     let dry = GcOptions { dry_run: true, ..options_at(AFTER_PINS) };
     let planned = store.collect(dry, &mut |_| true).unwrap();
@@ -308,7 +310,7 @@ fn a_tree_that_goes_while_it_is_marked_hides_nothing_of_another() {
     let stopped = store.collect(options_at(AFTER_PINS), &mut |progress| {
         if !deleted && matches!(progress, GcProgress::Marking { .. }) {
             deleted = true;
-            catalog.delete_dataset(first, true).unwrap();
+            catalog.delete_dataset(first, Deletion { last_copy: true, collected: true }).unwrap();
         }
         true
     });
@@ -383,7 +385,7 @@ fn the_pack_that_is_written_is_freed_when_it_is_mostly_dead() {
     assert!(after < before / 4, "{after} of {before} bytes");
     datasets.check();
     datasets.commit(cam, &files(100..110));
-    catalog.delete_dataset(cam, true).unwrap();
+    catalog.delete_dataset(cam, Deletion { last_copy: true, collected: true }).unwrap();
     gc(&store, AFTER_PINS);
     assert_eq!(packs.list().unwrap(), [], "nothing is left of what nothing needs");
     drop(store);
@@ -544,7 +546,7 @@ proptest! {
                     catalog.untag(id_of(dataset), "kept").unwrap();
                 }
                 Step::Delete { dataset } => {
-                    catalog.delete_dataset(id_of(dataset), true).unwrap();
+                    catalog.delete_dataset(id_of(dataset), Deletion { last_copy: true, collected: true }).unwrap();
                     names[dataset] = None;
                 }
                 Step::Collect { percent, pins_over } => {
@@ -562,7 +564,7 @@ proptest! {
             Datasets::new(&store).check();
         }
         for name in names.into_iter().flatten() {
-            catalog.delete_dataset(name, true).unwrap();
+            catalog.delete_dataset(name, Deletion { last_copy: true, collected: true }).unwrap();
         }
         gc(&store, AFTER_PINS);
         prop_assert_eq!(packs.list().unwrap(), [], "packs are left, and nothing is");

@@ -1,6 +1,7 @@
 //! A joined device whose software was replaced.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use headwater_protocol::codec;
 use headwater_protocol::commit::CommitRecord;
@@ -12,6 +13,10 @@ use super::wire::{Heard, Wire};
 use super::{Forgery, Item};
 use crate::processes::{AgentProcess, CoreProcess};
 
+/// Messages that are said without listening at most.
+const SAID_MAX: usize = 1000;
+/// How long a core may leave a message on the way before it counts as taking no more.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
 /// Repeated questions for items after which a test calls it endless.
 const AGAIN_MAX: usize = 64;
 
@@ -85,6 +90,18 @@ impl HostileDevice {
     /// Sends a message.
     pub fn say(&mut self, message: &Message) {
         runtime().block_on(self.wire.say(message));
+    }
+
+    /// Says `message` again and again without listening, until the core takes no more; whether that came.
+    pub fn say_until_stuck(&mut self, message: &Message) -> bool {
+        runtime().block_on(async {
+            for _ in 0..SAID_MAX {
+                if tokio::time::timeout(STUCK_AFTER, self.wire.say(message)).await.is_err() {
+                    return true;
+                }
+            }
+            false
+        })
     }
 
     /// Sends bytes on the control stream.

@@ -1,0 +1,43 @@
+//! Sessions of peers that ask too much, or listen to nothing.
+
+use headwater_protocol::wire::Message;
+use simulations::processes::hostile::{Heard, HostileDevice};
+use simulations::processes::{CoreProcess, wait_for};
+
+use crate::Pair;
+
+/// Names that a peer follows at most, and so makes the core speak of.
+const NAMES: usize = 4096;
+
+#[test]
+fn a_device_that_listens_to_nothing_is_revoked_all_the_same() {
+    let pair = Pair::synced();
+    let villain = pair.core.device("villain");
+    let mut device = HostileDevice::greeted(&villain, &pair.core);
+    // Each answer names all that it found nothing for, so that a few fill every window and queue on the way.
+    let names = (0..NAMES).map(|n| format!("nothing/{n}/{}", "x".repeat(90))).collect();
+    let follow = Message::Follow { names };
+    assert!(device.say_until_stuck(&follow), "the core takes all questions of one who reads no answer");
+    pair.core.run_command(&["device", "revoke", "villain"]).success();
+    assert!(matches!(device.until_closed(), Heard::Closed(..)), "it goes on, revoked");
+    wait_for("its session to end", || (pair.core.ask(&["status"])["connected"] == 0).then_some(()));
+    pair.still_works();
+}
+
+#[test]
+fn a_device_has_no_commands() {
+    let core = CoreProcess::start();
+    let villain = core.device("villain");
+    let mut device = HostileDevice::greeted(&villain, &core);
+    for request in 0..40 {
+        let body = serde_json::json!({ "command": "status", "padding": "x".repeat(400_000) }).to_string();
+        device.say(&Message::Control { request, body });
+        match device.hear() {
+            Heard::Message(Message::ControlReply { request: answered, body, last: true }) => {
+                assert_eq!(answered, request);
+                assert!(body.contains("HW-2006"), "{body}");
+            }
+            other => panic!("no answer: {other:?}"),
+        }
+    }
+}
