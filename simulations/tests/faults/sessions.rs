@@ -41,3 +41,14 @@ fn a_device_has_no_commands() {
         }
     }
 }
+
+#[test]
+fn a_core_whose_catalog_fails_says_so() {
+    let pair = Pair::synced();
+    let catalog = rusqlite::Connection::open(pair.core.data().join("catalog.db")).expect("a database");
+    catalog.execute_batch("ALTER TABLE dataset RENAME TO dataset_aside").expect("renamed");
+    pair.publisher.sync_once().problem("HW-6005", &[]);
+    pair.subscriber.sync_once().problem("HW-6005", &[]);
+    catalog.execute_batch("ALTER TABLE dataset_aside RENAME TO dataset").expect("renamed");
+    pair.still_works();
+}
