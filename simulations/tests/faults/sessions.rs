@@ -16,7 +16,7 @@ fn a_device_that_listens_to_nothing_is_revoked_all_the_same() {
     let mut device = HostileDevice::greeted(&villain, &pair.core);
     // Each answer names all that it found nothing for, so that a few fill every window and queue on the way.
     let names = (0..NAMES).map(|n| format!("nothing/{n}/{}", "x".repeat(90))).collect();
-    let follow = Message::Follow { names };
+    let follow = Message::Follow { question: 1, names };
     assert!(device.say_until_stuck(&follow), "the core takes all questions of one who reads no answer");
     pair.core.run_command(&["device", "revoke", "villain"]).success();
     assert!(matches!(device.until_closed(), Heard::Closed(..)), "it goes on, revoked");
