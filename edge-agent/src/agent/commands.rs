@@ -1,5 +1,6 @@
 //! What each command does: the same whether the daemon answers or the command itself.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,11 +8,12 @@ use headwater_host::control::ReplySender;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::wire::Refusal;
 use serde_json::{Value, json};
+use tokio::sync::OwnedMutexGuard;
 
 use super::Agent;
-use crate::catalog::EventLevel;
+use crate::catalog::{EventLevel, Role};
 use crate::device::Device;
-use crate::request::{LogReport, Request};
+use crate::request::{LogReport, Progress, Request, VerifyReport};
 use crate::session::Access;
 use crate::session::sync::sync;
 use crate::storage::{free, verify};
@@ -58,13 +60,11 @@ pub(super) async fn answer(agent: &Arc<Agent>, request: Request, reply: ReplySen
             Ok(json!({ "dataset": dataset, "text": format!("`{dataset}` is removed; its files stay") }))
         }
         Request::Delete { dataset, paths } => {
-            let _mine = agent.have(&dataset).await;
-            let work = || async {
-                blocking(agent, {
-                    let (dataset, paths) = (dataset.clone(), paths.clone());
-                    move |agent| free::delete(agent, &dataset, &paths)
-                })
-                .await
+            let folder = agent.folder(&dataset)?;
+            let _mine = have(agent, folder.dataset.as_str(), &folder.path, &reply).await;
+            let work = || {
+                let (folder, paths) = (folder.clone(), paths.clone());
+                blocking(agent, move |agent| free::delete(agent, &folder, &paths))
             };
             let count = agent.healing(work).await?;
             Ok(
@@ -72,13 +72,11 @@ pub(super) async fn answer(agent: &Arc<Agent>, request: Request, reply: ReplySen
             )
         }
         Request::Free { dataset, paths } => {
-            let _mine = agent.have(&dataset).await;
-            let work = || async {
-                blocking(agent, {
-                    let (dataset, paths) = (dataset.clone(), paths.clone());
-                    move |agent| free::free(agent, &dataset, &paths)
-                })
-                .await
+            let folder = agent.folder(&dataset)?;
+            let _mine = have(agent, folder.dataset.as_str(), &folder.path, &reply).await;
+            let work = || {
+                let (folder, paths) = (folder.clone(), paths.clone());
+                blocking(agent, move |agent| free::free(agent, &folder, &paths))
             };
             to_value(agent.healing(work).await?)
         }
@@ -86,12 +84,37 @@ pub(super) async fn answer(agent: &Arc<Agent>, request: Request, reply: ReplySen
         Request::Log { after, count } => {
             to_value(LogReport { events: agent.healing(|| async { Ok(agent.catalog().events(after, count)?) }).await? })
         }
-        Request::Verify => to_value(blocking(agent, verify::verify).await?),
-        Request::Leave => leave(agent),
+        Request::Verify => to_value(verify(agent, &reply).await?),
+        Request::Leave => leave(agent).await,
     }
 }
 
-fn leave(agent: &Arc<Agent>) -> Result<Value, CodedError> {
+/// Reads everything again, dataset by dataset.
+async fn verify(agent: &Arc<Agent>, reply: &ReplySender) -> Result<VerifyReport, CodedError> {
+    let mut report = blocking(agent, verify::verify_catalog).await?;
+    for row in agent.datasets()? {
+        let _mine = have(agent, &row.name, &row.folder, reply).await;
+        report = blocking(agent, move |agent| {
+            verify::verify_dataset(agent, &row, &mut report)?;
+            Ok(report)
+        })
+        .await?;
+    }
+    Ok(report)
+}
+
+/// Waits until a dataset is free, and says so if it isn't.
+async fn have(agent: &Agent, dataset: &str, folder: &Path, reply: &ReplySender) -> OwnedMutexGuard<()> {
+    if let Some(mine) = agent.try_have(dataset, folder) {
+        return mine;
+    }
+    reply.try_progress(Progress::Note {
+        text: format!("`{dataset}` is busy; this waits until its scan or fetch is done"),
+    });
+    agent.have(dataset, folder).await
+}
+
+async fn leave(agent: &Arc<Agent>) -> Result<Value, CodedError> {
     let device = agent.joined()?;
     if let Some(connected) = agent.link().borrow().connected.clone() {
         connected.link.close("the device leaves");
@@ -100,9 +123,12 @@ fn leave(agent: &Arc<Agent>) -> Result<Value, CodedError> {
     agent.set_device(None);
     // What the old core acknowledged means nothing to another one.
     for row in agent.catalog().datasets()? {
-        if row.role != crate::catalog::Role::Local {
-            agent.catalog().forget_dataset(row.id)?;
+        if row.role == Role::Local {
+            continue;
         }
+        let _round = agent.have_round(&row.name, &row.folder).await;
+        let _mine = agent.have(&row.name, &row.folder).await;
+        blocking(agent, move |agent| Ok(agent.catalog().forget_dataset(row.id)?)).await?;
     }
     let text = format!("`{}` has left its core; files and folder settings stay", device.card.name);
     agent.note(EventLevel::Info, "", "", text.clone());
@@ -150,4 +176,43 @@ async fn blocking<T: Send + 'static>(
 fn to_value(answer: impl serde::Serialize) -> Result<Value, CodedError> {
     serde_json::to_value(answer)
         .map_err(|error| CodedError::new(&codes::INTERNAL, "the answer can't be written down").with_source(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::collect::Collector;
+    use crate::session::publish::{Rounds, publish};
+
+    /// How long a thing that must not wait may take on a busy machine.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn a_running_transfer_keeps_no_command_waiting() {
+        let root = tempfile::tempdir().expect("a folder");
+        let (files, data) = (root.path().join("files"), root.path().join("agent"));
+        std::fs::create_dir_all(&files).expect("made");
+        std::fs::create_dir_all(&data).expect("made");
+        std::fs::write(files.join("a"), "a").expect("written");
+        let agent = Agent::open(&data, None).expect("opened");
+        agent.add_publish(files.clone(), "data", crate::settings::Mode::Append, None).expect("added");
+        let folder = agent.folder("data").expect("configured");
+        // A core that never answers stands for a transfer that takes its time.
+        let round = tokio::spawn({
+            let (agent, folder) = (Arc::clone(&agent), folder.clone());
+            async move {
+                let access = Access::new(std::future::pending());
+                let collector = Collector::new(ReplySender::ignored());
+                publish(&agent, &folder, Some(&access), Rounds { settle: false }, &collector).await
+            }
+        });
+        while tokio::time::timeout(Duration::from_millis(20), agent.have_round("data", &files)).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        let request = Request::Delete { dataset: "data".to_owned(), paths: vec!["a".to_owned()] };
+        let answered = tokio::time::timeout(PATIENCE, answer(&agent, request, ReplySender::ignored())).await;
+        assert_eq!(answered.expect("in time").expect("deleted")["paths"], 1);
+        assert!(!round.is_finished() && !files.join("a").exists());
+        round.abort();
+    }
 }

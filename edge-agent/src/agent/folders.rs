@@ -203,6 +203,7 @@ impl Agent {
 
     /// Changes the folders that commands added: checked together with the person's settings, durable, then in force.
     fn change_added(&self, change: impl FnOnce(&mut Settings) -> Result<(), CodedError>) -> Result<(), CodedError> {
+        let _one_at_a_time = super::lock(&self.added);
         let mut added = Settings::added(&self.data)?;
         let before = added.clone();
         change(&mut added)?;
@@ -226,4 +227,25 @@ fn template(text: &str) -> Result<NameTemplate, CodedError> {
 
 fn unsuitable(path: &std::path::Path, why: &str) -> CodedError {
     CodedError::new(&codes::PATH_UNSUITABLE, format!("`{}` can't be used: {why}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_at_the_same_time_all_count() {
+        const COMMANDS: usize = 12;
+        let root = tempfile::tempdir().expect("a folder");
+        let agent = Agent::open(root.path(), None).expect("opened");
+        std::thread::scope(|scope| {
+            for number in 0..COMMANDS {
+                let agent = &agent;
+                let to = std::env::temp_dir().join(format!("headwater-of-no-use-{number}"));
+                scope.spawn(move || agent.add_subscribe(&format!("models/{number}"), to, None).expect("added"));
+            }
+        });
+        assert_eq!(Settings::added(root.path()).expect("read").subscribe.len(), COMMANDS);
+        assert_eq!(agent.subscriptions().len(), COMMANDS);
+    }
 }

@@ -17,7 +17,7 @@ use headwater_host::control::{ControlHandler, ReplySender};
 use headwater_host::error::{CodedError, codes};
 use headwater_host::lock::DataFolderLock;
 use serde_json::Value;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
 
 pub use folders::{Folder, Subscription};
 
@@ -42,14 +42,25 @@ pub struct Agent {
     unsent: Mutex<HashMap<String, Instant>>,
     /// What went wrong with a folder at its newest scan, by dataset.
     problems: Mutex<BTreeMap<String, ProblemReport>>,
-    busy: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    busy: Mutex<HashMap<(Busy, String, PathBuf), Arc<tokio::sync::Mutex<()>>>>,
     scans: Arc<Semaphore>,
     /// Says that settings or the device changed, so that the daemon looks again.
     changed: watch::Sender<u64>,
     /// The session in force, and how the link is.
     link: watch::Sender<LinkState>,
+    /// Held while the folders that commands added are read, changed and written.
+    added: Mutex<()>,
     daemon: std::sync::atomic::AtomicBool,
     _lock: DataFolderLock,
+}
+
+/// What a dataset is locked for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Busy {
+    /// Scanning and sending it.
+    Round,
+    /// Changing what the catalog says of it.
+    Changing,
 }
 
 /// How the link to the core is.
@@ -82,6 +93,7 @@ impl Agent {
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
             changed: watch::channel(0).0,
             link: watch::channel(LinkState::default()).0,
+            added: Mutex::default(),
             daemon: false.into(),
             _lock: lock,
         });
@@ -145,14 +157,26 @@ impl Agent {
         }
     }
 
-    /// Lets one piece of work at a time have a dataset.
-    pub async fn have(&self, dataset: &str) -> tokio::sync::OwnedMutexGuard<()> {
-        let lock = {
-            let mut busy = lock(&self.busy);
-            busy.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(busy.entry(dataset.to_owned()).or_default())
-        };
-        lock.lock_owned().await
+    /// Lets one piece of work at a time change what the catalog says of a dataset in this folder, or read its files under a
+    /// version that must not go meanwhile. Held for scans, not while something is sent.
+    pub async fn have(&self, dataset: &str, folder: &Path) -> OwnedMutexGuard<()> {
+        self.lock_of(Busy::Changing, dataset, folder).lock_owned().await
+    }
+
+    /// The same, unless something else has the dataset.
+    pub fn try_have(&self, dataset: &str, folder: &Path) -> Option<OwnedMutexGuard<()>> {
+        self.lock_of(Busy::Changing, dataset, folder).try_lock_owned().ok()
+    }
+
+    /// Lets one round at a time scan and send a dataset. Taken before [`have`](Self::have).
+    pub async fn have_round(&self, dataset: &str, folder: &Path) -> OwnedMutexGuard<()> {
+        self.lock_of(Busy::Round, dataset, folder).lock_owned().await
+    }
+
+    fn lock_of(&self, kind: Busy, dataset: &str, folder: &Path) -> Arc<tokio::sync::Mutex<()>> {
+        let mut busy = lock(&self.busy);
+        busy.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(busy.entry((kind, dataset.to_owned(), folder.to_owned())).or_default())
     }
 
     /// Notes whether a dataset has a version that the core has not acknowledged.

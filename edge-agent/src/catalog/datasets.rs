@@ -8,8 +8,9 @@ use rusqlite::{OptionalExtension, Row, params};
 
 use super::{Catalog, CatalogError, sum_of};
 
-/// Uncommitted versions of a dataset that are remembered, so that a commit whose answer was lost is recognised.
-const UNCOMMITTED_MAX: u32 = 8;
+/// Versions of a dataset that were offered and are not wanted any more, but remembered: the core may have committed one
+/// of them, and its answer was lost.
+const SUPERSEDED_MAX: u32 = 64;
 
 /// A dataset's number in the catalog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,6 +64,8 @@ pub enum VersionState {
     Offered,
     /// Committed: by the core, or, of a local dataset, here.
     Committed,
+    /// Offered to the core, which has not answered, and replaced by a newer one since.
+    Superseded,
 }
 
 impl VersionState {
@@ -71,6 +74,7 @@ impl VersionState {
             Self::Built => 0,
             Self::Offered => 1,
             Self::Committed => 2,
+            Self::Superseded => 3,
         }
     }
 }
@@ -272,7 +276,7 @@ impl Catalog {
         let transaction = connection.transaction().map_err(failed)?;
         transaction
             .execute(
-                "DELETE FROM versions WHERE dataset = ?1 AND (version = ?2 OR (state < 2 AND number <= ?3))",
+                "DELETE FROM versions WHERE dataset = ?1 AND (version = ?2 OR (state <> 2 AND number <= ?3))",
                 params![dataset.0, version.version.as_bytes().as_slice(), version.number as i64],
             )
             .map_err(failed)?;
@@ -303,24 +307,38 @@ impl Catalog {
         transaction.commit().map_err(failed)
     }
 
-    /// Forgets all but the newest few uncommitted versions.
-    pub fn trim_uncommitted(&self, dataset: DatasetId) -> Result<(), CatalogError> {
-        let failed = |source| CatalogError::sql("forget old versions", source);
-        self.lock()
-            .execute(
-                "DELETE FROM versions WHERE dataset = ?1 AND state < 2 AND id NOT IN
-                 (SELECT id FROM versions WHERE dataset = ?1 AND state < 2 ORDER BY id DESC LIMIT ?2)",
-                params![dataset.0, UNCOMMITTED_MAX],
-            )
-            .map(|_| ())
-            .map_err(failed)
+    /// Keeps a version that was just built, as the one that waits to be sent from now on.
+    pub fn put_built(
+        &self,
+        dataset: DatasetId,
+        number: u64,
+        version: VersionId,
+        manifest: Vec<u8>,
+    ) -> Result<(), CatalogError> {
+        let known = self.version(dataset, &version)?.filter(|known| known.number == number);
+        self.supersede(dataset)?;
+        // The same as was offered before: its record is what the core may have committed.
+        let record = known.map(|known| known.record).unwrap_or_default();
+        let state = if record.is_empty() { VersionState::Built } else { VersionState::Offered };
+        self.put_version(dataset, &VersionRow { number, version, state, manifest, record, receipt: Vec::new() })
     }
 
-    /// Forgets every uncommitted version.
-    pub fn forget_uncommitted(&self, dataset: DatasetId) -> Result<(), CatalogError> {
+    /// No version waits to be sent any more. Those that were offered are remembered, the newest of them.
+    pub fn supersede(&self, dataset: DatasetId) -> Result<(), CatalogError> {
         let failed = |source| CatalogError::sql("forget versions", source);
-        self.lock()
-            .execute("DELETE FROM versions WHERE dataset = ?1 AND state < 2", [dataset.0])
+        for version in self.versions(dataset)?.into_iter().rev() {
+            if version.state == VersionState::Offered {
+                self.put_version(dataset, &VersionRow { state: VersionState::Superseded, ..version })?;
+            }
+        }
+        let connection = self.lock();
+        connection.execute("DELETE FROM versions WHERE dataset = ?1 AND state = 0", [dataset.0]).map_err(failed)?;
+        connection
+            .execute(
+                "DELETE FROM versions WHERE dataset = ?1 AND state = 3 AND id NOT IN
+                 (SELECT id FROM versions WHERE dataset = ?1 AND state = 3 ORDER BY id DESC LIMIT ?2)",
+                params![dataset.0, SUPERSEDED_MAX],
+            )
             .map(|_| ())
             .map_err(failed)
     }
@@ -355,6 +373,7 @@ fn version_row(dataset: DatasetId, row: &Row<'_>) -> Result<VersionRow, CatalogE
             0 => VersionState::Built,
             1 => VersionState::Offered,
             2 => VersionState::Committed,
+            3 => VersionState::Superseded,
             other => return Err(CatalogError::damaged(format!("a version has the state {other}"))),
         },
         manifest: row.get(3).map_err(failed)?,

@@ -58,6 +58,12 @@ impl CatalogError {
         let damaged = |detail: &dyn std::fmt::Display| Self::damaged(format!("while it should {action}: {detail}"));
         match &source {
             rusqlite::Error::SqliteFailure(failure, message) => match failure.code {
+                // A dataset was forgotten while something worked on it: the file is as it should be.
+                ErrorCode::ConstraintViolation
+                    if failure.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY =>
+                {
+                    Self::Sql { action, source }
+                }
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::ConstraintViolation => {
                     damaged(&source)
                 }

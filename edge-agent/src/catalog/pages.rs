@@ -217,6 +217,8 @@ fn decode(id: &ChunkId, bytes: &[u8]) -> Result<Page, CatalogError> {
 pub struct DatasetPages {
     catalog: Arc<Catalog>,
     dataset: DatasetId,
+    /// The version that is read may be replaced, and its pages dropped, meanwhile.
+    may_go: bool,
     cache: Mutex<PageCache>,
 }
 
@@ -229,7 +231,12 @@ struct PageCache {
 impl DatasetPages {
     /// The pages of `dataset`.
     pub fn new(catalog: Arc<Catalog>, dataset: DatasetId) -> Self {
-        Self { catalog, dataset, cache: Mutex::default() }
+        Self { catalog, dataset, may_go: false, cache: Mutex::default() }
+    }
+
+    /// The same for a reader that doesn't keep others from the dataset: that a page is gone says nothing then.
+    pub fn of_passing_version(catalog: Arc<Catalog>, dataset: DatasetId) -> Self {
+        Self { may_go: true, ..Self::new(catalog, dataset) }
     }
 
     /// The encoded bytes of a page.
@@ -275,9 +282,12 @@ impl PageSource for DatasetPages {
                 self.remember(*id, &page);
                 Ok(page)
             }
-            // Only versions that are complete here are read through this, so a page that is gone is damage too.
+            // Only versions that are complete here are read through this, so a page that is gone is damage too, unless the
+            // version may be gone as well.
             Ok(None) => {
-                self.catalog.suspect();
+                if !self.may_go {
+                    self.catalog.suspect();
+                }
                 Err(PageSourceError::Missing(*id))
             }
             Err(error) => {

@@ -28,15 +28,16 @@ const FIRST: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 
 -- role: 0 publish, 1 subscribe, 2 local
+-- A number is never given twice: what still works on a dataset that was forgotten must not meet another one.
 CREATE TABLE datasets (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL,
     role INTEGER NOT NULL,
     folder BLOB NOT NULL,
     UNIQUE (name, role, folder)
 );
 
--- state: 0 built, 1 offered, 2 committed
+-- state: 0 built, 1 offered, 2 committed, 3 superseded
 CREATE TABLE versions (
     id INTEGER PRIMARY KEY,
     dataset INTEGER NOT NULL REFERENCES datasets (id) ON DELETE CASCADE,

@@ -1,8 +1,11 @@
 //! What the catalog keeps, how it tells damage from trouble, and what it refuses untouched.
 
+use std::sync::Arc;
+
 use headwater_protocol::chunking::{ChunkerParams, GroupingParams};
 use headwater_protocol::id::{ChunkId, VersionId};
 use headwater_protocol::manifest::Manifest;
+use headwater_protocol::tree::PageSource;
 
 use super::*;
 
@@ -139,4 +142,50 @@ fn events_and_counters_are_kept() {
     catalog.count_bytes(&[("pages", 3), ("chunks", 0)]).expect("counted");
     catalog.count_bytes(&[("pages", 4)]).expect("counted");
     assert_eq!(catalog.counters().expect("read"), [("pages".to_owned(), 7)]);
+}
+
+#[test]
+fn what_was_offered_is_recognised_however_often_the_folder_changes_since() {
+    let catalog = Catalog::in_memory();
+    let id = dataset(&catalog, "cam");
+    let offered = VersionRow { record: vec![9], ..version(1, VersionState::Offered) };
+    catalog.put_version(id, &offered).expect("kept");
+    let built = |number: u64| VersionRow { record: Vec::new(), number: 1, ..version(number, VersionState::Built) };
+    for number in 2..20 {
+        let VersionRow { number, version, manifest, .. } = built(number);
+        catalog.put_built(id, number, version, manifest).expect("kept");
+    }
+    assert_eq!(catalog.pending(id).expect("read"), Some(built(19)));
+    assert_eq!(catalog.versions(id).expect("read").len(), 2, "what nobody was offered is not remembered");
+    let known = catalog.version(id, &offered.version).expect("read").expect("remembered");
+    assert_eq!((known.state, known.record), (VersionState::Superseded, vec![9]));
+
+    // The folder is as it was then: what was offered waits again, under the signature that it had.
+    catalog.put_built(id, 1, offered.version, offered.manifest.clone()).expect("kept");
+    assert_eq!(catalog.pending(id).expect("read"), Some(offered.clone()));
+    catalog.supersede(id).expect("noted");
+    assert_eq!(catalog.pending(id).expect("read"), None);
+    catalog.commit_version(id, &offered, 1).expect("noted");
+    assert_eq!(catalog.versions(id).expect("read").len(), 1);
+}
+
+#[test]
+fn a_dataset_that_was_forgotten_is_no_damage_and_never_another_one() {
+    let catalog = Catalog::in_memory();
+    let id = dataset(&catalog, "cam");
+    catalog.forget_dataset(id).expect("forgotten");
+    let error = catalog.put_version(id, &version(1, VersionState::Built)).expect_err("it has no dataset");
+    assert!(!error.is_damage(), "{error}");
+    assert_ne!(dataset(&catalog, "other"), id);
+}
+
+#[test]
+fn a_page_that_went_with_its_version_is_no_damage() {
+    let catalog = Arc::new(Catalog::in_memory());
+    let id = dataset(&catalog, "cam");
+    let page = ChunkId::of(b"a page that was pruned");
+    DatasetPages::of_passing_version(Arc::clone(&catalog), id).page(&page).expect_err("it is gone");
+    assert!(!catalog.is_suspect());
+    DatasetPages::new(Arc::clone(&catalog), id).page(&page).expect_err("it is gone");
+    assert!(catalog.is_suspect());
 }

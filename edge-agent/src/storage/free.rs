@@ -28,14 +28,14 @@ const KEPT_MAX: usize = 100;
 const READ_BYTES: usize = 1 << 20;
 
 /// Removes the local bytes of files that the core has a receipt for.
-pub fn free(agent: &Arc<Agent>, dataset: &str, paths: &[String]) -> Result<FreeReport, CodedError> {
-    let folder = agent.folder(dataset)?;
+pub fn free(agent: &Arc<Agent>, folder: &Folder, paths: &[String]) -> Result<FreeReport, CodedError> {
+    let dataset = folder.dataset.as_str();
     if folder.role != Role::Publish {
         let message = format!("`{dataset}` is local: no core has its files, so none can be freed");
         return Err(CodedError::new(&codes::LOCAL_DATASET, message));
     }
     let catalog = agent.catalog();
-    let row = catalog.dataset(folder.dataset.as_str(), folder.role, &folder.path)?;
+    let row = catalog.dataset(dataset, folder.role, &folder.path)?;
     let committed = covered(agent, &catalog, &row)?;
     let manifest = committed.decode_manifest()?;
     let pages = DatasetPages::new(Arc::clone(&catalog), row.id);
@@ -54,10 +54,10 @@ pub fn free(agent: &Arc<Agent>, dataset: &str, paths: &[String]) -> Result<FreeR
 }
 
 /// Leaves files out of later versions, and removes them here. Gives how many paths were named.
-pub fn delete(agent: &Arc<Agent>, dataset: &str, paths: &[String]) -> Result<usize, CodedError> {
-    let folder = agent.folder(dataset)?;
+pub fn delete(agent: &Arc<Agent>, folder: &Folder, paths: &[String]) -> Result<usize, CodedError> {
+    let dataset = folder.dataset.as_str();
     let catalog = agent.catalog();
-    let row = catalog.dataset(folder.dataset.as_str(), folder.role, &folder.path)?;
+    let row = catalog.dataset(dataset, folder.role, &folder.path)?;
     let pages = DatasetPages::new(Arc::clone(&catalog), row.id);
     let mut manifests = Vec::new();
     for version in [catalog.committed(row.id)?, catalog.pending(row.id)?].iter().flatten() {
@@ -80,7 +80,7 @@ pub fn delete(agent: &Arc<Agent>, dataset: &str, paths: &[String]) -> Result<usi
         }
     }
     for path in &deleted {
-        remove(&folder, path)?;
+        remove(folder, path)?;
     }
     agent.note(EventLevel::Info, "", dataset, format!("{} paths were deleted by command", deleted.len()));
     Ok(deleted.len())

@@ -95,7 +95,7 @@ impl Holdings {
         };
         let Some((root, newest)) = found else { return Ok(None) };
         let manifest = newest.decode_manifest()?;
-        let pages = Arc::new(DatasetPages::new(Arc::clone(&self.catalog), dataset));
+        let pages = Arc::new(DatasetPages::of_passing_version(Arc::clone(&self.catalog), dataset));
         // A folder that is not there, as on a disk that isn't mounted, holds nothing for now.
         Ok(LocalChunks::new(&root, manifest, pages).ok().map(Held))
     }

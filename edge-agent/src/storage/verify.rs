@@ -15,15 +15,15 @@ use headwater_protocol::record::{Content, FileRecord};
 use headwater_protocol::tree::{ChunkPlace, Within};
 
 use crate::agent::Agent;
-use crate::catalog::{Catalog, DatasetPages, DatasetRow, EventLevel, Role};
+use crate::catalog::{DatasetPages, DatasetRow, EventLevel, Role};
 use crate::request::{SkippedReport, VerifyReport};
 use crate::storage::holdings::in_force;
 
 /// Damaged files that a report names.
 const DAMAGED_MAX: usize = 100;
 
-/// Reads everything again.
-pub fn verify(agent: &Arc<Agent>) -> Result<VerifyReport, CodedError> {
+/// Checks the catalog itself; a damaged one is begun anew.
+pub fn verify_catalog(agent: &Arc<Agent>) -> Result<VerifyReport, CodedError> {
     let mut report = VerifyReport { catalog_whole: true, ..VerifyReport::default() };
     let catalog = agent.catalog();
     if let Err(error) = catalog.check() {
@@ -33,19 +33,12 @@ pub fn verify(agent: &Arc<Agent>) -> Result<VerifyReport, CodedError> {
         agent.rebuild_catalog(&catalog, &error.to_string())?;
         report.catalog_whole = false;
     }
-    let catalog = agent.catalog();
-    for row in agent.datasets()? {
-        verify_dataset(agent, &catalog, &row, &mut report)?;
-    }
     Ok(report)
 }
 
-fn verify_dataset(
-    agent: &Arc<Agent>,
-    catalog: &Arc<Catalog>,
-    row: &DatasetRow,
-    report: &mut VerifyReport,
-) -> Result<(), CodedError> {
+/// Reads the files of a dataset again. The caller has the dataset, so that its version does not go meanwhile.
+pub fn verify_dataset(agent: &Arc<Agent>, row: &DatasetRow, report: &mut VerifyReport) -> Result<(), CodedError> {
+    let catalog = &agent.catalog();
     let found = match row.role {
         Role::Subscribe => in_force(catalog, row)?,
         Role::Publish | Role::Local => catalog.committed(row.id)?.map(|committed| (row.folder.clone(), committed)),

@@ -128,27 +128,22 @@ fn record(
     if let Some(committed) = committed {
         let before = committed.decode_manifest()?;
         if before.root == manifest.root && before.height == manifest.height {
-            catalog.forget_uncommitted(dataset)?;
+            catalog.supersede(dataset)?;
+            catalog.prune_pages(dataset)?;
             return Ok(false);
         }
     }
     manifest.parent = committed.map(|committed| committed.version);
     let body = manifest.encode();
-    let version = VersionRow {
-        number: committed.map_or(1, |committed| committed.number + 1),
-        version: Manifest::id_of(&body),
-        state: VersionState::Built,
-        manifest: body,
-        record: Vec::new(),
-        receipt: Vec::new(),
-    };
+    let (number, id) = (committed.map_or(1, |committed| committed.number + 1), Manifest::id_of(&body));
     if folder.role == Role::Local {
+        let (state, record, receipt) = (VersionState::Committed, Vec::new(), Vec::new());
+        let version = VersionRow { number, version: id, state, manifest: body, record, receipt };
         catalog.commit_version(dataset, &version, 1)?;
-        catalog.prune_pages(dataset)?;
     } else {
-        catalog.put_version(dataset, &version)?;
-        catalog.trim_uncommitted(dataset)?;
+        catalog.put_built(dataset, number, id, body)?;
     }
+    catalog.prune_pages(dataset)?;
     Ok(true)
 }
 

@@ -24,7 +24,7 @@ use headwater_protocol::tree::{
 use headwater_quic::transfer::UnavailableChunk;
 
 use super::build::CatalogSink;
-use crate::catalog::{Catalog, CatalogError, DatasetId, DatasetPages, DatasetRow, VersionRow, VersionState};
+use crate::catalog::{Catalog, CatalogError, DatasetId, DatasetPages, DatasetRow, VersionRow};
 
 /// Files that are taken back in one step; more follow in the next.
 const FILES_MAX: usize = 10_000;
@@ -71,21 +71,12 @@ pub(super) fn revert(
     sink.finish()?;
     let manifest = Manifest { height: built.height, root: built.root, ..manifest.clone() };
     let body = manifest.encode();
-    catalog.forget_uncommitted(row.id)?;
     let is_committed = committed_manifest
         .is_some_and(|committed| committed.root == manifest.root && committed.height == manifest.height);
-    if !is_committed {
-        catalog.put_version(
-            row.id,
-            &VersionRow {
-                number: version.number,
-                version: Manifest::id_of(&body),
-                state: VersionState::Built,
-                manifest: body,
-                record: Vec::new(),
-                receipt: Vec::new(),
-            },
-        )?;
+    if is_committed {
+        catalog.supersede(row.id)?;
+    } else {
+        catalog.put_built(row.id, version.number, Manifest::id_of(&body), body)?;
     }
     Ok(bad.len())
 }

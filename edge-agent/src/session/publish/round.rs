@@ -48,7 +48,7 @@ pub async fn publish(
     rounds: Rounds,
     collector: &Collector,
 ) -> Result<Option<Duration>, CodedError> {
-    let _mine = agent.have(folder.dataset.as_str()).await;
+    let _round = agent.have_round(folder.dataset.as_str(), &folder.path).await;
     let mut round = Round { agent, folder, collector, settle_waits: if rounds.settle { SETTLE_WAITS } else { 0 } };
     let access = access.filter(|_| folder.role == Role::Publish);
     if let Some(access) = access {
@@ -178,8 +178,13 @@ impl Round<'_> {
         chunks: Vec<UnavailableChunk>,
     ) -> Result<usize, CodedError> {
         let reason = chunks.first().map(|chunk| chunk.reason.clone()).unwrap_or_default();
+        let mine = self.agent.have(&row.name, &row.folder).await;
         let (catalog, row_here, number) = (self.agent.catalog(), row.clone(), version.number);
-        let files = tokio::task::spawn_blocking(move || revert(&catalog, &row_here, &version, &chunks))
+        let work = move || {
+            let _mine = mine;
+            revert(&catalog, &row_here, &version, &chunks)
+        };
+        let files = tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| CodedError::new(&codes::INTERNAL, "a version can't be changed").with_source(error))??;
         let text = format!("version {number} goes on without {files} files that changed while it was sent: {reason}");
@@ -204,12 +209,15 @@ impl Round<'_> {
     }
 
     async fn build_once(&self) -> Result<Built, CodedError> {
+        let mine = self.agent.have(self.folder.dataset.as_str(), &self.folder.path).await;
         let _slot = self.agent.scans().acquire_owned().await;
         let cancel = Cancel::default();
         // Dropped with this future: a scan that nobody waits for any more stops.
         let stop = CancelOnDrop(cancel.clone());
         let (agent, folder, collector) = (Arc::clone(self.agent), self.folder.clone(), self.collector.clone());
         let built = tokio::task::spawn_blocking(move || {
+            // Held until the scan has really ended, be it that nobody waits for it any more.
+            let _mine = mine;
             let dataset = folder.dataset.as_str().to_owned();
             let mut progress = |progress: headwater_host::version::Progress| {
                 collector.scan_progress(&dataset, progress.paths, progress.bytes_read);

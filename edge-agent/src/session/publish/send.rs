@@ -42,7 +42,7 @@ pub(super) async fn send(
 ) -> Result<Sent, CodedError> {
     let catalog = agent.catalog();
     let version = signed(agent, &catalog, row, version)?;
-    let source = source(&catalog, row, &version)?;
+    let source = source(&catalog, DatasetPages::new(Arc::clone(&catalog), row.id), row, &version)?;
     let outgoing = OutgoingVersion {
         dataset: row.name.clone(),
         manifest: version.manifest.clone().into(),
@@ -68,7 +68,7 @@ pub(super) async fn ask_receipt(
     version: VersionRow,
 ) -> Result<(), CodedError> {
     let catalog = agent.catalog();
-    let source = source(&catalog, row, &version)?;
+    let source = source(&catalog, DatasetPages::new(Arc::clone(&catalog), row.id), row, &version)?;
     let outgoing = OutgoingVersion {
         dataset: row.name.clone(),
         manifest: version.manifest.clone().into(),
@@ -90,7 +90,10 @@ pub fn serve_fetch(agent: &Arc<Agent>, handle: SessionHandle, transfer: u32, dat
             let _ = handle.refuse(transfer, refusal.refusal()).await;
             return;
         };
-        let source = match source(&agent.catalog(), &row, &known) {
+        // A newer version may be committed while this one is read.
+        let catalog = agent.catalog();
+        let pages = DatasetPages::of_passing_version(Arc::clone(&catalog), row.id);
+        let source = match source(&catalog, pages, &row, &known) {
             Ok(source) => source,
             Err(error) => {
                 let _ = handle.refuse(transfer, error.refusal()).await;
@@ -123,7 +126,12 @@ pub(super) fn find_published(
     Ok(None)
 }
 
-fn source(catalog: &Arc<Catalog>, row: &DatasetRow, version: &VersionRow) -> Result<PublishSource, CodedError> {
+fn source(
+    catalog: &Catalog,
+    pages: DatasetPages,
+    row: &DatasetRow,
+    version: &VersionRow,
+) -> Result<PublishSource, CodedError> {
     // Whatever else goes wrong, what is local is never a source.
     assert!(row.role == Role::Publish, "only published datasets are sent");
     let manifest = version.decode_manifest()?;
@@ -131,7 +139,7 @@ fn source(catalog: &Arc<Catalog>, row: &DatasetRow, version: &VersionRow) -> Res
         Some(committed) if committed.version != version.version => Some(committed.decode_manifest()?),
         _ => None,
     };
-    PublishSource::new(Arc::clone(catalog), row.id, &row.folder, manifest, parent).map_err(|error| {
+    PublishSource::new(pages, &row.folder, manifest, parent).map_err(|error| {
         CodedError::io(&codes::FOLDER_MISSING, format!("`{}` can't be opened", row.folder.display()), error)
     })
 }
@@ -176,8 +184,13 @@ async fn acknowledged(
     receipt.verify(&record, device.identity.authority()).map_err(|error| bad(error.to_string()))?;
     let number = version.number;
     let committed = VersionRow { record: report.commit.clone(), receipt: report.receipt.clone(), ..version };
+    let mine = agent.have(&row.name, &row.folder).await;
     let (catalog, row_here) = (Arc::clone(catalog), row.clone());
-    tokio::task::spawn_blocking(move || note_commit(&catalog, &row_here, &committed))
+    let work = move || {
+        let _mine = mine;
+        note_commit(&catalog, &row_here, &committed)
+    };
+    tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| CodedError::new(&codes::INTERNAL, "noting a commit failed").with_source(error))??;
     agent.note(EventLevel::Info, "", &row.name, format!("version {number} is committed"));

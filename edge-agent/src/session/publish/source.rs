@@ -17,7 +17,7 @@ use headwater_protocol::tree::{ChunkPlace, DeltaPrefix, Tree};
 use headwater_protocol::wire::DeltaSource;
 use headwater_quic::transfer::{DeltaBase, ItemBody, LoadedItem, Source, SourceError};
 
-use crate::catalog::{Catalog, DatasetId, DatasetPages};
+use crate::catalog::DatasetPages;
 
 /// The bytes of one version.
 pub struct PublishSource {
@@ -28,14 +28,8 @@ pub struct PublishSource {
 
 impl PublishSource {
     /// The bytes of the version of `manifest` in `folder`. `parent` is what the core has committed before, if anything.
-    pub fn new(
-        catalog: Arc<Catalog>,
-        dataset: DatasetId,
-        folder: &Path,
-        manifest: Manifest,
-        parent: Option<Manifest>,
-    ) -> io::Result<Self> {
-        let pages = Arc::new(DatasetPages::new(catalog, dataset));
+    pub fn new(pages: DatasetPages, folder: &Path, manifest: Manifest, parent: Option<Manifest>) -> io::Result<Self> {
+        let pages = Arc::new(pages);
         let local = LocalChunks::new(folder, manifest, Arc::clone(&pages) as _)?;
         Ok(Self { local, pages, parent })
     }

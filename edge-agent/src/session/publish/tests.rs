@@ -12,7 +12,7 @@ use headwater_protocol::tree::Tree;
 use super::build::{Built, build};
 use super::keep::recovering_key;
 use super::send::{find_published, note_commit};
-use crate::agent::Agent;
+use crate::agent::{Agent, Folder};
 use crate::catalog::{Catalog, DatasetPages, DatasetRow, Role, VersionRow};
 use crate::storage::free;
 use crate::storage::holdings::Holdings;
@@ -52,14 +52,16 @@ impl Site {
         self.agent.catalog()
     }
 
+    fn folder(&self) -> Folder {
+        self.agent.folder("data").expect("configured")
+    }
+
     fn row(&self) -> DatasetRow {
-        let folder = self.agent.folder("data").expect("configured");
-        self.catalog().dataset("data", Role::Publish, &folder.path).expect("a dataset")
+        self.catalog().dataset("data", Role::Publish, &self.folder().path).expect("a dataset")
     }
 
     fn scan(&self) -> Built {
-        let folder = self.agent.folder("data").expect("configured");
-        build(&self.agent, &folder, &Cancel::default(), &mut |_| {}).expect("built")
+        build(&self.agent, &self.folder(), &Cancel::default(), &mut |_| {}).expect("built")
     }
 
     /// Scans, and notes that the core committed what came of it.
@@ -90,7 +92,7 @@ impl Site {
 
     fn delete(&self, paths: &[&str]) {
         let paths: Vec<_> = paths.iter().map(ToString::to_string).collect();
-        free::delete(&self.agent, "data", &paths).expect("deleted");
+        free::delete(&self.agent, &self.folder(), &paths).expect("deleted");
     }
 
     fn freed(&self) -> u64 {
@@ -166,7 +168,7 @@ fn a_deletion_that_can_not_be_named_whole_deletes_nothing() {
     site.commit();
     site.free(&["a"]);
     let paths = ["a", "nowhere"].map(String::from);
-    free::delete(&site.agent, "data", &paths).expect_err("there is no such file");
+    free::delete(&site.agent, &site.folder(), &paths).expect_err("there is no such file");
     assert_eq!((site.paths(), site.freed()), (vec!["a".to_owned(), "b".to_owned()], 1));
 }
 

@@ -23,7 +23,7 @@ use crate::session::transfer_error;
 pub async fn fetch(agent: &Arc<Agent>, wanted: &Wanted, link: &Link, collector: &Collector) -> Result<(), CodedError> {
     let folder = wanted.folder.clone()?;
     let newest = &wanted.newest;
-    let _mine = agent.have(&format!("{} -> {}", newest.dataset, folder.display())).await;
+    let _mine = agent.have(&newest.dataset, &folder).await;
     let catalog = agent.catalog();
     let before = {
         let (catalog, newest) = (Arc::clone(&catalog), newest.clone());
