@@ -20,6 +20,11 @@ pub const ADMIN_PORT_DEFAULT: u16 = 4734;
 /// Least memory for transfers with which one can make progress.
 pub const TRANSFERS_BYTES_MIN: u64 = 8 << 20;
 
+/// Size of a pack when the configuration names none, in bytes.
+pub const PACK_SIZE_DEFAULT: u64 = 256 << 20;
+/// Least size of a pack: one chunk of the largest size fits.
+pub const PACK_SIZE_MIN: u64 = 2 << 20;
+
 /// The configuration of a core.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -42,6 +47,8 @@ pub struct Config {
     pub network: NetworkConfig,
     /// How much memory is used.
     pub memory: MemoryConfig,
+    /// How bytes rest.
+    pub store: StoreConfig,
     /// How long what devices have proved to have uploaded is kept without a version that names it.
     pub proofs: ProofConfig,
     /// Which versions are kept where a dataset has no rule of its own.
@@ -66,6 +73,7 @@ impl Default for Config {
             log_json: false,
             network: NetworkConfig::default(),
             memory: MemoryConfig::default(),
+            store: StoreConfig::default(),
             proofs: ProofConfig::default(),
             retention: RetentionConfig::default(),
             gc: GcConfig::default(),
@@ -116,6 +124,20 @@ pub struct MemoryConfig {
 impl Default for MemoryConfig {
     fn default() -> Self {
         Self { transfers: HumanBytes(96 << 20), pages: HumanBytes(16 << 20) }
+    }
+}
+
+/// How bytes rest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Size at which a pack is sealed and the next begun. Small ones free disk sooner, large ones are fewer files.
+    pub pack_size: HumanBytes,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { pack_size: HumanBytes(PACK_SIZE_DEFAULT) }
     }
 }
 
@@ -202,6 +224,9 @@ impl Validate for Config {
         if self.memory.transfers.0 < TRANSFERS_BYTES_MIN {
             problems
                 .push(Problem::of_key("memory.transfers", format!("at least {TRANSFERS_BYTES_MIN} bytes are needed")));
+        }
+        if self.store.pack_size.0 < PACK_SIZE_MIN {
+            problems.push(Problem::of_key("store.pack_size", format!("at least {PACK_SIZE_MIN} bytes are needed")));
         }
         problems
     }

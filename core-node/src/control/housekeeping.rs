@@ -1,13 +1,15 @@
 //! What keeps the store well: gc with retention, verification, and fetching damaged chunks again from their devices.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
+use headwater_protocol::id::VersionId;
 use serde_json::json;
 
 use super::handler::{Emitter, catalog_failed};
 use super::{Answer, DamageRow, Progress};
-use crate::catalog::Retention;
+use crate::catalog::{Principal, Retention, UnixMs};
 use crate::core::{Announcement, Core};
 use crate::ingest::error_chain;
 use crate::store::{GcError, GcOptions, GcProgress, GcReport, VerifyError};
@@ -16,6 +18,8 @@ use crate::store::{GcError, GcOptions, GcProgress, GcReport, VerifyError};
 const REWRITE_LIVE_PERCENT_MAX: u8 = 50;
 /// Seconds in a day.
 const DAY_S: u64 = 86_400;
+/// The catalog's note of when gc ran last: Unix milliseconds, little-endian.
+const LAST_GC_NOTE: &str = "gc/last";
 
 pub(super) fn gc(core: &Arc<Core>, last_copy: bool, dry_run: bool, out: &Emitter) -> Result<(), CodedError> {
     let report = collect(core, last_copy, dry_run, &mut |progress| {
@@ -68,6 +72,12 @@ fn collect(
         rewrite_live_percent_max: Some(REWRITE_LIVE_PERCENT_MAX),
     };
     let report = core.store.collect(options, progress).map_err(gc_failed)?;
+    if !dry_run {
+        note_gc(core, core.now());
+        if let Err(error) = core.catalog.tidy() {
+            tracing::warn!(error = error_chain(&error), "the catalog could not give back what it does not need");
+        }
+    }
     core.metrics.gc_runs.inc();
     core.metrics.gc_freed_bytes.inc_by(if dry_run { 0 } else { report.freed_bytes });
     tracing::info!(freed_bytes = report.freed_bytes, packs = report.packs_deleted, dry_run, "gc");
@@ -132,43 +142,70 @@ pub(super) fn verify(core: &Arc<Core>, out: &Emitter) -> Result<(), CodedError> 
             report.affected.len()
         ),
     };
+    let indexes = match report.indexes_damaged.len() {
+        0 => String::new(),
+        count => format!("; the indexes of {count} packs are damaged, which matters only if the catalog is lost"),
+    };
     let affected: Vec<_> =
         report.affected.iter().map(|version| format!("{}@{}", version.dataset, version.number)).collect();
     out.done(
-        said,
+        said + &indexes,
         json!({
             "chunks": report.chunks,
             "bytes": report.bytes,
             "packs": report.packs,
             "damaged": report.damaged_count,
             "healed": report.healed,
+            "indexes_damaged": report.indexes_damaged.iter().map(|pack| pack.0).collect::<Vec<_>>(),
             "affected": affected,
             "stopped": report.stopped,
         }),
     )
 }
 
-/// Newest versions of `writer` that miss damaged chunks: what it is to be asked for again. Blocks.
-pub(crate) fn damaged_heads(
-    core: &Core,
-    writer: crate::catalog::Principal,
-) -> Vec<(String, headwater_protocol::id::VersionId)> {
-    let found = || -> Result<Vec<_>, Box<dyn std::error::Error>> {
-        if core.catalog.damaged()?.is_empty() {
-            return Ok(Vec::new());
-        }
+/// Newest versions of `writer` that miss damaged chunks: what it is to be asked for again. Blocks; looks at trees only where
+/// something is damaged.
+pub(crate) fn damaged_heads(core: &Core, writer: Principal) -> Vec<(String, VersionId)> {
+    let found = || -> Result<Vec<_>, VerifyError> {
         let mut heads = Vec::new();
-        for version in core.store.affected_versions()? {
-            let Some(dataset) = core.catalog.dataset(&version.dataset)? else { continue };
-            let is_head = dataset.head.is_some_and(|head| head.number == version.number);
-            if is_head && dataset.writer == writer {
-                heads.push((version.dataset, version.version));
+        if core.catalog.counts()?.chunks.damaged == 0 {
+            return Ok(heads);
+        }
+        for dataset in core.catalog.datasets()?.into_iter().filter(|dataset| dataset.writer == writer) {
+            let head = core.catalog.versions(dataset.id, None, 1)?.pop();
+            let Some((head, root)) = head.and_then(|head| Some((head, head.root?))) else { continue };
+            let whole = core.catalog.pages_complete(dataset.id, &[root])?.into_iter().all(|complete| complete);
+            if !whole && !core.store.damaged_below(root)?.is_empty() {
+                heads.push((dataset.name, head.version));
             }
         }
         Ok(heads)
     };
     found().unwrap_or_else(|error| {
-        tracing::warn!(error = error_chain(error.as_ref()), "what is damaged can't be looked up");
+        tracing::warn!(error = error_chain(&error), "what is damaged can't be looked up");
         Vec::new()
     })
+}
+
+/// How long until gc is due: `every` after the last one that came to its end, in this process or an earlier one. Blocks.
+pub(crate) fn gc_due_in(core: &Core, every: Duration) -> Duration {
+    let now = core.now();
+    let last = match core.catalog.note(LAST_GC_NOTE) {
+        Ok(Some(note)) => note.try_into().map_or(now, |bytes| UnixMs(u64::from_le_bytes(bytes))),
+        Ok(None) => {
+            note_gc(core, now);
+            now
+        }
+        Err(error) => {
+            tracing::warn!(error = error_chain(&error), "when gc ran last can't be looked up");
+            now
+        }
+    };
+    every.saturating_sub(Duration::from_millis(now.0.saturating_sub(last.0)))
+}
+
+fn note_gc(core: &Core, at: UnixMs) {
+    if let Err(error) = core.catalog.set_note(LAST_GC_NOTE, &at.0.to_le_bytes()) {
+        tracing::warn!(error = error_chain(&error), "that gc ran could not be noted");
+    }
 }

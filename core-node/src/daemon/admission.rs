@@ -3,7 +3,7 @@
 
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::trust::{
-    NONCE_BYTES, NonceLedger, NonceVerdict, Principal as Peer, RevisionMismatch, negotiate,
+    NONCE_RANDOM_BYTES, NonceLedger, NonceVerdict, Principal as Peer, RevisionMismatch, negotiate,
 };
 use headwater_protocol::wire::{Hello, PROTOCOL_REVISION, Refusal, Welcome};
 
@@ -36,7 +36,7 @@ pub(super) fn admit(core: &Core, shown: &headwater_quic::Peer, hello: &Hello) ->
     let certificate = renewal(core, shown, &device);
     Ok(Admitted {
         peer: core.rights.peer(&device),
-        welcome: Welcome { revision, nonce: nonce.to_vec(), name: device.name, labels: device.labels, certificate },
+        welcome: Welcome { revision, nonce, name: device.name, labels: device.labels, certificate },
     })
 }
 
@@ -52,17 +52,18 @@ fn find(core: &Core, shown: &headwater_quic::Peer) -> Result<DeviceRecord, Refus
 }
 
 /// Judges the nonce that was shown, and writes down the next one before it is given away.
-fn next_nonce(core: &Core, mut device: DeviceRecord, shown: &[u8]) -> Result<[u8; NONCE_BYTES], Refusal> {
+fn next_nonce(core: &Core, mut device: DeviceRecord, shown: &[u8]) -> Result<Vec<u8>, Refusal> {
     let catalog = |error| catalog_refusal(&error);
     for _ in 0..NONCE_TRIES_MAX {
         let ledger = ledger(&device.nonces);
         if ledger.judge(shown) == NonceVerdict::Clone {
             return Err(cloned(core, &device));
         }
-        let mut given = [0; NONCE_BYTES];
-        getrandom::fill(&mut given)
+        let mut random = [0; NONCE_RANDOM_BYTES];
+        getrandom::fill(&mut random)
             .map_err(|_| CodedError::new(&codes::INTERNAL, "the core's system gave no random bytes").refusal())?;
-        let after = ledger.after(shown, given);
+        let after = ledger.after(shown, random);
+        let given = after.newest.clone();
         let nonces: Vec<Vec<u8>> = after.before.into_iter().chain([after.newest]).collect();
         if core.catalog.swap_nonces(&device.key, &device.nonces, &nonces).map_err(catalog)? {
             return Ok(given);
@@ -130,9 +131,9 @@ mod tests {
     fn ledgers_come_back_as_they_were_kept() {
         let first = ledger(&[]);
         assert_eq!(first.judge(b""), NonceVerdict::Known);
-        let after = first.after(b"", [1; NONCE_BYTES]);
+        let after = first.after(b"", [1; NONCE_RANDOM_BYTES]);
         let kept: Vec<Vec<u8>> = after.before.clone().into_iter().chain([after.newest.clone()]).collect();
         assert_eq!(ledger(&kept), after);
-        assert_eq!(ledger(&kept).judge(&[2; NONCE_BYTES]), NonceVerdict::Clone);
+        assert_eq!(ledger(&kept).judge(&[0; 16]), NonceVerdict::Clone);
     }
 }

@@ -1,4 +1,4 @@
-//! What the core does by itself: new editions of collections, and gc with retention.
+//! What the core does by itself: new editions of collections, gc with retention, and telling sessions of damage.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::catalog::CatalogError;
-use crate::control::{add_edition, collect_garbage, members_of};
-use crate::core::Core;
+use crate::control::{add_edition, collect_garbage, gc_due_in, members_of};
+use crate::core::{Announcement, Core};
 use crate::ingest::error_chain;
 
 /// How often is looked whether a collection is due.
 const COLLECTIONS_EVERY: Duration = Duration::from_secs(5);
+
+/// How long damage is gathered before sessions hear of it: it seldom comes alone.
+const DAMAGE_GATHERED_FOR: Duration = Duration::from_secs(1);
 
 /// The tasks in the background; they end when told.
 pub(super) struct Background(AbortHandle);
@@ -26,25 +29,43 @@ impl Background {
 /// Starts all work in the background.
 pub(super) fn start(core: &Arc<Core>) -> Background {
     let mut tasks = JoinSet::new();
-    tasks.spawn(every("collections", COLLECTIONS_EVERY, core.clone(), make_editions(core)));
+    tasks.spawn(announce_damage(core.clone()));
+    tasks.spawn(every("collections", COLLECTIONS_EVERY, COLLECTIONS_EVERY, core.clone(), make_editions(core)));
     let gc_every = core.config.gc.every.0;
     if !gc_every.is_zero() {
-        let collect = |core: &Arc<Core>| collect_garbage(core).map_err(|error| error.to_string());
-        tasks.spawn(every("gc", gc_every, core.clone(), collect));
+        let core = core.clone();
+        tasks.spawn(async move {
+            let of = core.clone();
+            let due = tokio::task::spawn_blocking(move || gc_due_in(&of, gc_every)).await.unwrap_or(gc_every);
+            let collect = |core: &Arc<Core>| collect_garbage(core).map_err(|error| error.to_string());
+            every("gc", due, gc_every, core, collect).await;
+        });
     }
     let running = tokio::spawn(async move { while tasks.join_next().await.is_some() {} });
     Background(running.abort_handle())
 }
 
-/// Runs `work` on a blocking thread every `period`, and shows it in `status`.
-async fn every<W>(name: &'static str, period: Duration, core: Arc<Core>, work: W)
+/// Tells sessions that something is damaged, whoever found it.
+async fn announce_damage(core: Arc<Core>) {
+    let mut found = core.store.damage_found();
+    while found.changed().await.is_ok() {
+        tokio::time::sleep(DAMAGE_GATHERED_FOR).await;
+        found.mark_unchanged();
+        core.tell(Announcement::Damaged);
+    }
+}
+
+/// Runs `work` on a blocking thread, first after `first` and then every `period`, and shows it in `status`.
+async fn every<W>(name: &'static str, first: Duration, period: Duration, core: Arc<Core>, work: W)
 where
     W: Fn(&Arc<Core>) -> Result<String, String> + Send + Sync + 'static,
 {
     let work = Arc::new(work);
     core.workers.done(name, "");
+    let mut wait = first;
     loop {
-        tokio::time::sleep(period).await;
+        tokio::time::sleep(wait).await;
+        wait = period;
         let (run, of) = (work.clone(), core.clone());
         core.workers.doing(name, "working");
         let ended = tokio::task::spawn_blocking(move || run(&of)).await;

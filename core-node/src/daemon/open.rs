@@ -85,8 +85,9 @@ pub fn open(folder: PathBuf, config: Config) -> Result<Arc<Core>, CodedError> {
         authority.core_identity(&folder, &config.name).map_err(|error| identity_failed(&folder, error))?;
     let catalog: Arc<dyn Catalog> = Arc::new(open_catalog(&folder)?);
     let packs = Arc::new(open_packs(&folder)?);
-    let (store, recovered) = ChunkStore::open(packs, catalog.clone(), ChunkStoreOptions::default())
-        .map_err(|error| store_failed(&folder, error))?;
+    let options = ChunkStoreOptions { pack_bytes_max: config.store.pack_size.0, ..ChunkStoreOptions::default() };
+    let (store, recovered) =
+        ChunkStore::open(packs, catalog.clone(), options).map_err(|error| store_failed(&folder, error))?;
     if recovered != crate::store::RecoveryReport::default() {
         tracing::info!(?recovered, "the store was mended after an unclean end");
     }
@@ -184,6 +185,9 @@ const TEMPLATE_REST: &str = r#"
 # [proofs]
 # lifetime = "336h"                  # how long an upload that no version names yet is kept
 # prefixes = "32MiB"                 # unfinished chunks that are kept for one device
+
+# [store]
+# pack_size = "256MiB"               # a file of the store; small ones free disk sooner
 
 # [retention]
 # keep_last = 0                      # newest versions to keep of each dataset; 0 keeps all

@@ -9,7 +9,7 @@ use headwater_protocol::chunking::CHUNK_BYTES_MAX;
 use headwater_protocol::compress::{self, COMPRESS_BYTES_MIN};
 use headwater_protocol::id::ChunkId;
 use tokio::sync::mpsc::{self, UnboundedSender};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use super::commit_order::{CommitOrder, PackLimits};
 use super::format::{self, RECORD_HEADER_BYTES, RecordHeader};
@@ -36,7 +36,12 @@ pub struct ChunkStoreOptions {
 
 impl Default for ChunkStoreOptions {
     fn default() -> Self {
-        Self { pack_bytes_max: 256 << 20, queue_bytes_max: 64 << 20, compress: true, compress_level: 1 }
+        Self {
+            pack_bytes_max: crate::config::PACK_SIZE_DEFAULT,
+            queue_bytes_max: 64 << 20,
+            compress: true,
+            compress_level: 1,
+        }
     }
 }
 
@@ -172,6 +177,8 @@ pub struct ChunkStore {
     thread: Option<JoinHandle<()>>,
     /// Held by a gc or a verification: one runs at a time.
     maintenance: Mutex<()>,
+    /// Counts what was set aside.
+    damage: watch::Sender<u64>,
 }
 
 impl ChunkStore {
@@ -201,6 +208,7 @@ impl ChunkStore {
             requests: Some(requests),
             thread: Some(thread),
             maintenance: Mutex::new(()),
+            damage: watch::Sender::new(0),
         };
         Ok((store, resumed.report))
     }
@@ -323,10 +331,16 @@ impl ChunkStore {
     pub(super) fn set_aside(&self, entry: &ChunkEntry, detail: &str) -> Result<(), CatalogError> {
         if self.catalog.mark_damaged(&entry.id, &entry.location)? {
             Counters::add(&self.counters.damaged_chunks, 1);
+            self.damage.send_modify(|found| *found += 1);
             let ChunkLocation { pack, offset, .. } = entry.location;
             tracing::error!(chunk = %entry.id, %pack, offset, detail, "a stored chunk is damaged and was set aside");
         }
         Ok(())
+    }
+
+    /// Changes whenever a chunk is found damaged, whoever read it.
+    pub fn damage_found(&self) -> watch::Receiver<u64> {
+        self.damage.subscribe()
     }
 
     /// Runs `job` on the writer thread between two groups, so that nothing is stored meanwhile.

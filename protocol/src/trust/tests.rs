@@ -227,24 +227,42 @@ fn access() {
     assert!(LabelSelector::parse("site").is_err());
 }
 
+/// Whether one of two holders of the same nonce is taken for a clone once each has had two sessions.
+fn notices_a_copy(mut ledger: NonceLedger, held: &[u8]) -> bool {
+    let mut holders = [held.to_vec(), held.to_vec()];
+    let mut noticed = false;
+    for (turn, who) in [0usize, 1, 0, 1].into_iter().enumerate() {
+        noticed |= ledger.judge(&holders[who]) == NonceVerdict::Clone;
+        ledger = ledger.after(&holders[who], [100 + turn as u8; NONCE_RANDOM_BYTES]);
+        holders[who].clone_from(&ledger.newest);
+    }
+    noticed
+}
+
 #[test]
 fn nonces() {
+    let random = |byte: u8| [byte; NONCE_RANDOM_BYTES];
     let fresh = NonceLedger::default();
     assert_eq!(fresh.judge(b""), NonceVerdict::Known);
     assert_eq!(fresh.judge(b"anything"), NonceVerdict::Clone, "a key that never had a session has nothing to show");
-    let first = fresh.after(b"", [1; NONCE_BYTES]);
-    for (shown, wanted) in
-        [(&b""[..], NonceVerdict::Known), (&[1; 16], NonceVerdict::Known), (&[2; 16], NonceVerdict::Clone)]
-    {
+    let first = fresh.after(b"", random(1));
+    let forged = [&1u64.to_be_bytes()[..], &random(7)].concat();
+    for (shown, wanted) in [
+        (&b""[..], NonceVerdict::Known),
+        (&first.newest, NonceVerdict::Known),
+        (&forged, NonceVerdict::Clone),
+        (&first.newest[1..], NonceVerdict::Clone),
+    ] {
         assert_eq!(first.judge(shown), wanted, "{shown:?}");
     }
-    let second = first.after(&[1; 16], [2; NONCE_BYTES]);
+    let second = first.after(&first.newest, random(2));
     assert_eq!(second.judge(b""), NonceVerdict::Clone);
-    assert_eq!(second.judge(&[1; 16]), NonceVerdict::Known, "the session may have died before the nonce was stored");
+    let held = first.newest.clone();
+    assert_eq!(second.judge(&held), NonceVerdict::Known, "the session may have died before the nonce was stored");
     // It did, and again: the device keeps showing the one it has.
-    let third = second.after(&[1; 16], [3; NONCE_BYTES]).after(&[1; 16], [4; NONCE_BYTES]);
-    assert_eq!(third.judge(&[1; 16]), NonceVerdict::Known);
-    assert_eq!(third.judge(&[2; 16]), NonceVerdict::Clone);
+    let third = second.after(&held, random(3)).after(&held, random(4));
+    assert_eq!(third.judge(&held), NonceVerdict::Known);
+    assert_eq!(third.judge(&second.newest), NonceVerdict::Clone);
 }
 
 proptest! {
@@ -256,21 +274,27 @@ proptest! {
         let mut held = Vec::new();
         for (turn, stored) in stored.into_iter().enumerate() {
             prop_assert_eq!(ledger.judge(&held), NonceVerdict::Known);
-            let given = [turn as u8; NONCE_BYTES];
-            ledger = ledger.after(&held, given);
+            ledger = ledger.after(&held, [turn as u8; NONCE_RANDOM_BYTES]);
             if stored {
-                held = given.to_vec();
+                held.clone_from(&ledger.newest);
             }
         }
-        let mut holders = [held.clone(), held];
-        let mut noticed = false;
-        for (turn, who) in [0usize, 1, 0, 1].into_iter().enumerate() {
-            noticed |= ledger.judge(&holders[who]) == NonceVerdict::Clone;
-            let given = [100 + turn as u8; NONCE_BYTES];
-            ledger = ledger.after(&holders[who], given);
-            holders[who] = given.to_vec();
+        prop_assert!(notices_a_copy(ledger, &held));
+    }
+
+    /// A core that is restored from a backup knows its devices, and still notices a copy of one.
+    #[test]
+    fn a_restored_ledger_knows_its_device(sessions in 1usize..20, backup_after in 0usize..20) {
+        let (mut ledger, mut backup, mut held) = (NonceLedger::default(), NonceLedger::default(), Vec::new());
+        for turn in 0..sessions {
+            ledger = ledger.after(&held, [turn as u8; NONCE_RANDOM_BYTES]);
+            held.clone_from(&ledger.newest);
+            if turn < backup_after {
+                backup = ledger.clone();
+            }
         }
-        prop_assert!(noticed);
+        prop_assert_eq!(backup.judge(&held), NonceVerdict::Known);
+        prop_assert!(notices_a_copy(backup, &held));
     }
 
     #[test]
