@@ -75,6 +75,9 @@ impl Device {
     /// Keeps what joining gave. The card comes first: the certificate makes it count.
     pub fn joined(data: &Path, identity: Identity, card: Card) -> Result<Self, CodedError> {
         let device = Self { data: data.to_owned(), identity, card };
+        // A nonce that another identity left would look like a clone's past.
+        durable::remove_file(&data.join(NONCE_FILE))
+            .map_err(|error| CodedError::io(&codes::WRITE_FAILED, "an old nonce can't be removed", error))?;
         device.save_card()?;
         device.save_identity()?;
         Ok(device)

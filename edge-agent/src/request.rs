@@ -17,6 +17,8 @@ pub enum Request {
     Join {
         /// The token that the core's operator gave.
         token: String,
+        /// Where the core is, instead of where the token says.
+        core: Option<String>,
         /// The name to be known by.
         name: Option<String>,
     },
@@ -72,8 +74,6 @@ pub enum Request {
     Status,
     /// What happened; answers with a list of events.
     Log {
-        /// Only events after this one.
-        after: i64,
         /// At most so many of the newest.
         count: u32,
     },

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use headwater_host::config::{ConfigError, ConfigSources, HumanBytes, HumanDuration, Problem, Validate};
-use headwater_host::durable;
 use headwater_host::error::{CodedError, codes};
 pub use headwater_host::version::PublishMode as Mode;
+use headwater_host::{durable, logging};
 use headwater_protocol::name::{NamePattern, NameTemplate};
+use headwater_quic::Congestion;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::Role;
@@ -94,13 +95,25 @@ pub struct ScanSettings {
     pub settle: HumanDuration,
     /// Whether changes are watched for between scans.
     pub watch: bool,
+    /// Files that are not published, in gitignore syntax; they count before the rules in `.headwaterignore` files.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ignore: Vec<String>,
+    /// Whether `.gitignore` files count too.
+    pub gitignore: bool,
     /// Bytes of a first scan after which a version is committed while the scan goes on.
     pub version_bytes: HumanBytes,
 }
 
 impl Default for ScanSettings {
     fn default() -> Self {
-        Self { threads: 0, settle: HumanDuration(SETTLE), watch: true, version_bytes: HumanBytes(8 << 30) }
+        Self {
+            threads: 0,
+            settle: HumanDuration(SETTLE),
+            watch: true,
+            ignore: Vec::new(),
+            gitignore: false,
+            version_bytes: HumanBytes(8 << 30),
+        }
     }
 }
 
@@ -216,6 +229,17 @@ impl Validate for Settings {
         let count = self.publish.len() + self.subscribe.len() + self.local.len();
         if count > FOLDERS_MAX {
             found("", format!("{count} folders are configured, and {FOLDERS_MAX} are the most"));
+        }
+        if let Err(error) = logging::check_filter(&self.log.filter) {
+            found("log.filter", error.to_string());
+        }
+        if let Some(Err(error)) = self.core.congestion.as_ref().map(|name| name.parse::<Congestion>()) {
+            found("core.congestion", error.to_string());
+        }
+        for rule in &self.scan.ignore {
+            if let Err(error) = headwater_host::scan::check_rule(rule) {
+                found("scan.ignore", format!("`{rule}` is no rule: {error}"));
+            }
         }
         let mut seen: Vec<&str> = Vec::new();
         for (folder, dataset, role) in self.scanned() {

@@ -40,6 +40,12 @@ pub enum LoggingError {
     Twice,
 }
 
+/// Checks a filter without starting anything.
+pub fn check_filter(filter: &str) -> Result<(), LoggingError> {
+    let refused = |source| LoggingError::Filter { filter: filter.to_owned(), source };
+    EnvFilter::try_new(filter).map(|_| ()).map_err(refused)
+}
+
 /// Starts logging for this process; once.
 pub fn start(options: &LogOptions) -> Result<(), LoggingError> {
     let filter = std::env::var(FILTER_VARIABLE).unwrap_or_else(|_| options.filter.clone());

@@ -24,8 +24,9 @@ const SESSION_WAIT: Duration = Duration::from_secs(20);
 /// Answers a command.
 pub(super) async fn answer(agent: &Arc<Agent>, request: Request, reply: ReplySender) -> Result<Value, CodedError> {
     match request {
-        Request::Join { token, name } => {
-            let device = Box::pin(crate::session::dial::join(agent, &token, name.as_deref())).await?;
+        Request::Join { token, core, name } => {
+            let joining = crate::session::dial::join(agent, &token, core.as_deref(), name.as_deref());
+            let device = Box::pin(joining).await?;
             let card = &device.card;
             Ok(json!({
                 "device": card.name,
@@ -81,8 +82,8 @@ pub(super) async fn answer(agent: &Arc<Agent>, request: Request, reply: ReplySen
             to_value(agent.healing(work).await?)
         }
         Request::Status => to_value(agent.healing(|| async { agent.status() }).await?),
-        Request::Log { after, count } => {
-            to_value(LogReport { events: agent.healing(|| async { Ok(agent.catalog().events(after, count)?) }).await? })
+        Request::Log { count } => {
+            to_value(LogReport { events: agent.healing(|| async { Ok(agent.catalog().events(count)?) }).await? })
         }
         Request::Verify => to_value(verify(agent, &reply).await?),
         Request::Leave => leave(agent).await,

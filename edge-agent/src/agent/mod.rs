@@ -292,7 +292,7 @@ impl Agent {
 
     /// Keeps an event, unless it repeats one of the newest: what stays as it is need not be said at every scan.
     pub fn note_once(&self, level: EventLevel, code: &str, dataset: &str, text: String) {
-        let newest = self.catalog().events(0, 8).unwrap_or_default();
+        let newest = self.catalog().events(8).unwrap_or_default();
         if newest.iter().any(|event| event.dataset == dataset && event.text == text) {
             tracing::debug!(dataset, "{text}");
             return;

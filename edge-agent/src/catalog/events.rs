@@ -67,17 +67,17 @@ impl Catalog {
         Ok(())
     }
 
-    /// Events after `after`, oldest first, at most `count` of the newest.
-    pub fn events(&self, after: i64, count: u32) -> Result<Vec<Event>, CatalogError> {
+    /// At most `count` of the newest events, oldest first.
+    pub fn events(&self, count: u32) -> Result<Vec<Event>, CatalogError> {
         let failed = |source| CatalogError::sql("list events", source);
         let connection = self.lock();
         let mut statement = connection
             .prepare_cached(
                 "SELECT id, at_s, level, code, dataset, text FROM
-                 (SELECT * FROM events WHERE id > ?1 ORDER BY id DESC LIMIT ?2) ORDER BY id",
+                 (SELECT * FROM events ORDER BY id DESC LIMIT ?1) ORDER BY id",
             )
             .map_err(failed)?;
-        let rows = statement.query_map(params![after, count], event_row).map_err(failed)?;
+        let rows = statement.query_map([count], event_row).map_err(failed)?;
         rows.collect::<Result<_, _>>().map_err(failed)
     }
 

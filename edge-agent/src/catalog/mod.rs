@@ -3,8 +3,8 @@
 //! It holds versions and their pages, stat stamps, an index from chunks to the files that hold them, acknowledgements and
 //! events; never file contents, never configuration. What is acknowledged is in it durably (WAL, `synchronous=FULL`)
 //! before anything relies on it. All of it can be rebuilt: pages, stamps and chunks from the folders, version numbers,
-//! acknowledgements and freed files from the core; so a damaged file is set aside and not mourned. All SQL of the agent
-//! is in this module.
+//! acknowledgements and freed files from the core, subscriptions from their folders; and deletions by command have a file
+//! of their own. So a damaged file is set aside and not mourned. All SQL of the agent is in this module.
 
 mod chunks;
 mod datasets;
@@ -48,7 +48,6 @@ const SET_ASIDE_MAX: usize = 3;
 /// The open catalog. Operations block; callers in async code use a blocking thread.
 pub struct Catalog {
     connection: Mutex<Connection>,
-    path: PathBuf,
     suspect: AtomicBool,
 }
 
@@ -60,7 +59,7 @@ impl Catalog {
         let mut connection =
             Connection::open_with_flags(&path, flags).map_err(|source| CatalogError::sql("open", source))?;
         prepare(&mut connection)?;
-        Ok(Self { connection: Mutex::new(connection), path, suspect: AtomicBool::new(false) })
+        Ok(Self { connection: Mutex::new(connection), suspect: AtomicBool::new(false) })
     }
 
     /// A catalog in memory, for tests.
@@ -68,7 +67,7 @@ impl Catalog {
     pub(crate) fn in_memory() -> Self {
         let mut connection = Connection::open_in_memory().expect("memory");
         prepare(&mut connection).expect("a fresh catalog");
-        Self { connection: Mutex::new(connection), path: PathBuf::new(), suspect: AtomicBool::new(false) }
+        Self { connection: Mutex::new(connection), suspect: AtomicBool::new(false) }
     }
 
     /// Checks every page of the file: what opening does not, because it reads all of it.
@@ -95,11 +94,6 @@ impl Catalog {
     /// Notes such a finding, where the error itself gets lost in another's.
     pub fn suspect(&self) {
         self.suspect.store(true, Ordering::Relaxed);
-    }
-
-    /// Bytes of the catalog's file.
-    pub fn file_bytes(&self) -> u64 {
-        std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Connection> {

@@ -28,9 +28,10 @@ pub(super) struct Arguments {
 pub(super) enum Command {
     /// Join a core with a token that its operator made (`core-node token create`).
     Join {
-        /// The token.
+        /// The token, or the core's HOST:PORT: then the token is read from standard input, where no list of processes and
+        /// no shell's history shows it.
         #[arg(value_name = "CORE_OR_TOKEN")]
-        token: String,
+        core_or_token: String,
         /// The name by which the core shall know this device; its host name by default.
         #[arg(long)]
         name: Option<String>,
@@ -39,8 +40,8 @@ pub(super) enum Command {
     Run,
     /// Scan all folders and exchange with the core what is new.
     Sync {
-        /// Do it once and report.
-        #[arg(long)]
+        /// Do it once and report. To keep folders in sync use `edge-agent run`.
+        #[arg(long, required = true)]
         once: bool,
     },
     /// Publish a folder as a dataset.

@@ -7,6 +7,7 @@ mod args;
 mod print;
 mod progress;
 
+use std::io::{BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -36,6 +37,9 @@ const BLOCKING_THREADS_MAX: usize = 8;
 const STACK_BYTES: usize = 1 << 20;
 /// How often `status --watch` asks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Most bytes of a token that is read from standard input.
+const TOKEN_INPUT_BYTES_MAX: u64 = 16 << 10;
 
 /// Runs the program.
 pub fn main() -> ExitCode {
@@ -152,7 +156,7 @@ impl Context {
 
 fn to_request(command: Command) -> Result<Request, CodedError> {
     Ok(match command {
-        Command::Join { token, name } => Request::Join { token, name },
+        Command::Join { core_or_token, name } => join(core_or_token, name)?,
         Command::Sync { once: _ } => Request::Sync,
         Command::Publish(args) => Request::Publish {
             folder: absolute(&args.dir)?,
@@ -168,13 +172,36 @@ fn to_request(command: Command) -> Result<Request, CodedError> {
         Command::Delete { name, paths } => Request::Delete { dataset: name, paths },
         Command::Free { name, paths } => Request::Free { dataset: name, paths },
         Command::Status { .. } => Request::Status,
-        Command::Log { count } => Request::Log { after: 0, count },
+        Command::Log { count } => Request::Log { count },
         Command::Verify => Request::Verify,
         Command::Leave => Request::Leave,
         Command::Run | Command::Doctor | Command::Config { .. } => {
             return Err(CodedError::new(&codes::INTERNAL, "this command is not a request"));
         }
     })
+}
+
+fn join(core_or_token: String, name: Option<String>) -> Result<Request, CodedError> {
+    // No token holds a colon.
+    let is_core =
+        core_or_token.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if !is_core {
+        return Ok(Request::Join { token: core_or_token, core: None, name });
+    }
+    if std::io::stdin().is_terminal() {
+        eprint!("Token: ");
+    }
+    let mut token = String::new();
+    std::io::stdin()
+        .lock()
+        .take(TOKEN_INPUT_BYTES_MAX)
+        .read_line(&mut token)
+        .map_err(|error| CodedError::io(&codes::READ_FAILED, "the token can't be read", error))?;
+    if token.trim().is_empty() {
+        return Err(CodedError::new(&codes::USAGE, "there is no token on standard input")
+            .with_hint(format!("try `edge-agent join {core_or_token} < FILE` with the token in FILE")));
+    }
+    Ok(Request::Join { token, core: Some(core_or_token), name })
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, CodedError> {

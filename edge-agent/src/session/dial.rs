@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::name::check_device_name;
-use headwater_protocol::trust::Token;
+use headwater_protocol::trust::{Token, TokenError};
 use headwater_protocol::wire::{Hello, Message, PROTOCOL_REVISION, PeerStatus, Welcome};
 use headwater_quic::endpoint::close;
 use headwater_quic::session::{Session, SessionOptions, Side};
@@ -29,8 +29,16 @@ const SEND_WINDOW_BYTES: u64 = 8 << 20;
 const RECEIVE_WINDOW_BYTES: u32 = 12 << 20;
 
 /// Joins a core and keeps the identity that it gives.
-pub async fn join(agent: &Agent, token: &str, name: Option<&str>) -> Result<Arc<Device>, CodedError> {
-    let token = Token::parse(token).map_err(|error| CodedError::new(&codes::TOKEN_MISTYPED, error.to_string()))?;
+pub async fn join(
+    agent: &Agent,
+    token: &str,
+    core: Option<&str>,
+    name: Option<&str>,
+) -> Result<Arc<Device>, CodedError> {
+    let mut token = Token::parse(token).map_err(token_error)?;
+    if let Some(core) = core {
+        token = Token::new(vec![core.to_owned()], token.authority, *token.secret()).map_err(token_error)?;
+    }
     if let Some(device) = agent.device() {
         let message = format!(
             "this device is `{}` of the core at {} already",
@@ -47,7 +55,12 @@ pub async fn join(agent: &Agent, token: &str, name: Option<&str>) -> Result<Arc<
     let key = Device::joining_key(agent.data())?;
     let options = client_options(&agent.settings())?;
     let joined = headwater_quic::join(&token, &name, &key, &options).await.map_err(join_error)?;
-    let card = Card { name: joined.name, labels: joined.labels, addresses: joined.addresses };
+    let mut addresses = joined.addresses;
+    if let Some(core) = core.filter(|core| !addresses.iter().any(|known| known == core)) {
+        // The address that was given is the one that is known to lead there from here.
+        addresses.insert(0, core.to_owned());
+    }
+    let card = Card { name: joined.name, labels: joined.labels, addresses };
     let device = Device::joined(agent.data(), joined.identity, card)?;
     agent.set_device(Some(device));
     let device = agent.joined()?;
@@ -193,6 +206,14 @@ pub(super) fn connection_error(error: &quinn::ConnectionError) -> CodedError {
         _ => &codes::SESSION_ENDED,
     };
     CodedError::new(code, format!("the session with the core ended: {}", close::describe(error)))
+}
+
+fn token_error(error: TokenError) -> CodedError {
+    let code = match &error {
+        TokenError::FromTheFuture(_) => &codes::PROTOCOL_TOO_NEW,
+        _ => &codes::TOKEN_MISTYPED,
+    };
+    CodedError::new(code, error.to_string())
 }
 
 fn join_error(error: JoinError) -> CodedError {

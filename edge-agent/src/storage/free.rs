@@ -15,7 +15,7 @@ use headwater_protocol::path::RelPath;
 use headwater_protocol::record::{Content, FileKind};
 use headwater_protocol::tree::{RecordAt, Tree};
 
-use super::local_path;
+use super::{deletions, local_path};
 use crate::agent::{Agent, Folder};
 use crate::catalog::{Catalog, DatasetPages, DatasetRow, EventLevel, Role, VersionRow};
 use crate::request::{FreeReport, SkippedReport};
@@ -72,6 +72,7 @@ pub fn delete(agent: &Arc<Agent>, folder: &Folder, paths: &[String]) -> Result<u
         }
     }
     if folder.role == Role::Publish {
+        deletions::remember(agent.data(), &row, &deleted)?;
         for path in &deleted {
             for tree in &trees {
                 note_deletions(&catalog, &row, *tree, path)?;
@@ -219,7 +220,12 @@ impl Freeing<'_> {
 }
 
 /// Notes that what a version has at or below `path` leaves the next one: not what will be there later.
-fn note_deletions(catalog: &Catalog, row: &DatasetRow, tree: Tree<'_>, path: &RelPath) -> Result<(), CodedError> {
+pub(crate) fn note_deletions(
+    catalog: &Catalog,
+    row: &DatasetRow,
+    tree: Tree<'_>,
+    path: &RelPath,
+) -> Result<(), CodedError> {
     let mut batch = Vec::new();
     for record in tree.records_at_or_below(path) {
         let record = record.map_err(|error| CodedError::new(&codes::CATALOG_DAMAGED, error.to_string()))?;

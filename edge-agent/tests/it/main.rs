@@ -5,6 +5,7 @@ mod damage;
 mod following;
 mod hostile;
 mod link;
+mod operating;
 mod publish;
 mod reuse;
 mod subscribe;

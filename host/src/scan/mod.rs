@@ -16,5 +16,6 @@ mod stamp;
 pub mod walk;
 
 pub use options::{Cancel, Cancelled, IGNORE_FILE, ScanOptions, THREADS_DEFAULT_MAX};
+pub use rules::check_rule;
 pub use stamp::{STAMP_BYTES, Stamp};
 pub use walk::{SkipReason, Skipped};

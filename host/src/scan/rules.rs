@@ -31,6 +31,13 @@ struct FolderRules {
     outer: Option<Arc<FolderRules>>,
 }
 
+/// Checks one ignore rule.
+pub fn check_rule(rule: &str) -> Result<(), ignore::Error> {
+    let mut builder = GitignoreBuilder::new("");
+    builder.add_line(None, rule)?;
+    builder.build().map(|_| ())
+}
+
 /// Lines that are no rules.
 pub(super) type Complaints = Vec<String>;
 

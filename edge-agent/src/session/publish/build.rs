@@ -159,6 +159,8 @@ fn options(agent: &Agent, folder: &Folder, cancel: &Cancel) -> BuildOptions {
     BuildOptions {
         scan: ScanOptions {
             settle: settings.scan.settle.0,
+            ignore: settings.scan.ignore.clone(),
+            gitignore: settings.scan.gitignore,
             exclude,
             threads,
             cancel: cancel.clone(),

@@ -20,6 +20,7 @@ use crate::agent::Agent;
 use crate::catalog::{Catalog, DatasetPages, DatasetRow, EventLevel, Role, VersionRow, VersionState};
 use crate::session::link::Link;
 use crate::session::transfer_error;
+use crate::storage::deletions;
 
 /// How an offer ended.
 #[derive(Debug)]
@@ -185,10 +186,14 @@ async fn acknowledged(
     let number = version.number;
     let committed = VersionRow { record: report.commit.clone(), receipt: report.receipt.clone(), ..version };
     let mine = agent.have(&row.name, &row.folder).await;
-    let (catalog, row_here) = (Arc::clone(catalog), row.clone());
+    let (catalog, row_here, data) = (Arc::clone(catalog), row.clone(), agent.data().to_owned());
     let work = move || {
         let _mine = mine;
-        note_commit(&catalog, &row_here, &committed)
+        note_commit(&catalog, &row_here, &committed)?;
+        if catalog.deletions_after(row_here.id, b"", 1)?.is_empty() {
+            deletions::forget(&data, &row_here)?;
+        }
+        Ok::<_, CodedError>(())
     };
     tokio::task::spawn_blocking(work)
         .await

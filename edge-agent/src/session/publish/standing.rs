@@ -1,6 +1,7 @@
 //! Where this device and its core stand with a dataset: compared at the start of every session, because nothing else is
 //! kept of the last one.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use headwater_protocol::manifest::Manifest;
 use headwater_protocol::page::Page;
 use headwater_protocol::record::ChunkRef;
 use headwater_protocol::sync::Presence;
+use headwater_protocol::tree::Tree;
 use headwater_protocol::trust::Certificate;
 use headwater_protocol::wire::{DeltaSource, Following, Refusal};
 use headwater_quic::transfer::{
@@ -22,8 +24,12 @@ use headwater_quic::transfer::{
 use super::index::ChunkIndexer;
 use super::keep::recovering_key;
 use crate::agent::Agent;
-use crate::catalog::{Catalog, CatalogError, DatasetRow, EventLevel, VersionRow, VersionState, refers_to_pages};
+use crate::catalog::{
+    Catalog, CatalogError, DatasetPages, DatasetRow, EventLevel, VersionRow, VersionState, refers_to_pages,
+};
 use crate::session::link::Link;
+use crate::storage::deletions;
+use crate::storage::free::note_deletions;
 
 /// How the catalog compares with what the core says of a dataset.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,9 +78,22 @@ pub async fn adopt(agent: &Agent, link: &Link, row: &DatasetRow, head: &Followin
         .fetch_version(&row.name, head.version, Arc::new(adopter), no_progress())
         .await
         .map_err(|error| crate::session::transfer_error(&catalog, error))?;
+    let (data, row_here) = (agent.data().to_owned(), row.clone());
+    tokio::task::spawn_blocking(move || delete_again(&data, &catalog, &row_here))
+        .await
+        .map_err(|error| CodedError::new(&codes::INTERNAL, "taking up deletions failed").with_source(error))??;
     let text = format!("took over version {} from the core, because the catalog did not know it", head.number);
     agent.note(EventLevel::Info, "", &row.name, text);
     Ok(())
+}
+
+/// Marks again what the user deleted by command and the version that was taken over still has.
+fn delete_again(data: &Path, catalog: &Arc<Catalog>, row: &DatasetRow) -> Result<(), CodedError> {
+    let paths = deletions::remembered(data, row)?;
+    let Some(committed) = catalog.committed(row.id)?.filter(|_| !paths.is_empty()) else { return Ok(()) };
+    let manifest = committed.decode_manifest()?;
+    let pages = DatasetPages::new(Arc::clone(catalog), row.id);
+    paths.iter().try_for_each(|path| note_deletions(catalog, row, Tree::new(&manifest, &pages), path))
 }
 
 struct Adopter(Arc<AdopterInner>);

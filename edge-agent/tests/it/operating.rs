@@ -1,0 +1,192 @@
+//! What an operator does besides syncing: joining again, watching, the doctor, the service manager, ignore rules.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixDatagram;
+use std::process::Stdio;
+use std::time::Duration;
+
+use crate::support::{Core, Device, assert_same, eventually, put, texts};
+
+#[test]
+fn a_device_whose_identity_was_removed_joins_again() {
+    let core = Core::start();
+    let device = core.device("first");
+    let files = device.files("data");
+    put(&files, "a.txt", "a");
+    device.publish(&files, "data/{device}");
+    device.sync();
+    device.sync();
+    // As the pages for a copied or an unreadable identity say.
+    fs::remove_dir_all(device.data().join("identity")).expect("removed");
+    device.run(&["join", &core.token(&["--read", "**"]), "--name", "second"]);
+    device.sync();
+    device.sync();
+    assert_eq!(core.newest("data/second"), Some(1));
+}
+
+#[test]
+fn the_token_can_come_from_standard_input() {
+    let core = Core::start();
+    // The token says that the core is somewhere else.
+    let token = core.token(&["--read", "**", "--address", "127.0.0.1:9"]);
+    let device = Device::new();
+    let join = |token: &str| {
+        let mut child = device
+            .command(&["join", &core.address(), "--name", "typed"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        child.stdin.take().expect("a pipe").write_all(token.as_bytes()).expect("written");
+        child.wait_with_output().expect("ends")
+    };
+    let nothing = join("");
+    assert!(!nothing.status.success() && texts(&nothing).1.contains("HW-5005"), "{nothing:?}");
+    let wrong = join("hello\n");
+    assert!(!wrong.status.success() && texts(&wrong).1.contains("HW-1003"), "{wrong:?}");
+    let joined = join(&format!("{token}\n"));
+    assert!(joined.status.success(), "{joined:?}");
+    // The address that was given is what later sessions use.
+    let files = device.files("data");
+    put(&files, "a.txt", "a");
+    device.publish(&files, "data");
+    device.sync();
+    assert_eq!(core.newest("data"), Some(1));
+}
+
+#[test]
+fn a_deletion_outlives_the_catalog() {
+    let core = Core::start();
+    let device = core.device("camera");
+    let files = device.files("data");
+    for name in ["keep.txt", "wrong.txt", "bad/1.txt", "bad/2.txt"] {
+        put(&files, name, name);
+    }
+    device.publish(&files, "data");
+    device.sync();
+    device.run(&["delete", "data", "wrong.txt", "bad"]);
+    for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let _ = fs::remove_file(device.data().join(name));
+    }
+    device.sync();
+    device.sync();
+    let exported = core.export("data");
+    assert_same(&files, &exported.path().join("out"));
+    // Done is done: a file of the same name that comes later stays.
+    put(&files, "wrong.txt", "right");
+    device.sync();
+    assert_same(&files, &core.export("data").path().join("out"));
+}
+
+#[test]
+fn ignore_rules_stand_in_the_settings_and_mistakes_are_found() {
+    let core = Core::start();
+    let device = core.device("camera");
+    let files = device.files("data");
+    for name in ["a.txt", "a.tmp", "build/x", "notes.log", ".gitignore"] {
+        put(&files, name, if name == ".gitignore" { "*.log\n" } else { name });
+    }
+    let scan = |more: &str| {
+        let text = format!("[scan]\nsettle = \"0\"\n{more}");
+        fs::write(device.data().join("agent.toml"), text).expect("written");
+    };
+    scan("ignore = [\"*.tmp\", \"build/\"]\ngitignore = true\n");
+    device.run(&["config", "check"]);
+    device.publish(&files, "data");
+    device.sync();
+    let exported = core.export("data");
+    let mut names: Vec<_> = fs::read_dir(exported.path().join("out"))
+        .expect("listed")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert_eq!(names, [".gitignore", "a.txt"]);
+    scan("ignore = [\"[z-a]\"]\n");
+    assert!(device.fails(&["config", "check"]).contains("scan.ignore"));
+    for (text, key) in
+        [("[core]\ncongestion = \"warp\"\n", "core.congestion"), ("[log]\nfilter = \"a=b=c\"\n", "log.filter")]
+    {
+        fs::write(device.data().join("agent.toml"), text).expect("written");
+        assert!(device.fails(&["config", "check"]).contains(key), "{key}");
+    }
+}
+
+#[test]
+fn the_service_manager_hears_how_it_is() {
+    let core = Core::start();
+    let device = core.device("service");
+    let path = device.folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_mins(1))).expect("set");
+    let mut child = device
+        .command(&["run"])
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "2000000")
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let mut heard = String::new();
+    let mut hear = |all: &[&str]| {
+        let mut buffer = [0; 4096];
+        eventually("what the service manager waits for", || {
+            let length = socket.recv(&mut buffer).expect("a message");
+            heard.push_str(&String::from_utf8_lossy(&buffer[..length]));
+            all.iter().all(|wanted| heard.contains(wanted)).then_some(())
+        });
+    };
+    hear(&["READY=1", "WATCHDOG=1", "STATUS=connected"]);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+    hear(&["STOPPING=1"]);
+    assert!(child.wait().expect("ends").success());
+}
+
+#[test]
+fn status_is_said_again_until_stopped() {
+    let core = Core::start();
+    let device = core.device("watched");
+    let _daemon = device.start();
+    let mut child = device.command(&["status", "--watch", "--json"]).stdout(Stdio::piped()).spawn().expect("starts");
+    let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    for line in lines.take(3) {
+        let status: serde_json::Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
+        assert_eq!(status["device"], "watched");
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signalled");
+    child.wait().expect("ends");
+}
+
+#[test]
+fn the_doctor_says_what_is_wrong() {
+    let core = Core::start();
+    let device = core.device("patient");
+    let said = device.json(&["doctor"]);
+    let checks = said.as_array().or_else(|| said["checks"].as_array()).cloned().expect("checks");
+    assert!(checks.len() >= 3, "{said}");
+    let settings = fs::read_to_string(device.data().join("agent.toml")).expect("read");
+    let gone = device.folder.path().join("gone");
+    let text = format!("[[publish]]\nfolder = \"{}\"\ndataset = \"gone\"\n{settings}", gone.display());
+    fs::write(device.data().join("agent.toml"), text).expect("written");
+    let output = device.output(&["doctor"]);
+    let (stdout, stderr) = texts(&output);
+    assert!(!output.status.success(), "{stdout}{stderr}");
+    assert!(format!("{stdout}{stderr}").contains("gone"), "{stdout}{stderr}");
+}
+
+#[test]
+fn a_folder_is_scanned_every_so_often_without_a_watch() {
+    let core = Core::start();
+    let device = core.device("slow");
+    fs::write(device.data().join("agent.toml"), "[scan]\nsettle = \"0\"\nwatch = false\n").expect("written");
+    let files = device.files("data");
+    put(&files, "a.txt", "a");
+    device.run(&["publish", files.to_str().expect("UTF-8"), "--dataset", "data", "--every", "1s"]);
+    let _daemon = device.start();
+    eventually("the first version", || core.newest("data").filter(|&number| number == 1));
+    put(&files, "b.txt", "b");
+    eventually("the second version", || core.newest("data").filter(|&number| number == 2));
+}
