@@ -166,9 +166,9 @@ fn device_named(core: &Core, name: &str) -> Result<DeviceRecord, CodedError> {
 /// Patterns and the device's own words may name datasets, so they are for those from whom none is hidden.
 fn device_row(core: &Core, asker: &Asker, device: &DeviceRecord, datasets: Vec<String>) -> DeviceRow {
     let peer = core.rights.peer(device);
-    let patterns = |patterns: &[NamePattern]| match asker.sees_all() {
-        true => patterns.iter().map(ToString::to_string).collect(),
-        false => Vec::new(),
+    let patterns = |patterns: &[NamePattern]| {
+        let shown = patterns.iter().filter(|_| asker.sees_all());
+        shown.map(ToString::to_string).collect()
     };
     DeviceRow {
         name: device.name.clone(),

@@ -62,9 +62,8 @@ impl Doing {
         if doing.is_empty() {
             return "idle".to_owned();
         }
-        let shown = |Work { verb, dataset }: &Work| match may_name(dataset) {
-            true => format!("{verb} {dataset}"),
-            false => (*verb).to_owned(),
+        let shown = |Work { verb, dataset }: &Work| {
+            if may_name(dataset) { format!("{verb} {dataset}") } else { (*verb).to_owned() }
         };
         doing.iter().map(shown).collect::<Vec<_>>().join(", ")
     }

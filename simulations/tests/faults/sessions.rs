@@ -52,3 +52,17 @@ fn a_core_whose_catalog_fails_says_so() {
     catalog.execute_batch("ALTER TABLE dataset_aside RENAME TO dataset").expect("renamed");
     pair.still_works();
 }
+
+#[test]
+fn a_session_that_was_not_told_of_its_revocation_sees_it_at_its_next_look() {
+    let pair = Pair::synced();
+    let villain = pair.core.device("villain");
+    let mut device = HostileDevice::greeted(&villain, &pair.core);
+    wait_for("the session", || (pair.core.ask(&["status"])["connected"] == 1).then_some(()));
+    // As if the word had gone out between its admission and its place among the sessions.
+    let catalog = rusqlite::Connection::open(pair.core.data().join("catalog.db")).expect("a database");
+    assert_eq!(catalog.execute("UPDATE device SET revoked_at = 1 WHERE name = 'villain'", []).expect("written"), 1);
+    pair.core.run_command(&["device", "label", "north", "site=x"]).success();
+    assert!(matches!(device.until_closed(), Heard::Closed(..)), "it goes on, revoked");
+    pair.still_works();
+}
