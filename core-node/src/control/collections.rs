@@ -62,11 +62,9 @@ fn checked(core: &Core, asked: CollectionCreate) -> Result<NewCollection, CodedE
     if every_s.is_some_and(|every| every < EVERY_S_MIN) {
         return Err(usage(format!("a collection is made anew every {EVERY_S_MIN} s at most")));
     }
-    let keep = match (every_s, keep) {
-        (_, Some(0)) => None,
-        (_, Some(keep)) => Some(keep),
-        (Some(_), None) => Some(EDITIONS_KEPT_DEFAULT),
-        (None, None) => None,
+    let keep = match keep {
+        Some(keep) => Some(keep).filter(|&keep| keep > 0),
+        None => every_s.map(|_| EDITIONS_KEPT_DEFAULT),
     };
     Ok(NewCollection {
         name,

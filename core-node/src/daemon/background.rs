@@ -41,7 +41,13 @@ pub(super) fn start(core: &Arc<Core>) -> Background {
             every("gc", due, gc_every, core, collect).await;
         });
     }
-    let running = tokio::spawn(async move { while tasks.join_next().await.is_some() {} });
+    let running = tokio::spawn(async move {
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a worker in the background broke off");
+            }
+        }
+    });
     Background(running.abort_handle())
 }
 
@@ -75,7 +81,10 @@ where
                 tracing::error!(worker = name, error, "work in the background failed");
                 error
             }
-            Err(error) => error.to_string(),
+            Err(error) => {
+                tracing::error!(worker = name, %error, "work in the background broke off");
+                error.to_string()
+            }
         };
         core.workers.done(name, last);
     }
@@ -99,8 +108,13 @@ fn make_editions(core: &Core) -> impl Fn(&Arc<Core>) -> Result<String, String> +
             looked.insert(collection.rule.name.clone(), Instant::now());
             let members = members_of(core, &collection.rule).map_err(failed)?;
             let before = collection.latest.map(|(number, ..)| number);
-            let edition = add_edition(core, &collection.rule, &members).map_err(|error| error.to_string())?;
-            made += u64::from(before != Some(edition.number));
+            match add_edition(core, &collection.rule, &members) {
+                Ok(edition) => made += u64::from(before != Some(edition.number)),
+                Err(error) => {
+                    // A member was dropped meanwhile, or it was deleted itself: the others are made all the same.
+                    tracing::warn!(collection = collection.rule.name, %error, "a collection gets no new number this time");
+                }
+            }
         }
         Ok(if made == 0 { "nothing was due".to_owned() } else { format!("{made} new editions") })
     }

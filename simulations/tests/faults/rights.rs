@@ -47,6 +47,15 @@ fn publish(agent: &AgentProcess, dataset: &str) {
     agent.publish(&source, dataset);
 }
 
+/// Waits until the core shows that a device has said this of its last error; gives the device's row.
+#[track_caller]
+fn wait_last_error(core: &CoreProcess, device: &str, words: &str) -> Value {
+    wait_for("the device's last error", || {
+        let row = core.ask(&["device", "show", device]);
+        row["last_error"].as_str().is_some_and(|error| error.contains(words)).then_some(row)
+    })
+}
+
 #[test]
 fn what_a_limited_reader_may_not_read_is_named_nowhere() {
     let core = CoreProcess::start();
@@ -55,10 +64,11 @@ fn what_a_limited_reader_may_not_read_is_named_nowhere() {
     publish(&north, "secret/a");
     north.sync();
     // An error that names a dataset, in the core's memory and in the device's last words.
-    let rival = core.device("rival");
+    let mut rival = core.device("rival");
     publish(&rival, "secret/a");
     rival.sync_once().problem("HW-2001", &["secret/a"]);
-    rival.sync_once();
+    rival.run();
+    wait_last_error(&core, "rival", "secret/a");
     north.run();
     for (name, matching) in [("everything", "**"), ("some", "open/*"), ("hush", "secret/*")] {
         core.run_command(&["collection", "create", name, "--match", matching]).success();
@@ -115,7 +125,7 @@ fn labels_and_rules_decide_names_and_rights_at_once() {
     let token = core.token(&["--label", "site=munich"]);
     agent.run_command(&["join", &token, "--name", "cam-1"]).success();
     publish(&agent, "{label.site}/{device}/day");
-    agent.sync_once().problem("HW-2002", &["munich/cam-1/day"]);
+    agent.sync_once().problem("HW-2006", &["munich/cam-1/day"]);
     assert_eq!(core.list(&["dataset", "list"]).len(), 0);
 
     core.run_command(&["device", "label", "cam-1", "site=berlin", "line=3"]).success();
@@ -198,13 +208,10 @@ fn the_list_of_devices_says_what_each_waits_for() {
     let north = core.device("north");
     publish(&north, "cam/north");
     north.sync();
-    let south = core.device_with("south", Rights { write: "elsewhere/*", read: "**" });
+    let mut south = core.device_with("south", Rights { write: "elsewhere/*", read: "**" });
     publish(&south, "cam/north");
-    south.sync_once();
-    // The next session says how the last one ended.
-    south.sync_once();
-    let row = core.ask(&["device", "show", "south"]);
-    assert!(row["last_error"].as_str().is_some_and(|error| error.starts_with("HW-2")), "{row}");
+    south.run();
+    let row = wait_last_error(&core, "south", "HW-2");
     assert!(row["backlog_bytes"].as_u64() > Some(0), "{row}");
     assert!(row["disk_free_bytes"].as_u64() > Some(0), "{row}");
     assert!(row["oldest_unsent_s"].is_u64() && row["seen_ago_s"].is_u64(), "{row}");
