@@ -222,7 +222,7 @@ pub struct StatusReport {
     pub core: Vec<String>,
     /// Whether a daemon answered.
     pub running: bool,
-    /// `connected`, `connecting`, `waiting`, `stopped` or `not joined`.
+    /// `connected`, `connecting`, `waiting`, `refused`, `not running` or `not joined`.
     pub link: String,
     /// What the link waits for, or empty.
     pub waiting_for: String,

@@ -145,7 +145,8 @@ fn wait_for_session(agent: &Arc<Agent>) -> Access {
     Access::new(async move {
         agent.look_again();
         let mut link = agent.link().subscribe();
-        let waited = link.wait_for(|state| state.connected.as_ref().is_some_and(|now| !now.link.has_ended()));
+        let waited =
+            link.wait_for(|state| state.refused || state.connected.as_ref().is_some_and(|now| !now.link.has_ended()));
         let connected = match tokio::time::timeout(SESSION_WAIT, waited).await {
             Ok(Ok(state)) => state.connected.clone(),
             _ => None,

@@ -72,6 +72,8 @@ pub struct LinkState {
     pub waiting_for: String,
     /// What went wrong with the link last, until it stands.
     pub problem: Option<ProblemReport>,
+    /// The core has said that it will not have this device.
+    pub refused: bool,
 }
 
 impl Agent {

@@ -33,6 +33,7 @@ impl Agent {
         let link = match (&device, &state.connected) {
             (None, _) => "not joined",
             (_, Some(connected)) if !connected.link.has_ended() => "connected",
+            _ if state.refused => "refused",
             _ if self.is_daemon() && !state.waiting_for.is_empty() => "waiting",
             _ if self.is_daemon() => "connecting",
             _ => "not running",

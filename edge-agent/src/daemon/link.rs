@@ -22,8 +22,10 @@ const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How often the core is told how this device is, if something changed.
 const STATUS_EVERY: Duration = Duration::from_mins(1);
 
-/// Keeps a session until the core says that this device is no longer welcome; that is the error.
-pub(super) async fn keep(agent: Arc<Agent>) -> Result<(), CodedError> {
+/// Keeps a session for as long as the daemon runs. Where the core says that this device is not welcome any more, it knocks
+/// again only when something changes here, as when the device has joined anew: the rest of the daemon goes on, since
+/// local datasets need no core.
+pub(super) async fn keep(agent: Arc<Agent>) -> Infallible {
     let mut backoff = Backoff::default();
     let mut changes = agent.changes();
     loop {
@@ -49,7 +51,19 @@ pub(super) async fn keep(agent: Arc<Agent>) -> Result<(), CodedError> {
             continue;
         }
         if is_final(&error) {
-            return Err(error);
+            agent.note(EventLevel::Error, &error.code, "", crate::agent::one_line(&error));
+            set(
+                &agent,
+                LinkState {
+                    waiting_for: "this device to join again: the core will not have it".to_owned(),
+                    problem: Some(problem("", &error)),
+                    refused: true,
+                    ..LinkState::default()
+                },
+            );
+            systemd::status("refused by the core");
+            let _ = changes.changed().await;
+            continue;
         }
         let wait = backoff.next(random());
         agent.note_once(
@@ -61,9 +75,9 @@ pub(super) async fn keep(agent: Arc<Agent>) -> Result<(), CodedError> {
         set(
             &agent,
             LinkState {
-                connected: None,
                 waiting_for: format!("the core; the next try is in {} s", wait.as_secs().max(1)),
                 problem: Some(problem("", &error)),
+                ..LinkState::default()
             },
         );
         systemd::status("waiting for the core");

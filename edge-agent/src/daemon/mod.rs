@@ -20,7 +20,7 @@ use headwater_host::{signals, systemd};
 use crate::agent::{Agent, Handler};
 use crate::catalog::EventLevel;
 
-/// Runs until asked to stop, or until the core says that this device is no longer welcome.
+/// Runs until asked to stop.
 pub async fn run(data: &Path, config: Option<&Path>) -> Result<(), CodedError> {
     let agent = Agent::open(data, config)?;
     agent.set_daemon();
@@ -38,7 +38,7 @@ pub async fn run(data: &Path, config: Option<&Path>) -> Result<(), CodedError> {
     systemd::ready("started");
     agent.note(EventLevel::Info, "", "", format!("started, release {}", env!("CARGO_PKG_VERSION")));
     let outcome = tokio::select! {
-        ended = Box::pin(link::keep(Arc::clone(&agent))) => ended,
+        never = Box::pin(link::keep(Arc::clone(&agent))) => match never {},
         () = Box::pin(supervisor::supervise(Arc::clone(&agent))) => Ok(()),
         stopped = signals::stop_requested() => match stopped {
             Ok(signal) => {

@@ -51,20 +51,35 @@ fn an_unreachable_core_is_said_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_revoked_device_stops() {
+fn a_revoked_device_goes_on_for_itself_alone() {
     let core = Core::start();
     let device = core.device("cam1");
-    let files = device.files("data");
+    let (files, diary) = (device.files("data"), device.files("diary"));
     put(&files, "one.txt", "one");
+    put(&diary, "one.txt", "dear diary");
     device.publish(&files, "data");
-    let mut daemon = device.start();
+    device.run(&["local", diary.to_str().expect("UTF-8"), "--dataset", "diary"]);
+    let daemon = device.start();
     eventually("the version", || core.newest("data"));
+    eventually("the diary's", || (device.dataset("diary")["number"] == 1).then_some(()));
     core.run(&["device", "revoke", "cam1"]);
-    assert_eq!(daemon.ended(), Some(1), "a revoked device goes on");
-    assert!(device.log().contains("revoked"), "{}", device.log());
+    let status = eventually("the refusal", || {
+        let status = device.json(&["status"]);
+        (status["link"] == "refused").then_some(status)
+    });
+    assert_eq!(status["last_error"]["code"], "HW-1010", "{status}");
+    put(&files, "two.txt", "two");
+    put(&diary, "two.txt", "it goes on");
+    eventually("the diary's next version", || (device.dataset("diary")["number"] == 2).then_some(()));
     let said = device.fails(&["sync", "--once"]);
     assert!(said.contains("HW-1010"), "{said}");
-    assert!(files.join("one.txt").exists());
+    assert_eq!(core.newest("data"), Some(1), "a revoked device published");
+
+    // It joins again without a restart.
+    device.run(&["leave"]);
+    device.run(&["join", &core.token(&[]), "--name", "cam2"]);
+    eventually("a session", || (device.json(&["status"])["link"] == "connected").then_some(()));
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 #[test]

@@ -56,11 +56,6 @@ impl Running {
         terminate(&self.0);
         self.0.wait().expect("waited").code()
     }
-
-    /// Waits for its own end.
-    pub(crate) fn ended(&mut self) -> Option<i32> {
-        eventually("the process's end", || self.0.try_wait().expect("asked")).code()
-    }
 }
 
 impl Drop for Running {
@@ -295,10 +290,6 @@ impl Device {
         let running = Running(child);
         eventually("the daemon's start", || self.data().join("control.sock").exists().then_some(()));
         running
-    }
-
-    pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("agent.log")).unwrap_or_default()
     }
 
     /// The status of one dataset.
