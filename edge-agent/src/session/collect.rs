@@ -57,6 +57,15 @@ impl Collector {
         self.with(|all| all.scan_ms += took.as_millis() as u64);
     }
 
+    /// Files were left out of a version, or keep their last committed record in it, because they could not be sent.
+    pub fn left_out(&self, files: Vec<SkippedReport>) {
+        self.with(|all| {
+            all.skipped_count += files.len() as u64;
+            let room = SKIPPED_MAX.saturating_sub(all.skipped.len());
+            all.skipped.extend(files.into_iter().take(room));
+        });
+    }
+
     /// A version was committed by the core.
     pub fn sent(&self, dataset: &str, version: &VersionRow, sent: &SendReport) {
         let entry = VersionReport {

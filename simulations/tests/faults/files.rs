@@ -114,7 +114,12 @@ fn files_that_change_shrink_and_vanish_while_they_are_sent() {
     }
     let log = pair.publisher.ask(&["log"]);
     let told = log["events"].to_string();
-    assert!(told.contains("HW-4001") || told.contains("HW-4002"), "nobody was told: {told}");
+    assert!(told.contains("HW-4001") && told.contains("HW-4002"), "nobody was told: {told}");
+    let skipped = report["skipped"].as_array().expect("a list");
+    for (name, code) in [(names[0], "HW-4001"), (names[2], "HW-4002")] {
+        let line = skipped.iter().find(|line| line["path"] == name);
+        assert!(line.is_some_and(|line| line["reason"].to_string().contains(code)), "{name}: {report}");
+    }
     pair.still_works();
 }
 

@@ -25,23 +25,32 @@ use headwater_quic::transfer::UnavailableChunk;
 
 use super::build::CatalogSink;
 use crate::catalog::{Catalog, CatalogError, DatasetId, DatasetPages, DatasetRow, VersionRow};
+use crate::storage::local_path;
 
 /// Files that are taken back in one step; more follow in the next.
 const FILES_MAX: usize = 10_000;
 
-/// Builds the version again without the files behind these chunks. Blocking. Gives how many files were taken back.
+/// A file that was taken back out of a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TakenBack {
+    pub(super) path: RelPath,
+    /// It is not there any more; otherwise it changed.
+    pub(super) has_vanished: bool,
+}
+
+/// Builds the version again without the files behind these chunks, and gives those files. Blocking.
 pub(super) fn revert(
     catalog: &Arc<Catalog>,
     row: &DatasetRow,
     version: &VersionRow,
     unavailable: &[UnavailableChunk],
-) -> Result<usize, CodedError> {
+) -> Result<Vec<TakenBack>, CodedError> {
     let pages = DatasetPages::new(Arc::clone(catalog), row.id);
     let manifest = version.decode_manifest()?;
     let tree = Tree::new(&manifest, &pages);
     let bad = bad_files(&tree, &row.folder, unavailable).map_err(|error| unreadable(&error))?;
     if bad.is_empty() {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     let committed = catalog.committed(row.id)?;
     let committed_manifest = committed.as_ref().map(VersionRow::decode_manifest).transpose()?;
@@ -78,7 +87,9 @@ pub(super) fn revert(
     } else {
         catalog.put_built(row.id, version.number, Manifest::id_of(&body), body)?;
     }
-    Ok(bad.len())
+    let has_vanished =
+        |path: &RelPath| !local_path(&row.folder, path.as_bytes()).is_some_and(|path| path.symlink_metadata().is_ok());
+    Ok(bad.into_iter().map(|path| TakenBack { has_vanished: has_vanished(&path), path }).collect())
 }
 
 /// The files that no longer hold what the version says of the chunks that could not be sent.

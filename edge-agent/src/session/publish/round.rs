@@ -4,16 +4,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use headwater_host::error::{CodedError, codes};
+use headwater_host::error::{CodedError, ErrorCode, codes};
 use headwater_host::scan::Cancel;
 use headwater_quic::transfer::UnavailableChunk;
 
 use super::build::{Built, build};
-use super::revert::revert;
+use super::revert::{TakenBack, revert};
 use super::send::{Sent, ask_receipt, send};
 use super::standing::{Standing, adopt, standing};
 use crate::agent::{Agent, Folder};
 use crate::catalog::{DatasetRow, EventLevel, Role, VersionRow, VersionState};
+use crate::request::SkippedReport;
 use crate::session::collect::Collector;
 use crate::session::{Access, Connected};
 
@@ -177,7 +178,6 @@ impl Round<'_> {
         version: VersionRow,
         chunks: Vec<UnavailableChunk>,
     ) -> Result<usize, CodedError> {
-        let reason = chunks.first().map(|chunk| chunk.reason.clone()).unwrap_or_default();
         let mine = self.agent.have(&row.name, &row.folder).await;
         let (catalog, row_here, number) = (self.agent.catalog(), row.clone(), version.number);
         let work = move || {
@@ -187,9 +187,17 @@ impl Round<'_> {
         let files = tokio::task::spawn_blocking(work)
             .await
             .map_err(|error| CodedError::new(&codes::INTERNAL, "a version can't be changed").with_source(error))??;
-        let text = format!("version {number} goes on without {files} files that changed while it was sent: {reason}");
-        self.agent.note(EventLevel::Info, codes::FILE_CHANGED.code, &row.name, text);
-        Ok(files)
+        self.collector.left_out(files.iter().map(|file| left_out(&row.name, file)).collect());
+        for (code, happened) in [(&codes::FILE_CHANGED, "changed"), (&codes::FILE_VANISHED, "vanished")] {
+            let mut such = files.iter().filter(|file| reason_of(file).code == code.code).peekable();
+            let Some(first) = such.peek().map(|file| file.path.to_string()) else { continue };
+            let (count, hint) = (such.count(), code.hint);
+            let text = format!(
+                "version {number} goes on without {count} files that {happened} before they were sent, as `{first}`; {hint}"
+            );
+            self.agent.note(EventLevel::Warn, code.code, &row.name, text);
+        }
+        Ok(files.len())
     }
 
     async fn build(&mut self) -> Result<Built, CodedError> {
@@ -289,6 +297,20 @@ impl Round<'_> {
             .ok_or_else(|| CodedError::new(&codes::NOT_FOUND, "the dataset is gone"))?;
         adopt(self.agent, &connected.link, row, &head).await?;
         Ok(false)
+    }
+}
+
+const fn reason_of(file: &TakenBack) -> &'static ErrorCode {
+    if file.has_vanished { &codes::FILE_VANISHED } else { &codes::FILE_CHANGED }
+}
+
+fn left_out(dataset: &str, file: &TakenBack) -> SkippedReport {
+    let code = reason_of(file);
+    let happened = if file.has_vanished { "it vanished before it was sent" } else { "it changed while it was sent" };
+    SkippedReport {
+        dataset: dataset.to_owned(),
+        path: file.path.to_string(),
+        reason: format!("{happened} ({}): {}", code.code, code.hint),
     }
 }
 
