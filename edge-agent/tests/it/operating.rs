@@ -6,7 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::{Core, Device, assert_same, eventually, put, texts};
+use crate::support::{Core, Device, Running, assert_same, eventually, put, texts};
 
 #[test]
 fn a_device_whose_identity_was_removed_joins_again() {
@@ -120,7 +120,7 @@ fn the_service_manager_hears_how_it_is() {
     let path = device.folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).expect("a socket");
     socket.set_read_timeout(Some(Duration::from_mins(1))).expect("set");
-    let mut child = device
+    let child = device
         .command(&["run"])
         .env("NOTIFY_SOCKET", &path)
         .env("WATCHDOG_USEC", "2000000")
@@ -128,6 +128,7 @@ fn the_service_manager_hears_how_it_is() {
         .stdout(Stdio::null())
         .spawn()
         .expect("starts");
+    let daemon = Running(child);
     let mut heard = String::new();
     let mut hear = |all: &[&str]| {
         let mut buffer = [0; 4096];
@@ -138,10 +139,8 @@ fn the_service_manager_hears_how_it_is() {
         });
     };
     hear(&["READY=1", "WATCHDOG=1", "STATUS=connected"]);
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+    assert_eq!(daemon.stop(), Some(0));
     hear(&["STOPPING=1"]);
-    assert!(child.wait().expect("ends").success());
 }
 
 #[test]
@@ -149,15 +148,14 @@ fn status_is_said_again_until_stopped() {
     let core = Core::start();
     let device = core.device("watched");
     let _daemon = device.start();
-    let mut child = device.command(&["status", "--watch", "--json"]).stdout(Stdio::piped()).spawn().expect("starts");
-    let lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
-    for line in lines.take(3) {
+    let child = device.command(&["status", "--watch", "--json"]).stdout(Stdio::piped()).spawn().expect("starts");
+    let mut watching = Running(child);
+    let mut lines = BufReader::new(watching.0.stdout.take().expect("a pipe")).lines();
+    for line in lines.by_ref().take(3) {
         let status: serde_json::Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
         assert_eq!(status["device"], "watched");
     }
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signalled");
-    child.wait().expect("ends");
+    assert_eq!(watching.0.try_wait().expect("asked").map(|status| status.code()), None, "it stopped by itself");
 }
 
 #[test]
