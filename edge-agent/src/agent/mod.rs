@@ -42,7 +42,7 @@ pub struct Agent {
     unsent: Mutex<HashMap<String, Instant>>,
     /// What went wrong with a folder at its newest scan, by dataset.
     problems: Mutex<BTreeMap<String, ProblemReport>>,
-    busy: Mutex<HashMap<(Busy, String, PathBuf), Arc<tokio::sync::Mutex<()>>>>,
+    busy: Mutex<HashMap<BusyKey, DatasetLock>>,
     scans: Arc<Semaphore>,
     /// Says that settings or the device changed, so that the daemon looks again.
     changed: watch::Sender<u64>,
@@ -62,6 +62,10 @@ enum Busy {
     /// Changing what the catalog says of it.
     Changing,
 }
+
+/// What is locked for what: a dataset's name and folder.
+type BusyKey = (Busy, String, PathBuf);
+type DatasetLock = Arc<tokio::sync::Mutex<()>>;
 
 /// How the link to the core is.
 #[derive(Clone, Default)]
@@ -175,7 +179,7 @@ impl Agent {
         self.lock_of(Busy::Round, dataset, folder).lock_owned().await
     }
 
-    fn lock_of(&self, kind: Busy, dataset: &str, folder: &Path) -> Arc<tokio::sync::Mutex<()>> {
+    fn lock_of(&self, kind: Busy, dataset: &str, folder: &Path) -> DatasetLock {
         let mut busy = lock(&self.busy);
         busy.retain(|_, lock| Arc::strong_count(lock) > 1);
         Arc::clone(busy.entry((kind, dataset.to_owned(), folder.to_owned())).or_default())
