@@ -189,7 +189,7 @@ fn join(core_or_token: String, name: Option<String>) -> Result<Request, CodedErr
         return Ok(Request::Join { token: core_or_token, core: None, name });
     }
     if std::io::stdin().is_terminal() {
-        eprint!("Token: ");
+        print::prompt("Token: ");
     }
     let mut token = String::new();
     std::io::stdin()

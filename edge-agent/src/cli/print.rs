@@ -73,6 +73,11 @@ pub(super) fn checks(checks: &[Check], json: bool) {
     }
 }
 
+/// Asks for something on the terminal.
+pub(super) fn prompt(text: &str) {
+    eprint!("{text}");
+}
+
 /// Begins the terminal's screen anew.
 pub(super) fn clear_screen() {
     print!("\x1b[2J\x1b[H");

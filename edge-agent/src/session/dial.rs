@@ -35,9 +35,10 @@ pub async fn join(
     core: Option<&str>,
     name: Option<&str>,
 ) -> Result<Arc<Device>, CodedError> {
-    let mut token = Token::parse(token).map_err(token_error)?;
+    let mut token = Token::parse(token).map_err(|error| token_error(&error))?;
     if let Some(core) = core {
-        token = Token::new(vec![core.to_owned()], token.authority, *token.secret()).map_err(token_error)?;
+        token =
+            Token::new(vec![core.to_owned()], token.authority, *token.secret()).map_err(|error| token_error(&error))?;
     }
     if let Some(device) = agent.device() {
         let message = format!(
@@ -208,8 +209,8 @@ pub(super) fn connection_error(error: &quinn::ConnectionError) -> CodedError {
     CodedError::new(code, format!("the session with the core ended: {}", close::describe(error)))
 }
 
-fn token_error(error: TokenError) -> CodedError {
-    let code = match &error {
+fn token_error(error: &TokenError) -> CodedError {
+    let code = match error {
         TokenError::FromTheFuture(_) => &codes::PROTOCOL_TOO_NEW,
         _ => &codes::TOKEN_MISTYPED,
     };

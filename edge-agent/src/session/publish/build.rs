@@ -164,7 +164,6 @@ fn options(agent: &Agent, folder: &Folder, cancel: &Cancel) -> BuildOptions {
             exclude,
             threads,
             cancel: cancel.clone(),
-            ..ScanOptions::default()
         },
         origin: agent.device().map(|device| device.card.name.clone()).unwrap_or_default(),
         read_bytes_max: (folder.role == Role::Publish).then_some(settings.scan.version_bytes.0),

@@ -88,7 +88,7 @@ pub(super) fn revert(
         catalog.put_built(row.id, version.number, Manifest::id_of(&body), body)?;
     }
     let has_vanished =
-        |path: &RelPath| !local_path(&row.folder, path.as_bytes()).is_some_and(|path| path.symlink_metadata().is_ok());
+        |path: &RelPath| local_path(&row.folder, path.as_bytes()).is_none_or(|path| path.symlink_metadata().is_err());
     Ok(bad.into_iter().map(|path| TakenBack { has_vanished: has_vanished(&path), path }).collect())
 }
 

@@ -1,6 +1,6 @@
 //! Fetching the newest version of a dataset and putting it into its folder.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use headwater_host::error::{CodedError, codes};
@@ -27,7 +27,7 @@ pub async fn fetch(agent: &Arc<Agent>, wanted: &Wanted, link: &Link, collector: 
     let catalog = agent.catalog();
     let before = {
         let (catalog, newest) = (Arc::clone(&catalog), newest.clone());
-        blocking(move || Before::look(&catalog, &newest, folder)).await??
+        blocking(move || Before::look(&catalog, &newest, &folder)).await??
     };
     if before.is_done {
         collector.unchanged();
@@ -58,13 +58,13 @@ struct Before {
 }
 
 impl Before {
-    fn look(catalog: &Catalog, newest: &Following, folder: PathBuf) -> Result<Self, CodedError> {
-        let row = catalog.dataset(&newest.dataset, Role::Subscribe, &folder)?;
+    fn look(catalog: &Catalog, newest: &Following, folder: &Path) -> Result<Self, CodedError> {
+        let row = catalog.dataset(&newest.dataset, Role::Subscribe, folder)?;
         let committed = catalog.committed(row.id)?;
-        let in_force = current_version(&folder);
+        let in_force = current_version(folder);
         let is_known = committed.as_ref().is_some_and(|committed| committed.version == newest.version);
         let is_whole = in_force.as_ref().is_some_and(|(number, id, _)| {
-            *id == newest.version && *number == newest.number && is_complete(&folder, *number, *id)
+            *id == newest.version && *number == newest.number && is_complete(folder, *number, *id)
         });
         let forgotten = in_force
             .filter(|(_, id, _)| committed.is_none() && *id != newest.version)
