@@ -25,6 +25,9 @@ pub const PACK_SIZE_DEFAULT: u64 = 256 << 20;
 /// Least size of a pack: one chunk of the largest size fits.
 pub const PACK_SIZE_MIN: u64 = 2 << 20;
 
+/// Longest validity of a device's certificate; the authority's own is no longer.
+pub const CERTIFICATE_LIFETIME_MAX: Duration = Duration::from_hours(100 * 365 * 24);
+
 /// The configuration of a core.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -51,6 +54,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// How long what devices have proved to have uploaded is kept without a version that names it.
     pub proofs: ProofConfig,
+    /// What devices show who they are with.
+    pub certificates: CertificateConfig,
     /// Which versions are kept where a dataset has no rule of its own.
     pub retention: RetentionConfig,
     /// When dead packs are freed by themselves.
@@ -75,6 +80,7 @@ impl Default for Config {
             memory: MemoryConfig::default(),
             store: StoreConfig::default(),
             proofs: ProofConfig::default(),
+            certificates: CertificateConfig::default(),
             retention: RetentionConfig::default(),
             gc: GcConfig::default(),
             defaults: DefaultRights::default(),
@@ -157,6 +163,21 @@ impl Default for ProofConfig {
     }
 }
 
+/// What devices show who they are with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CertificateConfig {
+    /// How long a device's certificate is valid. One that ends soon, or has ended, is renewed at the device's next session; the
+    /// list of devices decides who gets one, never the date.
+    pub lifetime: HumanDuration,
+}
+
+impl Default for CertificateConfig {
+    fn default() -> Self {
+        Self { lifetime: HumanDuration(headwater_quic::CERTIFICATE_LIFETIME) }
+    }
+}
+
 /// Which versions are kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -224,6 +245,10 @@ impl Validate for Config {
         if self.memory.transfers.0 < TRANSFERS_BYTES_MIN {
             problems
                 .push(Problem::of_key("memory.transfers", format!("at least {TRANSFERS_BYTES_MIN} bytes are needed")));
+        }
+        if self.certificates.lifetime.0 > CERTIFICATE_LIFETIME_MAX || self.certificates.lifetime.0.is_zero() {
+            problems
+                .push(Problem::of_key("certificates.lifetime", "more than nothing and at most 100 years".to_owned()));
         }
         if self.store.pack_size.0 < PACK_SIZE_MIN {
             problems.push(Problem::of_key("store.pack_size", format!("at least {PACK_SIZE_MIN} bytes are needed")));

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Instant, SystemTime};
 
+use headwater_protocol::id::PublicKey;
 use headwater_protocol::trust::Principal as Peer;
 use headwater_quic::session::MemoryBudget;
-use headwater_quic::{Authority, Identity, WireMeter};
+use headwater_quic::{Authority, Identity, IdentityError, WireMeter};
 use tokio::sync::broadcast;
 
 use crate::admin::Metrics;
@@ -208,6 +209,11 @@ impl Core {
                 .collect(),
             uploader: Some(Principal::Device(peer.key)),
         })
+    }
+
+    /// A certificate for a device's key.
+    pub fn issue_certificate(&self, key: &PublicKey, name: &str) -> Result<Vec<u8>, IdentityError> {
+        self.keys.authority.issue_device_for(key, name, self.config.certificates.lifetime.0)
     }
 
     /// The name of a writer as people know it.

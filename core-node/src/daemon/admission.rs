@@ -96,7 +96,7 @@ fn renewal(core: &Core, shown: &headwater_quic::Peer, device: &DeviceRecord) -> 
     if !shown.parsed.wants_renewal(unix_s(core.now())) {
         return Vec::new();
     }
-    let issued = match core.keys.authority.issue_device(&device.key, &device.name) {
+    let issued = match core.issue_certificate(&device.key, &device.name) {
         Ok(certificate) => certificate,
         Err(error) => {
             // It is tried again at the next session; the old certificate serves until then, and after.

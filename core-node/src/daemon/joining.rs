@@ -63,7 +63,7 @@ fn decide(core: &Core, request: &JoinRequest) -> Result<JoinReply, Refusal> {
     let admission = grant(&token)
         .decide(unix_s(core.now()), &request.name, prior)
         .map_err(|refusal| refused(&refusal, &request.name))?;
-    let certificate = core.keys.authority.issue_device(&request.key, &request.name).map_err(|error| {
+    let certificate = core.issue_certificate(&request.key, &request.name).map_err(|error| {
         tracing::error!(error = crate::ingest::error_chain(&error), "a certificate can't be issued");
         CodedError::new(&codes::INTERNAL, "the core could not issue a certificate").refusal()
     })?;

@@ -193,6 +193,9 @@ const TEMPLATE_REST: &str = r#"
 # keep_last = 0                      # newest versions to keep of each dataset; 0 keeps all
 # keep_days = 0
 
+# [certificates]
+# lifetime = "365d"                  # a device gets a new one at a session when this one ends soon, or has ended
+
 # [gc]
 # every = "24h"
 

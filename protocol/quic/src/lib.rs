@@ -16,5 +16,5 @@ pub use endpoint::{
     ServerOptions, TransportOptions, WireMeter, connect, listen, resolve,
 };
 pub use framing::{ControlReceiver, ControlSender, ControlStream, FrameError};
-pub use identity::{Authority, Identity, IdentityError, IdentityKey};
+pub use identity::{Authority, CERTIFICATE_LIFETIME, Identity, IdentityError, IdentityKey};
 pub use join::{JoinDesk, JoinError, JoinReply, JoinRequest, Joined, join, serve_join};

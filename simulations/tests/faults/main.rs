@@ -14,6 +14,7 @@ mod rights;
 mod sessions;
 mod setup;
 mod subscribing;
+mod upkeep;
 mod writers;
 
 use std::path::PathBuf;

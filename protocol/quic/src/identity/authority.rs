@@ -18,12 +18,13 @@ use super::{Identity, IdentityError, IdentityKey, files};
 const KEY_FILE: &str = "authority.key";
 const CERTIFICATE_FILE: &str = "authority.crt";
 
-/// How long a device's or core's certificate is valid, in days. Nothing refuses an expired one; a core renews when less
-/// than a third is left.
-pub const CERTIFICATE_LIFETIME_DAYS: u64 = 365;
-/// How long the authority's certificate is valid, in days.
-const AUTHORITY_LIFETIME_DAYS: u64 = 100 * 365;
-const DAY: Duration = Duration::from_hours(24);
+/// How long a device's or core's certificate is valid. Nothing refuses an expired one; a core renews when less than a third
+/// is left.
+pub const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(365 * 24);
+/// How long the authority's certificate is valid.
+const AUTHORITY_VALIDITY: Duration = Duration::from_hours(100 * 365 * 24);
+/// How far back a certificate's validity begins.
+const BACKDATED: Duration = Duration::from_hours(24);
 
 /// A certificate authority in a folder: `authority.key` (mode 0600) and `authority.crt`.
 pub struct Authority {
@@ -70,7 +71,7 @@ impl Authority {
     }
 
     pub(super) fn from_key(key: IdentityKey, name: &str) -> Result<Self, IdentityError> {
-        let mut params = params(name, AUTHORITY_LIFETIME_DAYS)?;
+        let mut params = params(name, AUTHORITY_VALIDITY)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let certificate = params.self_signed(&CertificateKey::from(&key)).map_err(|error| issue_error(name, &error))?;
@@ -94,14 +95,19 @@ impl Authority {
         Fingerprint::of(&self.certificate)
     }
 
-    /// A certificate (DER) for a device's key: at joining, and again for renewal.
+    /// A certificate (DER) for a device's key that is valid for the usual time.
     pub fn issue_device(&self, key: &PublicKey, name: &str) -> Result<Vec<u8>, IdentityError> {
-        self.issue(key, name, ExtendedKeyUsagePurpose::ClientAuth, CERTIFICATE_LIFETIME_DAYS)
+        self.issue_device_for(key, name, CERTIFICATE_LIFETIME)
+    }
+
+    /// A certificate (DER) for a device's key that is valid for `lifetime` from now on: at joining, and again for renewal.
+    pub fn issue_device_for(&self, key: &PublicKey, name: &str, lifetime: Duration) -> Result<Vec<u8>, IdentityError> {
+        self.issue(key, name, ExtendedKeyUsagePurpose::ClientAuth, BACKDATED + lifetime)
     }
 
     /// A certificate (DER) for a core's key.
     pub fn issue_core(&self, key: &PublicKey, name: &str) -> Result<Vec<u8>, IdentityError> {
-        self.issue(key, name, ExtendedKeyUsagePurpose::ServerAuth, CERTIFICATE_LIFETIME_DAYS)
+        self.issue(key, name, ExtendedKeyUsagePurpose::ServerAuth, BACKDATED + CERTIFICATE_LIFETIME)
     }
 
     /// The core's own identity in `dir`: what is there, renewed if it is due, or a new one. It is saved when this returns.
@@ -123,7 +129,7 @@ impl Authority {
     /// A certificate that ended long ago, as a device that was off for years shows.
     #[cfg(test)]
     pub(crate) fn issue_expired(&self, key: &PublicKey, name: &str, usage: ExtendedKeyUsagePurpose) -> Vec<u8> {
-        self.issue(key, name, usage, 0).expect("a certificate")
+        self.issue(key, name, usage, Duration::ZERO).expect("a certificate")
     }
 
     fn issue(
@@ -131,9 +137,9 @@ impl Authority {
         key: &PublicKey,
         name: &str,
         usage: ExtendedKeyUsagePurpose,
-        lifetime_days: u64,
+        validity: Duration,
     ) -> Result<Vec<u8>, IdentityError> {
-        let mut params = params(name, lifetime_days)?;
+        let mut params = params(name, validity)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
         // The authority's parameters are not kept: an issuer needs only its name and how it may use its key.
@@ -165,13 +171,13 @@ fn unix_now_s() -> i64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
 
-fn params(name: &str, lifetime_days: u64) -> Result<CertificateParams, IdentityError> {
+fn params(name: &str, validity: Duration) -> Result<CertificateParams, IdentityError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = common_name(name);
     // Its start lies a day back, so that a clock that is set back a little does not make a certificate from the future.
     let now = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(unix_now_s() as u64);
-    params.not_before = now - DAY;
-    params.not_after = params.not_before + DAY * u32::try_from(lifetime_days).unwrap_or(u32::MAX);
+    params.not_before = now - BACKDATED;
+    params.not_after = params.not_before + validity;
     let mut serial = [0u8; 16];
     getrandom::fill(&mut serial).map_err(|error| IdentityError::Random(error.to_string()))?;
     serial[0] &= 0x7f;

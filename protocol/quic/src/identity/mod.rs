@@ -21,7 +21,7 @@ use headwater_protocol::id::PublicKey;
 use headwater_protocol::trust::{Certificate, CertificateError, CertificateUse, Fingerprint, Signature, Signer};
 use zeroize::Zeroizing;
 
-pub use authority::{Authority, CERTIFICATE_LIFETIME_DAYS};
+pub use authority::{Authority, CERTIFICATE_LIFETIME};
 
 const KEY_FILE: &str = "identity.key";
 const CERTIFICATE_FILE: &str = "identity.crt";
