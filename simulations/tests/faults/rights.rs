@@ -43,7 +43,7 @@ fn text(path: &Path) -> &str {
 #[track_caller]
 fn publish(agent: &AgentProcess, dataset: &str) {
     let source = agent.scratch().join(dataset.replace(['/', '{', '}'], "-"));
-    folder::fill(&source, 3, 3, 0);
+    folder::fill(&source, dataset.len() as u64, 3, 0);
     agent.publish(&source, dataset);
 }
 
