@@ -24,11 +24,6 @@ use crate::store::ChunkStore;
 /// Announcements that wait for a slow session; one that falls further behind looks everything up again.
 const ANNOUNCEMENTS_MAX: usize = 1024;
 
-/// Least that a session may have under way: one chunk of the largest size, and the next.
-const WINDOW_BYTES_MIN: u64 = 2 << 20;
-/// Most that a session may have under way.
-const WINDOW_BYTES_MAX: u64 = 16 << 20;
-
 /// The core's keys.
 #[derive(Debug)]
 pub struct Keys {
@@ -163,12 +158,6 @@ impl Core {
     /// A number that this process gives once.
     pub fn unique(&self) -> u64 {
         self.unique.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Payload bytes that a session which begins now may have under way: its share of the memory for transfers.
-    pub fn window_bytes(&self) -> u64 {
-        let share = self.config.memory.transfers.0 / (self.sessions.count() as u64 + 1);
-        share.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX)
     }
 
     /// Where prefixes of unfinished chunks are kept.

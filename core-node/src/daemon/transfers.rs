@@ -199,7 +199,7 @@ fn failed(core: &Core, peer: &Peer, dataset: &str, doing: &str, error: &Transfer
             tracing::debug!(device = peer.name, dataset, reason, "cut while {doing}");
             return;
         }
-        TransferError::Withdrawn | TransferError::Unavailable(_) => {
+        TransferError::Withdrawn | TransferError::Unavailable(_) | TransferError::Stalled(_) => {
             tracing::info!(device = peer.name, dataset, error = error_chain(error), "given up while {doing}");
             return;
         }

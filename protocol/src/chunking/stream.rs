@@ -52,6 +52,12 @@ impl StreamChunker {
         Ok(Some(&self.buffer[self.start - length..self.start]))
     }
 
+    /// Bytes that its buffer takes.
+    #[cfg(test)]
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Forgets the stream that was being cut, so that another can be.
     pub fn reset(&mut self) {
         (self.start, self.end, self.ended) = (0, 0, false);

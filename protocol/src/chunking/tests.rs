@@ -118,6 +118,55 @@ fn an_insertion_in_a_large_file_changes_a_few_chunks() {
     }
 }
 
+/// A long stream that counts what is taken of it.
+struct Long {
+    block: Vec<u8>,
+    read: u64,
+    length: u64,
+}
+
+impl Read for Long {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let at = (self.read % self.block.len() as u64) as usize;
+        let left = usize::try_from(self.length - self.read).unwrap_or(usize::MAX);
+        let count = into.len().min(self.block.len() - at).min(left);
+        into[..count].copy_from_slice(&self.block[at..at + count]);
+        self.read += count as u64;
+        Ok(count)
+    }
+}
+
+#[test]
+fn a_long_stream_takes_a_few_mebibytes() {
+    let params = ChunkerParams::default();
+    let mut reader = Long { block: stream(b"long", (1 << 20) + 7), read: 0, length: 300 << 20 };
+    let mut chunker = StreamChunker::new(params).expect("good parameters");
+    let (mut cut, mut ahead_max) = (0, 0);
+    while let Some(part) = chunker.next_cut(&mut reader).expect("readable") {
+        cut += part.len() as u64;
+        ahead_max = ahead_max.max(reader.read - cut);
+        assert!(chunker.buffer_bytes() <= 4 << 20, "the buffer grew after {cut} bytes");
+    }
+    assert_eq!(cut, reader.length);
+    assert!(ahead_max <= 4 << 20, "{ahead_max} bytes were read ahead");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn an_insertion_anywhere_changes_a_few_chunks(at in 0usize..=(16 << 20), inserted in 1usize..5000) {
+        let bytes = stream(b"anywhere", 16 << 20);
+        let before: std::collections::BTreeSet<_> =
+            cut(ChunkerParams::default(), bytes.as_slice()).into_iter().map(|chunk| chunk.id).collect();
+        let new_bytes = stream(b"new", inserted);
+        let after = cut(ChunkerParams::default(), bytes[..at].chain(&new_bytes[..]).chain(&bytes[at..]));
+        let new = after.iter().filter(|chunk| !before.contains(&chunk.id)).count();
+        // How many it takes until both are cut alike again is chance; it does not grow with the file.
+        prop_assert!(new <= 12, "{} of {} chunks are new", new, after.len());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 

@@ -46,7 +46,9 @@ impl NamePattern {
             Part::Literal(literal) => literal.chars().all(|c| matches!(c, '*' | '/') || is_name_character(c)),
             Part::Device | Part::Label(_) => true,
         });
-        if text.is_empty() || !literals_fit || text.contains("***") || text.contains("//") || text.starts_with('/') {
+        // No part of a name is empty or begins with a dot: such a pattern would match nothing, whatever was meant by it.
+        let parts_fit = text.split('/').all(|part| !part.is_empty() && !part.starts_with('.'));
+        if !literals_fit || !parts_fit || text.contains("***") {
             return Err(refused());
         }
         Ok(Self(text))

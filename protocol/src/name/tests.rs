@@ -79,7 +79,7 @@ fn patterns() {
         let matched = NamePattern::new(pattern).expect(pattern).matches(&DatasetName::new(name).expect(name));
         assert_eq!(matched, wanted, "{pattern} against {name}");
     }
-    for bad in ["", "/a", "a//b", "***", "a b", "{", "{x}", "a?"] {
+    for bad in ["", "/a", "a//b", "a/", "***", "a b", "{", "{x}", "a?", "../x", "a/../b", ".*", "a/.b"] {
         assert!(NamePattern::new(bad).is_err(), "{bad:?} was accepted");
     }
 }

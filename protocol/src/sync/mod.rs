@@ -18,20 +18,24 @@
 //! Neither holds a list of all chunks: what they remember is bounded by what is under way, whatever the version's size.
 //! Neither does anything: a shell carries out their actions, tells them the outcome, and moves the bytes.
 
+mod patience;
 mod ranges;
 mod receiver;
 mod sender;
+mod shares;
 mod walk;
 
 use crate::id::ChunkId;
 use crate::wire::{ItemKey, Refusal};
 
+pub use patience::{PATIENCE, Patience};
 pub use ranges::Ranges;
 pub use receiver::{
     Expected, Held, ReceiveAction, ReceiveEnd, ReceiveLimits, ReceiveState, ReceiveStats, Receiver, WINDOW_BYTES_MIN,
     Wanted,
 };
 pub use sender::{Load, SendAction, SendEnd, SendState, Sender};
+pub use shares::{SHARE_BYTES_MAX, ShareId, Shares, TURN};
 
 #[cfg(test)]
 mod tests;

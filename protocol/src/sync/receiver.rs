@@ -44,9 +44,10 @@ const GRANT_PARTS: u64 = 8;
 /// Most files, and most chunks, of a version.
 const VERSION_ITEMS_MAX: u64 = 1 << 48;
 
-/// Smallest window: the largest item always fits beside what is not granted anew yet.
-pub const WINDOW_BYTES_MIN: u64 = 2 << 20;
-const _: () = assert!(WINDOW_BYTES_MIN - WINDOW_BYTES_MIN / GRANT_PARTS > PAYLOAD_BYTES_MAX as u64);
+/// The last item that a grant lets begin may be longer than what is left of the grant: this much of a window is kept for it.
+const LAST_ITEM_BYTES: u64 = PAYLOAD_BYTES_MAX as u64;
+/// Smallest window with which a transfer moves on.
+pub const WINDOW_BYTES_MIN: u64 = LAST_ITEM_BYTES + (256 << 10);
 const _: () = assert!(CHUNKS_ASKED_MAX <= MESSAGE_LIST_MAX && PAGES_ASKED_MAX <= MESSAGE_LIST_MAX);
 
 /// What is known of an item between its header and its end.
@@ -95,7 +96,8 @@ pub struct Receiver {
     repeated: BTreeSet<ItemKey>,
     granted_bytes: u64,
     received_bytes: u64,
-    regrant_bytes: u64,
+    /// Payload bytes of items that are durable or were of no use.
+    settled_bytes: u64,
     stored: Ranges,
     stored_since: Option<Timestamp>,
     stored_due: bool,
@@ -113,11 +115,10 @@ impl Receiver {
         if totals.files > VERSION_ITEMS_MAX || totals.chunks > VERSION_ITEMS_MAX {
             return Err(Violation::OutOfRange { ordinal: totals.chunks, chunks: VERSION_ITEMS_MAX });
         }
-        let window_bytes = limits.window_bytes.max(WINDOW_BYTES_MIN);
         let mut receiver = Self {
             transfer,
             totals,
-            window_bytes,
+            window_bytes: limits.window_bytes,
             state: ReceiveState::Walking,
             walk: Walk::new(manifest),
             lookups: 0,
@@ -130,7 +131,7 @@ impl Receiver {
             repeated: BTreeSet::new(),
             granted_bytes: 0,
             received_bytes: 0,
-            regrant_bytes: window_bytes,
+            settled_bytes: 0,
             stored: Ranges::new(),
             stored_since: None,
             stored_due: false,
@@ -162,6 +163,40 @@ impl Receiver {
     /// Pages and chunks that it remembers now: bounded, whatever the version's size.
     pub fn remembered(&self) -> usize {
         self.walk.remembered() + self.flights.remembered() + self.arriving.len() + self.stored.len()
+    }
+
+    /// Whether it has asked for something that is not here yet, and so can use a window.
+    pub fn is_asking(&self) -> bool {
+        self.state == ReceiveState::Walking && (self.pages_asked > 0 || self.flights.is_asking())
+    }
+
+    /// Most payload bytes that may have arrived and not be durable before something is granted again.
+    pub const fn exposure_bytes(&self) -> u64 {
+        let arriving = if self.granted_bytes > self.received_bytes {
+            self.granted_bytes + LAST_ITEM_BYTES
+        } else {
+            self.received_bytes
+        };
+        arriving - self.settled_bytes
+    }
+
+    /// This side still works on it, or waits for its turn: says so with a grant of nothing, so that nobody takes the silence
+    /// for an end.
+    pub fn handle_quiet(&mut self) {
+        if !self.state.is_end() {
+            self.outbox.push_back(Message::Grant { transfer: self.transfer, bytes: 0 });
+        }
+    }
+
+    /// Whether it is the sender's turn: something is asked for and granted that has not come.
+    pub fn awaits_sender(&self) -> bool {
+        self.is_asking() && self.granted_bytes > self.received_bytes && self.arriving.is_empty()
+    }
+
+    /// From now on so many payload bytes may be under way or not durable, at least [`WINDOW_BYTES_MIN`]; with fewer, nothing
+    /// is granted. A grant can't be taken back: after a smaller window nothing is granted until what is out fits.
+    pub const fn handle_window(&mut self, window_bytes: u64) {
+        self.window_bytes = window_bytes;
     }
 
     /// A control message of this transfer has arrived.
@@ -282,7 +317,7 @@ impl Receiver {
             return Err(Violation::Unasked(key));
         }
         self.received_bytes += u64::from(payload_bytes);
-        if self.received_bytes > self.granted_bytes {
+        if self.received_bytes > self.granted_bytes + LAST_ITEM_BYTES {
             return Err(Violation::OverGrant { sent: self.received_bytes, granted: self.granted_bytes });
         }
         let from_offset = header.from_offset();
@@ -331,7 +366,7 @@ impl Receiver {
     /// again, plain; unless it was plain and whole, or had been asked for again already: then the sender sent other bytes.
     pub fn handle_unusable(&mut self, key: ItemKey) {
         let Some(arriving) = self.arriving.remove(&key) else { return };
-        self.regrant_bytes += u64::from(arriving.payload_bytes);
+        self.settled_bytes += u64::from(arriving.payload_bytes);
         if arriving.plain_whole || !self.repeated.insert(key) {
             return self.violated(Violation::WrongBytes(key));
         }
@@ -346,7 +381,7 @@ impl Receiver {
     pub fn handle_stored(&mut self, now: Timestamp, keys: &[ItemKey]) {
         for key in keys {
             let Some(arriving) = self.arriving.remove(key) else { continue };
-            self.regrant_bytes += u64::from(arriving.payload_bytes);
+            self.settled_bytes += u64::from(arriving.payload_bytes);
             self.repeated.remove(key);
             match key {
                 ItemKey::Page(id) => self.walk.stored(id),
@@ -452,8 +487,7 @@ impl Receiver {
 
     fn poll_messages(&mut self) -> Option<Message> {
         let transfer = self.transfer;
-        if self.regrant_bytes >= self.window_bytes / GRANT_PARTS {
-            let bytes = std::mem::take(&mut self.regrant_bytes);
+        if let Some(bytes) = self.next_grant() {
             self.granted_bytes += bytes;
             return Some(Message::Grant { transfer, bytes });
         }
@@ -471,8 +505,17 @@ impl Receiver {
             self.stored_since = None;
             return Some(Message::Stored { transfer, ranges });
         }
-        let (ranges, partial) = self.flights.ask(self.window_bytes * ASK_AHEAD_WINDOWS, CHUNKS_ASKED_MAX)?;
+        let ahead_bytes = self.window_bytes.max(WINDOW_BYTES_MIN) * ASK_AHEAD_WINDOWS;
+        let (ranges, partial) = self.flights.ask(ahead_bytes, CHUNKS_ASKED_MAX)?;
         Some(Message::NeedChunks { transfer, ranges, partial })
+    }
+
+    /// What the window lets be granted beyond what is out, once that is worth a message.
+    fn next_grant(&self) -> Option<u64> {
+        let room = self.window_bytes.checked_sub(LAST_ITEM_BYTES)?;
+        // An item that began at the end of a grant may be more than was granted.
+        let bytes = (self.settled_bytes + room).checked_sub(self.granted_bytes)?;
+        (bytes > 0 && bytes >= room / GRANT_PARTS).then_some(bytes)
     }
 
     fn poll_questions(&mut self) -> Option<ReceiveAction> {

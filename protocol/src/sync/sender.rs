@@ -140,7 +140,8 @@ pub struct Sender {
     loading: usize,
     ready: VecDeque<(ItemKey, u32)>,
     ready_bytes: u64,
-    credit_bytes: u64,
+    /// Below zero after an item that began at the end of a grant and was longer.
+    credit_bytes: i64,
     unavailable: Ranges,
     unavailable_unsent: Ranges,
     stored_chunks: u64,
@@ -181,9 +182,9 @@ impl Sender {
         self.stored_chunks
     }
 
-    /// Payload bytes that may still be sent.
+    /// Payload bytes that are granted and not used: an item may begin while there are any.
     pub const fn credit_bytes(&self) -> u64 {
-        self.credit_bytes
+        if self.credit_bytes > 0 { self.credit_bytes.cast_unsigned() } else { 0 }
     }
 
     /// A control message of this transfer has arrived.
@@ -196,7 +197,7 @@ impl Sender {
             Message::NeedChunks { ranges, partial, .. } => self.want_chunks(ranges, partial),
             Message::Again { keys, .. } => self.want_again(keys),
             Message::Grant { bytes, .. } => {
-                self.credit_bytes = self.credit_bytes.saturating_add(*bytes);
+                self.credit_bytes = self.credit_bytes.saturating_add_unsigned(*bytes);
                 Ok(())
             }
             Message::Stored { ranges, .. } => ranges.iter().try_for_each(|range| {
@@ -391,17 +392,16 @@ impl Sender {
         Some(Load { key: ItemKey::Chunk(ordinal), from_offset, plain: false })
     }
 
-    /// The next item to put on a stream, if one is ready and granted. Its payload counts as sent.
+    /// The next item to put on a stream, if one is ready and something is left of what was granted: so a grant is always used
+    /// up, and nothing of it lies idle because the next item is longer. Its payload counts as sent.
     pub fn poll_transmit(&mut self) -> Option<ItemKey> {
-        let &(key, payload_bytes) = self.ready.front()?;
-        let payload_bytes = u64::from(payload_bytes);
-        if self.state.is_end() || payload_bytes > self.credit_bytes {
+        if self.state.is_end() || self.credit_bytes <= 0 {
             return None;
         }
-        self.ready.pop_front();
+        let (key, payload_bytes) = self.ready.pop_front()?;
         self.pipe.remove(&key);
-        self.ready_bytes -= payload_bytes;
-        self.credit_bytes -= payload_bytes;
+        self.ready_bytes -= u64::from(payload_bytes);
+        self.credit_bytes -= i64::from(payload_bytes);
         Some(key)
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use headwater_protocol::id::VersionId;
-use headwater_protocol::sync::Violation;
+use headwater_protocol::sync::{PATIENCE, Violation};
 use headwater_protocol::wire::{Message, Refusal};
 use tokio::sync::mpsc;
 
@@ -22,7 +22,7 @@ use crate::transfer::{
     self, Destination, IncomingOffer, OutgoingVersion, ProgressSink, ReceiveReport, SendReport, Source, TransferError,
 };
 pub use memory::MemoryBudget;
-pub(crate) use memory::TakenMemory;
+pub(crate) use memory::{MemoryShare, TakenMemory};
 use shared::{Claim, OUTGOING_MAX, Role, Shared, TransferEvent};
 
 /// Events that wait for the daemon.
@@ -42,17 +42,19 @@ pub enum Side {
 pub struct SessionOptions {
     /// Item streams that a transfer sends on at once.
     pub item_streams: usize,
-    /// Payload bytes that a receiver lets be under way or not yet durable, per transfer.
+    /// Payload bytes that a receiver lets be under way or not yet durable, per transfer; with `memory`, that divides it.
     pub window_bytes: u64,
     /// zstd level of what is compressed for the wire; none sends stored frames as they are and the rest plain.
     pub compression_level: Option<i32>,
-    /// Memory for payloads, shared with other sessions; none bounds each transfer by its window only.
+    /// Memory for payloads, shared with other sessions; none bounds each transfer by `window_bytes` only.
     pub memory: Option<MemoryBudget>,
+    /// How long a transfer may stand still before it is given up; see [`Patience`](headwater_protocol::sync::Patience).
+    pub patience: Duration,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { item_streams: 4, window_bytes: 8 << 20, compression_level: Some(1), memory: None }
+        Self { item_streams: 4, window_bytes: 8 << 20, compression_level: Some(1), memory: None, patience: PATIENCE }
     }
 }
 
@@ -157,6 +159,9 @@ impl Session {
         let (outgoing, outgoing_queue) = mpsc::channel(OUTGOING_MAX);
         let (events, event_queue) = mpsc::channel(EVENTS_MAX);
         let shared = Arc::new(Shared::new(connection, side, options, outgoing));
+        if shared.options.memory.is_some() {
+            shared.follow_windows();
+        }
         tokio::spawn(run::run(Arc::clone(&shared), control.split(), outgoing_queue, events));
         (SessionHandle { shared }, SessionEvents { events: event_queue })
     }
@@ -230,7 +235,9 @@ impl SessionHandle {
         let mut claim = self.shared.claim(transfer, Role::Fetcher)?;
         let fetch = Message::Fetch { transfer, dataset: dataset.to_owned(), version };
         self.shared.send(fetch).await.map_err(|error| TransferError::Disconnected(error.to_string()))?;
-        let event = claim.events.recv().await;
+        let patience = self.shared.options.patience;
+        let event = tokio::time::timeout(patience, claim.events.recv()).await;
+        let event = event.map_err(|_| TransferError::Stalled(patience))?;
         let Some(event) = event else { return Err(TransferError::Disconnected(self.shared.why_ended())) };
         match *event {
             TransferEvent::Message(Message::Offer { transfer, dataset, manifest, commit }) => {

@@ -82,13 +82,19 @@ async fn goodbye(sender: &mut ControlSender) {
 }
 
 async fn write(shared: &Shared, sender: &mut ControlSender, outgoing: &mut mpsc::Receiver<Box<Message>>) -> Ended {
-    while let Some(message) = outgoing.recv().await {
+    loop {
+        let message = tokio::select! {
+            message = outgoing.recv() => match message {
+                Some(message) => message,
+                None => return Ended::Here,
+            },
+            message = shared.next_reply() => message,
+        };
         if let Err(error) = sender.send(&message).await {
             return Ended::Frame(error);
         }
         shared.messages_sent.fetch_add(1, Ordering::Relaxed);
     }
-    Ended::Here
 }
 
 async fn read(shared: &Shared, receiver: &mut ControlReceiver, events: &EventSender) -> Ended {
@@ -98,9 +104,6 @@ async fn read(shared: &Shared, receiver: &mut ControlReceiver, events: &EventSen
             Ok(None) => return Ended::Goodbye,
             Err(error) => return Ended::Frame(error),
         };
-        if let Err(error) = message.check() {
-            return Ended::Frame(FrameError::Invalid(error));
-        }
         shared.messages_received.fetch_add(1, Ordering::Relaxed);
         match message {
             Message::Goodbye => return Ended::Goodbye,
@@ -111,14 +114,14 @@ async fn read(shared: &Shared, receiver: &mut ControlReceiver, events: &EventSen
 
 async fn handle(shared: &Shared, events: &EventSender, message: Message) {
     match message {
-        Message::Ping(number) => {
-            // Fails only when the session ends.
-            let _ = shared.send(Message::Pong(number)).await;
-        }
+        Message::Ping(number) => shared.reply(Message::Pong(number)),
         Message::Pong(number) => shared.pong(number),
         message => match message.transfer() {
             Some(transfer) => handle_of_transfer(shared, events, message, transfer).await,
-            None => tell(events, SessionEvent::Message(message)).await,
+            None => {
+                // Whoever let go of the events wants to hear no more.
+                tell(events, SessionEvent::Message(message)).await;
+            }
         },
     }
 }
@@ -141,25 +144,33 @@ async fn handle_of_transfer(shared: &Shared, events: &EventSender, message: Mess
                 Message::Fetch { transfer, dataset, version } => SessionEvent::Fetch { transfer, dataset, version },
                 _ => return,
             };
-            tell(events, event).await;
+            if !tell(events, event).await {
+                // Nobody will ever answer: the peer must not wait for that.
+                shared.forget(transfer);
+                shared.reply(refused(
+                    transfer,
+                    "nobody takes transfers on this session any more",
+                    "open another session",
+                ));
+            }
         }
         Route::TooMany => {
-            let refusal = Refusal {
-                code: "HW-3008".into(),
-                message: "too many transfers are open on this session".into(),
-                hint: "try again when some have ended".into(),
-            };
-            // Fails only when the session ends.
-            let _ = shared.send(Message::Refused { transfer: Some(transfer), refusal }).await;
+            let reason = "too many transfers are open on this session";
+            shared.reply(refused(transfer, reason, "try again when some have ended"));
         }
         // What comes late for a transfer that has ended.
         Route::Nowhere => tracing::trace!(transfer, "a message for no transfer"),
     }
 }
 
-async fn tell(events: &EventSender, event: SessionEvent) {
-    // A daemon that listens no more has let go of the session.
-    let _ = events.send(Box::new(event)).await;
+fn refused(transfer: u32, reason: &str, hint: &str) -> Message {
+    let refusal = Refusal { code: "HW-3008".into(), message: reason.into(), hint: hint.into() };
+    Message::Refused { transfer: Some(transfer), refusal }
+}
+
+/// Tells the daemon; false if it has let go of the session's events.
+async fn tell(events: &EventSender, event: SessionEvent) -> bool {
+    events.send(Box::new(event)).await.is_ok()
 }
 
 async fn accept(shared: &Arc<Shared>) -> Ended {

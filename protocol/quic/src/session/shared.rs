@@ -1,15 +1,16 @@
 //! What the tasks of a session share: the transfers by number, and the way to the control stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use headwater_protocol::sync::Violation;
-use headwater_protocol::wire::{ItemHeader, Message, Refusal};
-use tokio::sync::{mpsc, oneshot, watch};
+use headwater_protocol::wire::{ItemHeader, Message, PAYLOAD_BYTES_MAX, Refusal};
+use quinn::VarInt;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
-use super::{SessionError, SessionOptions, Side, TakenMemory};
+use super::{SessionError, SessionOptions, Side};
 use crate::endpoint::close;
 use crate::transfer::TransferError;
 
@@ -19,6 +20,8 @@ pub(super) const OUTGOING_MAX: usize = 32;
 const TRANSFER_EVENTS_MAX: usize = 64;
 /// Transfers that may be open at once on a session, offers that nobody has answered included.
 pub(super) const TRANSFERS_MAX: usize = 256;
+/// Replies of the session itself that may wait to be written; a peer that makes more and reads none loses the oldest.
+const REPLIES_MAX: usize = 64;
 /// Pings that may wait for their answers.
 const PINGS_MAX: usize = 64;
 
@@ -41,9 +44,11 @@ pub(crate) struct ArrivedItem {
     pub(crate) header: ItemHeader,
     pub(crate) header_bytes: usize,
     pub(crate) payload: Bytes,
-    /// Held until the item is durable.
-    pub(crate) memory: Option<TakenMemory>,
 }
+
+/// Connection window of a session that receives nothing, and what it has beyond the windows of its transfers: room for
+/// control messages and item headers, whatever items are on their way.
+const CONTROL_WINDOW_BYTES: u64 = 1 << 20;
 
 /// Payload bytes that a peer may still send to a transfer; readers look here before they allocate.
 #[derive(Debug, Default)]
@@ -58,11 +63,13 @@ impl Gate {
         self.granted.fetch_add(bytes, Ordering::AcqRel);
     }
 
-    /// Takes the bytes of an item that begins.
+    /// Takes the bytes of an item that begins. The last one of a grant may be longer than what was left of it, and come
+    /// before those that were sent before it.
     pub(crate) fn take(&self, bytes: u64) -> Result<(), Violation> {
         let sent = self.taken.fetch_add(bytes, Ordering::AcqRel) + bytes;
         let granted = self.granted.load(Ordering::Acquire);
-        if sent > granted { Err(Violation::OverGrant { sent, granted }) } else { Ok(()) }
+        let over = granted == 0 || sent > granted + u64::from(PAYLOAD_BYTES_MAX);
+        if over { Err(Violation::OverGrant { sent, granted }) } else { Ok(()) }
     }
 }
 
@@ -105,16 +112,28 @@ pub(super) enum Route {
     TooMany,
 }
 
+/// Windows of one session.
+#[derive(Debug, Default)]
+struct Windows {
+    by_transfer: BTreeMap<u32, u64>,
+    connection_bytes: u64,
+}
+
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) connection: quinn::Connection,
     pub(crate) options: SessionOptions,
     side: Side,
     pub(super) outgoing: mpsc::Sender<Box<Message>>,
+    /// What the reader answers by itself: it never waits for the writer, or two sessions could wait for each other.
+    replies: Mutex<VecDeque<Box<Message>>>,
+    reply_added: Notify,
     transfers: Mutex<BTreeMap<u32, Entry>>,
     next_transfer: AtomicU32,
     pings: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
     next_ping: AtomicU64,
+    /// Windows of the transfers that receive, where they share a budget, and the connection window that was set for them.
+    windows: Mutex<Windows>,
     pub(super) closing: watch::Sender<Option<(u32, String)>>,
     pub(super) ended: AtomicBool,
     pub(super) messages_sent: AtomicU64,
@@ -137,14 +156,38 @@ impl Shared {
             options,
             side,
             outgoing,
+            replies: Mutex::default(),
+            reply_added: Notify::new(),
             transfers: Mutex::default(),
             next_transfer: AtomicU32::new(first),
             pings: Mutex::default(),
             next_ping: AtomicU64::new(0),
+            windows: Mutex::default(),
             closing: watch::Sender::new(None),
             ended: AtomicBool::new(false),
             messages_sent: AtomicU64::new(0),
             messages_received: AtomicU64::new(0),
+        }
+    }
+
+    /// A transfer may have so many payload bytes under way from now on: the connection window follows.
+    pub(crate) fn set_window(&self, transfer: u32, window_bytes: u64) {
+        let mut windows = lock(&self.windows);
+        windows.by_transfer.insert(transfer, window_bytes);
+        self.follow(&mut windows);
+    }
+
+    /// Sets the connection window to what the transfers need. It is made larger at once and smaller in large steps: either
+    /// costs a lock on the connection.
+    pub(super) fn follow_windows(&self) {
+        self.follow(&mut lock(&self.windows));
+    }
+
+    fn follow(&self, windows: &mut Windows) {
+        let bytes = windows.by_transfer.values().sum::<u64>() + CONTROL_WINDOW_BYTES;
+        if bytes > windows.connection_bytes || bytes <= windows.connection_bytes / 2 {
+            windows.connection_bytes = bytes;
+            self.connection.set_receive_window(VarInt::try_from(bytes).unwrap_or(VarInt::MAX));
         }
     }
 
@@ -225,6 +268,10 @@ impl Shared {
 
     pub(crate) fn forget(&self, transfer: u32) {
         self.transfers().remove(&transfer);
+        let mut windows = lock(&self.windows);
+        if windows.by_transfer.remove(&transfer).is_some() {
+            self.follow(&mut windows);
+        }
     }
 
     pub(super) fn open_transfers(&self) -> usize {
@@ -240,6 +287,26 @@ impl Shared {
     pub(crate) async fn send(&self, message: Message) -> Result<(), SessionError> {
         let sent = self.outgoing.send(Box::new(message)).await;
         sent.map_err(|_| SessionError::Closed(self.why_ended()))
+    }
+
+    /// Leaves a message for the writer, without waiting.
+    pub(super) fn reply(&self, message: Message) {
+        let mut replies = lock(&self.replies);
+        if replies.len() == REPLIES_MAX {
+            replies.pop_front();
+        }
+        replies.push_back(Box::new(message));
+        self.reply_added.notify_one();
+    }
+
+    /// The next message that [`Shared::reply`] left. Cancel-safe.
+    pub(super) async fn next_reply(&self) -> Box<Message> {
+        loop {
+            if let Some(message) = lock(&self.replies).pop_front() {
+                return message;
+            }
+            self.reply_added.notified().await;
+        }
     }
 
     /// A ping's number, and what resolves when its answer is there.
@@ -266,6 +333,12 @@ impl Shared {
         self.ended.store(true, Ordering::Release);
         self.transfers().clear();
         self.pings().clear();
+    }
+
+    /// UDP bytes that travelled on the connection.
+    pub(crate) fn travelled_bytes(&self) -> u64 {
+        let stats = self.connection.stats();
+        stats.udp_tx.bytes + stats.udp_rx.bytes
     }
 
     /// Why the connection ended, for people.

@@ -1,5 +1,7 @@
 //! What a daemon brings to a transfer: where bytes come from and where they go.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use headwater_protocol::chunking::CHUNK_BYTES_MAX;
@@ -256,6 +258,9 @@ pub enum TransferError {
         /// What came.
         got: VersionId,
     },
+    /// The other side let it stand still, though the link is there; a new transfer goes on where this one stopped.
+    #[error("the other side did nothing for it in {} s", .0.as_secs())]
+    Stalled(Duration),
     /// The link was cut; nothing that was stored is lost, a new session goes on where this one stopped.
     #[error("the connection ended: {0}")]
     Disconnected(String),

@@ -48,14 +48,13 @@ async fn read_items(shared: &Shared, stream: &mut RecvStream) -> Result<(), Ende
         if header.transfer != transfer {
             return Err(Ended::Invalid(format!("items of transfers {transfer} and {} on it", header.transfer)));
         }
-        read_item(shared, stream, (&events, &gate), header, header_bytes).await?;
+        read_item(stream, (&events, &gate), header, header_bytes).await?;
         next = read_header(stream).await?;
     }
     Ok(())
 }
 
 async fn read_item(
-    shared: &Shared,
     stream: &mut RecvStream,
     (events, gate): (&TransferSender, &Gate),
     header: ItemHeader,
@@ -67,13 +66,8 @@ async fn read_item(
         let _ = events.send(Box::new(TransferEvent::Broken(violation))).await;
         return Err(Ended::Over);
     }
-    let memory = match &shared.options.memory {
-        // What is compressed takes its plain size before it is durable.
-        Some(budget) => Some(budget.take(header.payload_bytes.max(header.plain_bytes)).await),
-        None => None,
-    };
     let (payload, whole) = read_payload(stream, payload_bytes).await;
-    let item = ArrivedItem { header, header_bytes, payload, memory };
+    let item = ArrivedItem { header, header_bytes, payload };
     let event = if whole { TransferEvent::Item(item) } else { TransferEvent::Cut(item) };
     match events.send(Box::new(event)).await {
         Ok(()) if whole => Ok(()),

@@ -9,16 +9,19 @@ use headwater_protocol::id::ChunkId;
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::page::Page;
 use headwater_protocol::sync::{
-    Expected, Held, Presence, ReceiveAction, ReceiveEnd, ReceiveLimits, Receiver, Violation, Wanted,
+    Expected, Held, Patience, Presence, ReceiveAction, ReceiveEnd, ReceiveLimits, ReceiveState, Receiver, Violation,
+    Wanted,
 };
 use headwater_protocol::time::Timestamp;
 use headwater_protocol::wire::{Encoding, ItemHeader, ItemKey, Message, Refusal};
 use tokio::task::JoinSet;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::outbox::Outbox;
 use super::report::{Progress, ProgressSink, ReceiveReport};
 use super::verify::{self, Outcome, Verified};
 use super::{Committed, Destination, DestinationError, HeldPage, IncomingOffer, TransferError, UnavailableChunk};
+use crate::session::MemoryShare;
 use crate::session::shared::{ArrivedItem, Claim, TransferEvent};
 
 /// Batches that are verified at once.
@@ -51,6 +54,11 @@ enum Done {
 struct Receiving {
     machine: Receiver,
     claim: Claim,
+    /// Its part of the memory, from the first thing that it asks for to its commit.
+    share: Option<MemoryShare>,
+    window_bytes: u64,
+    patience: Patience,
+    look: Interval,
     offer: Arc<IncomingOffer>,
     manifest: Arc<Manifest>,
     destination: Arc<dyn Destination>,
@@ -79,7 +87,9 @@ pub(crate) async fn run(
     destination: Arc<dyn Destination>,
     progress: ProgressSink,
 ) -> Result<ReceiveReport, TransferError> {
-    let limits = ReceiveLimits { window_bytes: claim.shared.options.window_bytes };
+    let options = &claim.shared.options;
+    // With a budget, a transfer gets a window when there is something to ask for.
+    let limits = ReceiveLimits { window_bytes: if options.memory.is_some() { 0 } else { options.window_bytes } };
     let machine = Manifest::decode(&offer.manifest).map_err(TransferError::Manifest).and_then(|manifest| {
         let machine = Receiver::new(claim.transfer, &manifest, limits)?;
         Ok((machine, manifest))
@@ -99,9 +109,14 @@ pub(crate) async fn run(
             return Err(error);
         }
     };
+    let patience = Patience::new(claim.shared.options.patience, Timestamp::ZERO, claim.shared.travelled_bytes());
     let mut receiving = Receiving {
         machine,
+        patience,
+        look: looks(&patience),
         claim,
+        share: None,
+        window_bytes: limits.window_bytes,
         offer: Arc::new(offer),
         manifest: Arc::new(manifest),
         destination,
@@ -127,6 +142,10 @@ enum Next {
     Event(Option<Box<TransferEvent>>),
     Done(Done),
     Sent(bool),
+    /// The window may be another now.
+    Share,
+    /// It is time to see whether the transfer moves.
+    Look,
 }
 
 impl Receiving {
@@ -139,12 +158,19 @@ impl Receiving {
             }
             self.start_batches();
             let next = tokio::select! {
+                _ = self.look.tick() => Next::Look,
                 event = self.claim.events.recv() => Next::Event(event),
                 Some(done) = self.jobs.join_next() => Next::Done(done.unwrap_or(Done::Failed)),
                 sent = self.outbox.send_one(&self.claim.shared), if !self.outbox.is_empty() => Next::Sent(sent.is_ok()),
+                () = changed(self.share.as_ref()) => Next::Share,
             };
             match next {
-                Next::Event(Some(event)) => self.handle_event(*event),
+                Next::Share => {}
+                Next::Look => self.look()?,
+                Next::Event(Some(event)) => {
+                    self.patience.handle_sign(self.now());
+                    self.handle_event(*event);
+                }
                 Next::Event(None) | Next::Sent(false) => return Err(self.disconnected().await),
                 Next::Done(done) => self.handle_done(done),
                 Next::Sent(true) => {}
@@ -152,12 +178,57 @@ impl Receiving {
         }
     }
 
+    /// Says that this side lives, and gives up a sender that does not.
+    fn look(&mut self) -> Result<(), TransferError> {
+        let now = self.now();
+        self.machine.handle_quiet();
+        self.patience.handle_bytes(now, self.claim.shared.travelled_bytes());
+        if !self.machine.awaits_sender() {
+            self.patience.handle_sign(now);
+        }
+        if self.patience.is_over(now) {
+            Err(TransferError::Stalled(self.claim.shared.options.patience))
+        } else {
+            Ok(())
+        }
+    }
+
     fn now(&self) -> Timestamp {
         Timestamp::from_nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// Carries out what the machine wants, but for what takes time: that becomes a job.
+    /// Carries out what the machine wants, with the window that it may have now.
     fn apply(&mut self) -> Option<ReceiveEnd> {
+        let ended = self.carry_out();
+        if ended.is_some() || !self.renew_window() {
+            return ended;
+        }
+        self.carry_out()
+    }
+
+    /// Looks whether the transfer's window is another now.
+    fn renew_window(&mut self) -> bool {
+        let Some(budget) = &self.claim.shared.options.memory else { return false };
+        if self.machine.state() != ReceiveState::Walking {
+            // All is durable: others can have it.
+            self.share = None;
+            return false;
+        }
+        if self.share.is_none() && !self.machine.is_asking() {
+            return false;
+        }
+        let share = self.share.get_or_insert_with(|| budget.enter());
+        let window_bytes = share.window(self.machine.exposure_bytes());
+        self.machine.handle_window(window_bytes);
+        if window_bytes != self.window_bytes {
+            self.window_bytes = window_bytes;
+            self.claim.shared.set_window(self.claim.transfer, window_bytes);
+        }
+        true
+    }
+
+    /// Carries out what the machine wants, but for what takes time: that becomes a job.
+    fn carry_out(&mut self) -> Option<ReceiveEnd> {
         while let Some(action) = self.machine.poll_action() {
             let destination = Arc::clone(&self.destination);
             match action {
@@ -196,7 +267,15 @@ impl Receiving {
             let batch = take_batch(&mut self.arrived, |(_, item)| item.header.plain_bytes as usize);
             self.verifications += 1;
             let destination = Arc::clone(&self.destination);
-            self.jobs.spawn_blocking(move || Done::Verified(verify::verify(&*destination, batch)));
+            let (budget, unpacked_bytes) = (self.claim.shared.options.memory.clone(), verify::unpacked_bytes(&batch));
+            self.jobs.spawn(async move {
+                let memory = match budget {
+                    Some(budget) if unpacked_bytes > 0 => Some(Arc::new(budget.take_unpacked(unpacked_bytes).await)),
+                    _ => None,
+                };
+                let verify = move || verify::verify(&*destination, batch, memory.as_ref());
+                tokio::task::spawn_blocking(verify).await.map_or(Done::Failed, Done::Verified)
+            });
         }
         if !self.verified.is_empty() && self.stores < STORES_MAX {
             self.stores += 1;
@@ -227,7 +306,8 @@ impl Receiving {
                 }
             }
             // The sender let go of a stream: it withdraws, or the connection is lost; either is told elsewhere.
-            TransferEvent::Cut(item) => self.cut.push(item),
+            TransferEvent::Cut(item) if is_worth_keeping(&item) => self.cut.push(item),
+            TransferEvent::Cut(_) => {}
             TransferEvent::Broken(violation) => self.machine.handle_violation(violation),
         }
     }
@@ -334,6 +414,7 @@ impl Receiving {
 
     fn ended(&mut self, end: ReceiveEnd) -> Result<ReceiveReport, TransferError> {
         self.claim.done();
+        self.share = None;
         match end {
             ReceiveEnd::Committed => {
                 self.tell_progress();
@@ -366,8 +447,7 @@ impl Receiving {
         };
         // Readers end with their connection; one that does not loses a prefix, no more.
         let _ = tokio::time::timeout(CUT_WAIT, salvage).await;
-        let mut cut = std::mem::take(&mut self.cut);
-        cut.retain(|item| item.payload.len() >= PREFIX_BYTES_MIN && matches!(item.header.key, ItemKey::Chunk(_)));
+        let cut = std::mem::take(&mut self.cut);
         let with_expected = |item: ArrivedItem| Some((self.machine.handle_item(&item.header).ok()?, item));
         let cut: Vec<(Expected, ArrivedItem)> = cut.into_iter().filter_map(with_expected).collect();
         let destination = Arc::clone(&self.destination);
@@ -392,6 +472,28 @@ impl Receiving {
             }
         }
     }
+}
+
+/// When to see whether a transfer moves.
+pub(super) fn looks(patience: &Patience) -> Interval {
+    let mut looks =
+        tokio::time::interval_at(tokio::time::Instant::now() + patience.look_every(), patience.look_every());
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    looks
+}
+
+/// Resolves when the share of the memory may be larger; never without one.
+async fn changed(share: Option<&MemoryShare>) {
+    match share {
+        Some(share) => share.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether the first bytes of an item are worth a prefix, should the link be lost: those of a chunk that is no delta.
+fn is_worth_keeping(item: &ArrivedItem) -> bool {
+    let is_chunk = matches!(item.header.key, ItemKey::Chunk(_));
+    is_chunk && item.payload.len() >= PREFIX_BYTES_MIN && !matches!(item.header.encoding, Encoding::Delta { .. })
 }
 
 /// Takes the first items off a list, as many as make a batch.

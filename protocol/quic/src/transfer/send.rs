@@ -2,20 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use headwater_protocol::manifest::{Manifest, Totals};
-use headwater_protocol::sync::{Load, SendAction, SendEnd, Sender};
+use headwater_protocol::sync::{Load, Patience, SendAction, SendEnd, Sender};
+use headwater_protocol::time::Timestamp;
 use headwater_protocol::wire::{Encoding, ItemKey, Message, OrdinalRange};
 use quinn::{SendStream, VarInt};
 use tokio::task::JoinSet;
+use tokio::time::Interval;
 
 use super::items::TRANSFER_OVER;
 use super::outbox::Outbox;
 use super::pack::{self, Packed};
+use super::receive::looks;
 use super::report::{Progress, ProgressSink, SendReport};
 use super::{OutgoingVersion, Source, SourceError, TransferError, UnavailableChunk};
 use crate::framing::append_frame;
@@ -51,6 +55,9 @@ struct Sending {
     report: SendReport,
     chunk_plain_bytes: u64,
     progress: ProgressSink,
+    started: Instant,
+    patience: Patience,
+    look: Interval,
 }
 
 /// Offers a version and serves it until the receiver has committed it.
@@ -68,7 +75,11 @@ pub(crate) async fn run(
         manifest: version.manifest.to_vec(),
         commit: version.commit.to_vec(),
     };
+    let patience = Patience::new(claim.shared.options.patience, Timestamp::ZERO, claim.shared.travelled_bytes());
     let mut sending = Sending {
+        started: Instant::now(),
+        patience,
+        look: looks(&patience),
         machine: Sender::new(claim.transfer, totals.chunks, offer),
         claim,
         source,
@@ -99,6 +110,8 @@ enum Next {
     Panicked,
     Written(Written),
     Sent,
+    /// It is time to see whether the transfer moves.
+    Look,
 }
 
 impl Sending {
@@ -111,6 +124,7 @@ impl Sending {
             self.start_loads();
             self.start_writes();
             let next = tokio::select! {
+                _ = self.look.tick() => Next::Look,
                 event = self.claim.events.recv() => Next::Event(event),
                 Some(written) = self.writes.next() => Next::Written(written),
                 Some(loaded) = self.batches.join_next() => match loaded {
@@ -120,7 +134,11 @@ impl Sending {
                 sent = self.outbox.send_one(&self.claim.shared), if !self.outbox.is_empty() => { sent?; Next::Sent }
             };
             match next {
-                Next::Event(Some(event)) => self.handle_event(*event),
+                Next::Look => self.look()?,
+                Next::Event(Some(event)) => {
+                    self.patience.handle_sign(self.now());
+                    self.handle_event(*event);
+                }
                 Next::Event(None) => return Err(TransferError::Disconnected(self.claim.shared.why_ended())),
                 Next::Loaded(loaded) => self.handle_loaded(loaded),
                 Next::Panicked => self.machine.withdraw(),
@@ -129,6 +147,25 @@ impl Sending {
                 Next::Written(written) => self.idle.extend(written),
                 Next::Sent => {}
             }
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Gives up a receiver that took the offer, or did not, and says nothing more.
+    fn look(&mut self) -> Result<(), TransferError> {
+        let now = self.now();
+        self.patience.handle_bytes(now, self.claim.shared.travelled_bytes());
+        if !self.batches.is_empty() {
+            // Reading is this side's work.
+            self.patience.handle_sign(now);
+        }
+        if self.patience.is_over(now) {
+            Err(TransferError::Stalled(self.claim.shared.options.patience))
+        } else {
+            Ok(())
         }
     }
 

@@ -1,5 +1,7 @@
 //! Turning payloads into verified bytes, away from the reactor.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use headwater_protocol::compress;
 use headwater_protocol::id::ChunkId;
@@ -17,7 +19,8 @@ pub(super) struct Verified {
     pub(super) key: ItemKey,
     pub(super) item: IncomingItem,
     pub(super) page: Option<Page>,
-    pub(super) memory: Option<TakenMemory>,
+    /// Taken for the bytes that its batch was unpacked to.
+    pub(super) memory: Option<Arc<TakenMemory>>,
 }
 
 /// How an item turned out.
@@ -28,20 +31,31 @@ pub(super) enum Outcome {
     Unusable(ItemKey),
 }
 
+/// Bytes that a batch takes beside its payloads once it is verified.
+pub(super) fn unpacked_bytes(batch: &[(Expected, ArrivedItem)]) -> u64 {
+    let unpacked = |item: &ArrivedItem| match item.header.encoding {
+        Encoding::Plain { from_offset: 0 } => 0,
+        _ => u64::from(item.header.plain_bytes),
+    };
+    batch.iter().map(|(_, item)| unpacked(item)).sum()
+}
+
 /// Verifies a batch. Blocking.
 pub(super) fn verify(
     destination: &dyn Destination,
     batch: Vec<(Expected, ArrivedItem)>,
+    memory: Option<&Arc<TakenMemory>>,
 ) -> Result<Vec<Outcome>, DestinationError> {
-    batch.into_iter().map(|(expected, item)| verify_one(destination, expected, item)).collect()
+    batch.into_iter().map(|(expected, item)| verify_one(destination, expected, item, memory.cloned())).collect()
 }
 
 fn verify_one(
     destination: &dyn Destination,
     expected: Expected,
-    mut arrived: ArrivedItem,
+    arrived: ArrivedItem,
+    memory: Option<Arc<TakenMemory>>,
 ) -> Result<Outcome, DestinationError> {
-    let (key, memory) = (arrived.header.key, arrived.memory.take());
+    let key = arrived.header.key;
     let Some((plain, frame)) = plain_of(destination, expected, arrived)? else { return Ok(Outcome::Unusable(key)) };
     if ChunkId::of(&plain) != expected.id {
         return Ok(Outcome::Unusable(key));

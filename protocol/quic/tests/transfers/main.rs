@@ -171,7 +171,7 @@ async fn a_budget_bounds_what_all_transfers_hold() {
     }
     assert!(versions.iter().all(|version| store.has(version)));
     assert!(store.0.stores_max.load(Ordering::Relaxed) <= 8 << 20);
-    assert_eq!(budget.free_bytes(), budget.bytes());
+    assert_eq!(budget.used_bytes(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -363,6 +363,41 @@ async fn a_session_carries_messages_and_ends_with_a_word() {
     assert!(pair.device.0.is_closed());
     assert!(pair.device.0.send(Message::Ping(1)).await.is_err());
     assert!(pair.device.0.ping().await.is_err());
+}
+
+/// Neither side waits for ever for one that is there and does nothing; one that works slowly is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_nothing_is_given_up_and_who_is_slow_is_not() {
+    let options = SessionOptions { patience: Duration::from_secs(2), ..SessionOptions::default() };
+    let pair = pair_with(options.clone()).await;
+    let version = Version::of(&folder(3, 1));
+    // The offer is taken by nobody, and by nobody refused.
+    let sent = pair.device.0.send_version(version.outgoing(), Priority::Bulk, version.clone(), no_progress());
+    let sent = tokio::time::timeout(PATIENCE, sent).await.expect("an end");
+    assert!(matches!(sent, Err(TransferError::Stalled(_))), "{sent:?}");
+    let asked = tokio::time::timeout(PATIENCE, pair.device.0.fetch_offer("cams", version.id())).await.expect("an end");
+    assert!(matches!(asked, Err(TransferError::Stalled(_))), "{asked:?}");
+
+    // Each store takes longer than anybody's patience.
+    let mut pair = pair_with(options).await;
+    let store = Store::default();
+    *store.0.store_delay.lock().unwrap() = Duration::from_secs(4);
+    let (sent, received) = publish(&mut pair, &version, &store).await;
+    sent.expect("sent");
+    received.expect("received");
+}
+
+/// A daemon that dropped the events answers no offer: the session does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_offer_that_nobody_takes_is_refused() {
+    let Pair { device, core: (core, events), _core } = pair().await;
+    drop(events);
+    let version = Version::of(&folder(3, 0));
+    let sent = device.0.send_version(version.outgoing(), Priority::Bulk, version.clone(), no_progress());
+    let refused = tokio::time::timeout(PATIENCE, sent).await.expect("an answer");
+    assert!(matches!(&refused, Err(TransferError::Refused(refusal)) if refusal.code == "HW-3008"), "{refused:?}");
+    assert_eq!(core.stats().transfers, 0);
+    device.0.ping().await.expect("the session goes on");
 }
 
 /// Several versions at once, both ways, on one session.

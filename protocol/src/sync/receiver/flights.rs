@@ -67,6 +67,10 @@ impl Flights {
         self.found.is_empty() && self.under_way.is_empty()
     }
 
+    pub(super) fn is_asking(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
     pub(super) fn remembered(&self) -> usize {
         self.found.len() + self.under_way.len()
     }

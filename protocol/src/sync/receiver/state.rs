@@ -62,7 +62,8 @@ impl ReceiveState {
 /// Bounds of a receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReceiveLimits {
-    /// Payload bytes that may be under way or not durable; at least [`WINDOW_BYTES_MIN`](super::WINDOW_BYTES_MIN).
+    /// Payload bytes that may be under way or not durable; below [`WINDOW_BYTES_MIN`](super::WINDOW_BYTES_MIN) nothing is
+    /// granted. [`Receiver::handle_window`](super::Receiver::handle_window) changes it.
     pub window_bytes: u64,
 }
 

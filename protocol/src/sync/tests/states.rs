@@ -8,7 +8,7 @@ use crate::sync::receiver::Event as ReceiveEvent;
 use crate::sync::sender::Event as SendEvent;
 use crate::sync::*;
 use crate::time::Timestamp;
-use crate::wire::{Encoding, ItemHeader, ItemKey, Message, OrdinalRange, Refusal};
+use crate::wire::{Encoding, ItemHeader, ItemKey, Message, OrdinalRange, PAYLOAD_BYTES_MAX, Refusal};
 
 fn table<S: std::fmt::Debug + Copy, E: std::fmt::Debug + Copy>(
     states: &[S],
@@ -155,9 +155,11 @@ fn items_that_do_not_fit_break_a_transfer() {
         (true, chunk(|header| header.encoding = Encoding::Zstd { from_offset: 5 }), |v| {
             matches!(v, Violation::Item { .. })
         }),
-        (true, chunk(|header| header.payload_bytes = 9 << 20), |v| {
-            matches!(v, Violation::OverGrant { granted: 0x80_0000, .. })
-        }),
+        (
+            true,
+            chunk(|header| header.payload_bytes = 9 << 20),
+            |v| matches!(v, Violation::OverGrant { granted, .. } if *granted == (8 << 20) - u64::from(PAYLOAD_BYTES_MAX)),
+        ),
     ];
     for (with_chunks, header, fits) in cases {
         let mut receiver = receiver(&version, with_chunks);
@@ -348,7 +350,35 @@ fn messages_out_of_place_break_a_transfer() {
 }
 
 #[test]
-fn a_sender_never_sends_more_than_it_was_granted() {
+fn a_smaller_window_withholds_grants_until_what_is_out_fits() {
+    let version = version();
+    let mut receiver = receiver(&version, true);
+    let room = |window: u64| window - u64::from(PAYLOAD_BYTES_MAX);
+    let grants = |receiver: &mut Receiver| {
+        let actions = std::iter::from_fn(|| receiver.poll_action());
+        let bytes = actions.map(|action| match action {
+            ReceiveAction::Send(Message::Grant { bytes, .. }) => bytes,
+            _ => 0,
+        });
+        bytes.sum::<u64>()
+    };
+    assert_eq!(grants(&mut receiver), 0, "all of the first window is granted");
+    assert_eq!(receiver.exposure_bytes(), 8 << 20);
+    receiver.handle_window(WINDOW_BYTES_MIN);
+    let header = chunk_header(&version, 0);
+    receiver.handle_item(&header).expect("asked for");
+    receiver.handle_verified(header.key, None);
+    receiver.handle_stored(NOW, &[header.key]);
+    assert_eq!(grants(&mut receiver), 0, "more than the window is still out");
+    receiver.handle_window(10 << 20);
+    let settled = u64::from(header.payload_bytes);
+    assert_eq!(grants(&mut receiver), room(10 << 20) + settled - room(8 << 20));
+    receiver.handle_window(0);
+    assert_eq!(grants(&mut receiver), 0);
+}
+
+#[test]
+fn a_sender_begins_nothing_without_a_grant_and_leaves_none_of_one() {
     let offer = Message::Offer { transfer: 0, dataset: "d".into(), manifest: vec![], commit: vec![] };
     let mut sender = Sender::new(0, 100, offer);
     let ranges = vec![OrdinalRange { first: 0, count: 100 }];
@@ -362,9 +392,14 @@ fn a_sender_never_sends_more_than_it_was_granted() {
     }
     assert_eq!(loaded, 8, "no more is read than may wait");
     assert_eq!(sender.poll_transmit(), None);
-    sender.handle_message(&Message::Grant { transfer: 0, bytes: (2 << 20) + 1 });
+    sender.handle_message(&Message::Grant { transfer: 0, bytes: (1 << 20) + 1 });
     assert_eq!(sender.poll_transmit(), Some(ItemKey::Chunk(0)));
-    assert_eq!(sender.poll_transmit(), Some(ItemKey::Chunk(1)));
-    assert_eq!(sender.poll_transmit(), None);
     assert_eq!(sender.credit_bytes(), 1);
+    assert_eq!(sender.poll_transmit(), Some(ItemKey::Chunk(1)), "the last one may be longer than the rest");
+    assert_eq!(sender.poll_transmit(), None);
+    // What was too much is taken off the next grant.
+    sender.handle_message(&Message::Grant { transfer: 0, bytes: (1 << 20) - 1 });
+    assert_eq!(sender.poll_transmit(), None);
+    sender.handle_message(&Message::Grant { transfer: 0, bytes: 1 });
+    assert_eq!(sender.poll_transmit(), Some(ItemKey::Chunk(2)));
 }

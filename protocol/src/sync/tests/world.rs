@@ -124,7 +124,7 @@ pub(super) fn run(version: &Version, store: &mut Store, twist: &Twist) -> (SendE
     let totals = version.manifest.totals();
     let offer = Message::Offer { transfer: 0, dataset: "d".into(), manifest: vec![], commit: vec![] };
     let mut sender = Sender::new(0, totals.chunks, offer);
-    let limits = ReceiveLimits { window_bytes: twist.window_bytes };
+    let limits = ReceiveLimits { window_bytes: twist.window_bytes.max(crate::sync::WINDOW_BYTES_MIN) };
     let mut receiver = Receiver::new(0, &version.manifest, limits).expect("a good manifest");
     let (mut cost, mut ends) = (Cost::default(), (None, None));
     let mut clock = 0u64;
