@@ -313,7 +313,7 @@ impl Encoded for Receipt {
 }
 
 impl Stored for Receipt {
-    const MAGIC: [u8; 4] = *b"HWrc";
+    const MAGIC: [u8; 4] = *b"HWrt";
     const VERSION: u16 = 1;
 }
 

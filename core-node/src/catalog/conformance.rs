@@ -256,8 +256,14 @@ fn reliance_guards_the_last_copy(catalog: &dyn Catalog) {
     assert!(matches!(catalog.may_drop(cam, 2, false), Err(DropError::LastCopy { .. })));
     catalog.may_drop(cam, 2, true).unwrap();
     assert_eq!(catalog.versions(cam, None, 10).unwrap().len(), 3, "all are dropped, or none");
+    catalog.note_freed(&device, cam, 9).unwrap();
+    assert!(catalog.drop_versions(cam, &[2], false).is_err(), "a version that is not there replaces no other");
     catalog.drop_versions(cam, &[1], false).unwrap();
     catalog.drop_versions(cam, &[2], true).unwrap();
+    catalog.commit_version(&version(cam, 4, DEVICE, 0..2)).unwrap();
+    catalog.note_freed(&device, cam, 3).unwrap();
+    catalog.note_freed(&device, cam, 4).unwrap();
+    catalog.drop_versions(cam, &[3], false).unwrap();
     assert!(matches!(catalog.delete_dataset(cam, Deletion::default()), Err(DropError::LastCopy { .. })));
     catalog.delete_dataset(cam, Deletion { last_copy: true, collected: false }).unwrap();
     assert!(matches!(

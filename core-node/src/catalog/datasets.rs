@@ -302,7 +302,8 @@ pub trait DatasetTable {
     fn may_drop(&self, dataset: DatasetId, number: u64, last_copy: bool) -> Result<(), DropError>;
     /// Drops versions, none of them the newest or tagged. What devices said they have freed is refused without `last_copy`.
     fn drop_versions(&self, dataset: DatasetId, numbers: &[u64], last_copy: bool) -> Result<(), DropError>;
-    /// A device says that it has freed bytes of this version: it is not dropped without `last_copy`.
+    /// A device says that it has freed bytes, all of which this version has: it is not dropped without `last_copy`. Its word
+    /// on earlier versions is done with: what it freed of them is in this one too.
     fn note_freed(&self, device: &PublicKey, dataset: DatasetId, number: u64) -> Result<(), CatalogError>;
 
     /// Sets a tag; `replace` moves one that exists.

@@ -25,7 +25,7 @@ use super::transfers;
 use crate::catalog::DeviceState;
 use crate::control::revoked;
 use crate::core::{Announcement, Core};
-use crate::ingest::catalog_refusal;
+use crate::ingest::{catalog_refusal, note_freed};
 use crate::serve::{Followed, Resolved, own_heads};
 
 /// Transfers of one session that run at once; more wait, and the session bounds how many.
@@ -46,11 +46,7 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, shown: headwa
             return;
         }
     };
-    let options = SessionOptions {
-        window_bytes: core.window_bytes(),
-        memory: Some(core.memory.clone()),
-        ..SessionOptions::default()
-    };
+    let options = SessionOptions { memory: Some(core.memory.clone()), ..SessionOptions::default() };
     let (handle, events) = Session::start(connection.clone(), control, Side::Listener, options);
     let peer = admitted.peer;
     let (place, end) = Sessions::enter(&core, peer.key, peer.name.clone(), remote, handle.clone());
@@ -279,10 +275,10 @@ impl LiveSession {
                     note(&self.core, &refusal, &self.peer.name);
                 }
             }
-            Message::Heads { datasets } => {
+            Message::Heads { question, datasets } => {
                 let (core, peer) = (self.core.clone(), self.peer.clone());
                 let heads = self.blocking(move || own_heads(&core, &peer, &datasets)).await?;
-                self.send_heads(heads).await;
+                self.send_heads(question, heads).await;
             }
             Message::Follow { question, names } => {
                 self.followed = Followed::new(names);
@@ -296,6 +292,11 @@ impl LiveSession {
                     }
                 };
                 self.send(Message::FollowDone { question, unmatched, refused }).await;
+            }
+            Message::Freed { question, dataset, version } => {
+                let (core, peer) = (self.core.clone(), self.peer.clone());
+                let noted = self.blocking(move || note_freed(&core, &peer, &dataset, &version)).await?;
+                self.send(Message::FreedNoted { question, noted }).await;
             }
             Message::Control { request, body } => self.command(request, body).await,
             other => tracing::debug!(device = self.peer.name, ?other, "a message that asks for nothing here"),
@@ -364,13 +365,13 @@ impl LiveSession {
         Ok(unmatched)
     }
 
-    async fn send_heads(&self, all: Vec<Following>) {
+    async fn send_heads(&self, question: u32, all: Vec<Following>) {
         if all.is_empty() {
-            self.send(Message::HeadsAre(all)).await;
+            self.send(Message::HeadsAre { question, heads: all }).await;
             return;
         }
         for part in all.chunks(MESSAGE_LIST_MAX) {
-            self.send(Message::HeadsAre(part.to_vec())).await;
+            self.send(Message::HeadsAre { question, heads: part.to_vec() }).await;
         }
     }
 

@@ -4,11 +4,13 @@
 //! ([`commit`]), because much can have happened in between. Only the second counts.
 
 mod commit;
+mod freed;
 mod prefixes;
 mod publication;
 
 pub use commit::{CommitJob, commit_version};
 pub(crate) use commit::{create, enter};
+pub(crate) use freed::note_freed;
 pub use prefixes::Prefixes;
 pub use publication::Publication;
 

@@ -10,7 +10,7 @@ use headwater_protocol::wire::Refusal;
 use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
 
-use super::Agent;
+use super::{Agent, Folder};
 use crate::catalog::{EventLevel, Role};
 use crate::device::Device;
 use crate::request::{LogReport, Progress, Request, VerifyReport};
@@ -75,9 +75,10 @@ pub(super) async fn answer(agent: &Arc<Agent>, request: Request, reply: ReplySen
         Request::Free { dataset, paths } => {
             let folder = agent.folder(&dataset)?;
             let _mine = have(agent, folder.dataset.as_str(), &folder.path, &reply).await;
-            let work = || {
+            let work = || async {
+                announce_freed(agent, &folder).await?;
                 let (folder, paths) = (folder.clone(), paths.clone());
-                blocking(agent, move |agent| free::free(agent, &folder, &paths))
+                blocking(agent, move |agent| free::free(agent, &folder, &paths)).await
             };
             to_value(agent.healing(work).await?)
         }
@@ -134,6 +135,16 @@ async fn leave(agent: &Arc<Agent>) -> Result<Value, CodedError> {
     let text = format!("`{}` has left its core; files and folder settings stay", device.card.name);
     agent.note(EventLevel::Info, "", "", text.clone());
     Ok(json!({ "device": device.card.name, "text": text }))
+}
+
+/// With a session, the core notes that it may hold the only copy before a byte goes. Without one the receipt does, and the
+/// next session tells.
+async fn announce_freed(agent: &Arc<Agent>, folder: &Folder) -> Result<(), CodedError> {
+    let Some(access) = agent.current_access() else { return Ok(()) };
+    let connected = access.connected().await?;
+    let folder = folder.clone();
+    let (row, committed) = blocking(agent, move |agent| free::covered_version(agent, &folder)).await?;
+    crate::session::publish::announce_freed(agent, &connected, &row, &committed).await
 }
 
 /// The daemon's session, or the next one: the link is told to try at once.

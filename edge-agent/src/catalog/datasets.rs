@@ -6,6 +6,7 @@ use headwater_protocol::id::VersionId;
 use headwater_protocol::manifest::Manifest;
 use rusqlite::{OptionalExtension, Row, params};
 
+use super::marks::freed_noted_key;
 use super::{Catalog, CatalogError, sum_of};
 
 /// Versions of a dataset that were offered and are not wanted any more, but remembered: the core may have committed one
@@ -187,6 +188,7 @@ impl Catalog {
         for table in ["versions", "pages", "stamps", "chunks", "staged", "freed", "deletions"] {
             transaction.execute(&format!("DELETE FROM {table} WHERE dataset = ?1"), [dataset.0]).map_err(failed)?;
         }
+        transaction.execute("DELETE FROM meta WHERE name = ?1", [freed_noted_key(dataset)]).map_err(failed)?;
         transaction.execute("DELETE FROM datasets WHERE id = ?1", [dataset.0]).map_err(failed)?;
         transaction.commit().map_err(failed)
     }
@@ -346,7 +348,12 @@ impl Catalog {
     /// Forgets every version of a dataset; its pages and stamps stay until they are pruned.
     pub fn forget_versions(&self, dataset: DatasetId) -> Result<(), CatalogError> {
         let failed = |source| CatalogError::sql("forget versions", source);
-        self.lock().execute("DELETE FROM versions WHERE dataset = ?1", [dataset.0]).map(|_| ()).map_err(failed)
+        let mut connection = self.lock();
+        let transaction = connection.transaction().map_err(failed)?;
+        transaction.execute("DELETE FROM versions WHERE dataset = ?1", [dataset.0]).map_err(failed)?;
+        // Whoever gets the next versions has noted nothing of them yet.
+        transaction.execute("DELETE FROM meta WHERE name = ?1", [freed_noted_key(dataset)]).map_err(failed)?;
+        transaction.commit().map_err(failed)
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the catalog remembers beside versions: which files were freed, which are to leave, and small values by name.
 
+use headwater_protocol::id::VersionId;
 use rusqlite::{OptionalExtension, params};
 
 use super::{Catalog, CatalogError, DatasetId};
@@ -53,6 +54,16 @@ impl Catalog {
             .prepare_cached("SELECT 1 FROM freed WHERE dataset = ?1 AND path >= ?2 AND path < ?3")
             .and_then(|mut statement| statement.exists(params![dataset.0, from, to]))
             .map_err(|source| CatalogError::sql("look up freed files", source))
+    }
+
+    /// The version for which the core has noted that files of it are freed here.
+    pub fn freed_noted(&self, dataset: DatasetId) -> Result<Option<VersionId>, CatalogError> {
+        Ok(self.meta(&freed_noted_key(dataset))?.and_then(|bytes| VersionId::from_slice(&bytes)))
+    }
+
+    /// Keeps what the core has noted.
+    pub fn set_freed_noted(&self, dataset: DatasetId, version: &VersionId) -> Result<(), CatalogError> {
+        self.put_meta(&freed_noted_key(dataset), version.as_bytes())
     }
 
     /// How many files of a dataset are freed.
@@ -158,4 +169,9 @@ impl Catalog {
 fn below(path: &[u8]) -> (Vec<u8>, Vec<u8>) {
     const AFTER_SLASH: u8 = b'/' + 1;
     ([path, b"/"].concat(), [path, &[AFTER_SLASH]].concat())
+}
+
+/// The name of the value that [`Catalog::freed_noted`] gives.
+pub(super) fn freed_noted_key(dataset: DatasetId) -> String {
+    format!("freed-noted/{}", dataset.0)
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
+use headwater_protocol::id::VersionId;
 use headwater_protocol::wire::{Following, MESSAGE_LIST_MAX, Message, News, PeerStatus, Refusal};
 use headwater_quic::endpoint::close;
 use headwater_quic::session::{SessionEvent, SessionEvents, SessionHandle, SessionStats};
@@ -22,19 +23,35 @@ pub struct Link {
     connection: quinn::Connection,
     handle: SessionHandle,
     news: watch::Sender<Said>,
-    questions: Arc<tokio::sync::Mutex<()>>,
+    /// One question at a time; the number of the last one.
+    questions: Arc<tokio::sync::Mutex<u32>>,
 }
 
 /// What the core has said so far.
 #[derive(Clone, Debug, Default)]
 struct Said {
-    heads: Option<Vec<Following>>,
+    heads: Option<Answer<Vec<Following>>>,
+    freed_noted: Option<Answer<bool>>,
     /// The question that news must answer: what comes for an earlier set of names is not for this one.
     question: u32,
     /// By the name that is followed and the dataset's.
     following: BTreeMap<(String, String), News>,
     follow_done: Option<FollowDone>,
     ended: Option<Ended>,
+}
+
+/// An answer of the core. One that comes late, after its question was given up, is on the way when the next question is
+/// asked: only the number tells whose it is.
+#[derive(Clone, Debug)]
+struct Answer<T> {
+    question: u32,
+    answer: T,
+}
+
+impl<T: Clone> Answer<T> {
+    fn to(this: Option<&Self>, question: u32) -> Option<T> {
+        this.filter(|this| this.question == question).map(|this| this.answer.clone())
+    }
 }
 
 /// The names that match nothing, or why the core could not say.
@@ -87,14 +104,22 @@ impl Link {
 
     /// The newest committed version of each of this device's own datasets.
     pub async fn heads(&self, datasets: &[String]) -> Result<Vec<Following>, CodedError> {
-        let _one_at_a_time = self.questions.lock().await;
+        let mut questions = self.questions.lock().await;
         let mut heads = Vec::new();
         for part in datasets.chunks(MESSAGE_LIST_MAX) {
-            self.news.send_modify(|news| news.heads = None);
-            self.send(Message::Heads { datasets: part.to_vec() }).await?;
-            heads.extend(self.wait(|news| news.heads.clone()).await?);
+            let question = next(&mut questions);
+            self.send(Message::Heads { question, datasets: part.to_vec() }).await?;
+            heads.extend(self.wait(|news| Answer::to(news.heads.as_ref(), question)).await?);
         }
         Ok(heads)
+    }
+
+    /// Tells the core that bytes of this dataset of ours are freed, all of which `version` has; whether it noted that.
+    pub async fn freed(&self, dataset: &str, version: VersionId) -> Result<bool, CodedError> {
+        let mut questions = self.questions.lock().await;
+        let question = next(&mut questions);
+        self.send(Message::Freed { question, dataset: dataset.to_owned(), version }).await?;
+        self.wait(|news| Answer::to(news.freed_noted.as_ref(), question)).await
     }
 
     /// Follows these names and no others, and gives what they stand for now and those that match nothing. News keep coming.
@@ -207,8 +232,12 @@ impl Link {
 
     fn take(&self, message: Message) {
         match message {
-            Message::HeadsAre(heads) => self.news.send_if_modified(|news| {
-                news.heads = Some(heads);
+            Message::HeadsAre { question, heads } => self.news.send_if_modified(|news| {
+                news.heads = Some(Answer { question, answer: heads });
+                true
+            }),
+            Message::FreedNoted { question, noted } => self.news.send_if_modified(|news| {
+                news.freed_noted = Some(Answer { question, answer: noted });
                 true
             }),
             Message::News { question, list } => self.news.send_if_modified(|news| {
@@ -242,7 +271,13 @@ impl Link {
 /// What answers the core when it asks for a version of this device.
 pub trait Fetches: Send + Sync + 'static {
     /// Begins to send the version, or refuses. Must not block.
-    fn fetch(&self, handle: SessionHandle, transfer: u32, dataset: String, version: headwater_protocol::id::VersionId);
+    fn fetch(&self, handle: SessionHandle, transfer: u32, dataset: String, version: VersionId);
+}
+
+/// The number of the next question.
+fn next(questions: &mut u32) -> u32 {
+    *questions = questions.wrapping_add(1);
+    *questions
 }
 
 fn gone() -> CodedError {

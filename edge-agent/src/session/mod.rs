@@ -131,6 +131,9 @@ pub(crate) fn transfer_error(catalog: &Catalog, error: TransferError) -> CodedEr
         TransferError::Disconnected(reason) => {
             CodedError::new(&codes::SESSION_ENDED, format!("the session with the core ended: {reason}"))
         }
+        TransferError::Stalled(_) => {
+            CodedError::new(&codes::CORE_UNREACHABLE, format!("the core does not go on with a transfer: {error}"))
+        }
         TransferError::Violation(violation) => {
             let mut error = CodedError::from(violation.refusal());
             error.message = format!("the core broke the protocol: {violation}");

@@ -1,6 +1,6 @@
 //! Freeing files: their bytes go from this device, they stay in every later version. Only under the core's receipt, only
 //! after the file was read again and is what the receipt covers, and the note that it was freed is durable before the file
-//! goes. And deleting files: they leave later versions too.
+//! goes; with a session, the core's own note as well, and without one the core is told at the next. And deleting files: they leave later versions too.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -30,13 +30,8 @@ const READ_BYTES: usize = 1 << 20;
 /// Removes the local bytes of files that the core has a receipt for.
 pub fn free(agent: &Arc<Agent>, folder: &Folder, paths: &[String]) -> Result<FreeReport, CodedError> {
     let dataset = folder.dataset.as_str();
-    if folder.role != Role::Publish {
-        let message = format!("`{dataset}` is local: no core has its files, so none can be freed");
-        return Err(CodedError::new(&codes::LOCAL_DATASET, message));
-    }
     let catalog = agent.catalog();
-    let row = catalog.dataset(dataset, folder.role, &folder.path)?;
-    let committed = covered(agent, &catalog, &row)?;
+    let (row, committed) = covered_version(agent, folder)?;
     let manifest = committed.decode_manifest()?;
     let pages = DatasetPages::new(Arc::clone(&catalog), row.id);
     let tree = Tree::new(&manifest, &pages);
@@ -85,6 +80,19 @@ pub fn delete(agent: &Arc<Agent>, folder: &Folder, paths: &[String]) -> Result<u
     }
     agent.note(EventLevel::Info, "", dataset, format!("{} paths were deleted by command", deleted.len()));
     Ok(deleted.len())
+}
+
+/// A dataset and its newest committed version, if files of it can be freed: the core's receipt for it is good.
+pub fn covered_version(agent: &Agent, folder: &Folder) -> Result<(DatasetRow, VersionRow), CodedError> {
+    let dataset = folder.dataset.as_str();
+    if folder.role != Role::Publish {
+        let message = format!("`{dataset}` is local: no core has its files, so none can be freed");
+        return Err(CodedError::new(&codes::LOCAL_DATASET, message));
+    }
+    let catalog = agent.catalog();
+    let row = catalog.dataset(dataset, folder.role, &folder.path)?;
+    let committed = covered(agent, &catalog, &row)?;
+    Ok((row, committed))
 }
 
 /// The newest committed version, if its receipt is good.

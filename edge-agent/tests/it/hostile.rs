@@ -187,13 +187,13 @@ async fn ask_for_everything(
     while let Ok(Some(message)) = control.recv().await {
         heard.lock().expect("unlocked").push(encode(&message));
         match message {
-            Message::Heads { .. } => {
+            Message::Heads { question: number, .. } => {
                 for question in
                     [fetch(1, "hidden-name", ids[0]), fetch(3, "never-was", ids[0]), fetch(5, "open", ids[0])]
                 {
                     control.send(&question).await.expect("sent");
                 }
-                control.send(&Message::HeadsAre(Vec::new())).await.expect("sent");
+                control.send(&Message::HeadsAre { question: number, heads: Vec::new() }).await.expect("sent");
             }
             Message::Refused { transfer: Some(transfer), refusal } => {
                 refusals.lock().expect("unlocked").push((transfer, refusal));
@@ -213,6 +213,39 @@ async fn ask_for_everything(
             _ => {}
         }
     }
+}
+
+#[test]
+fn an_answer_to_an_earlier_question_is_not_taken_for_this_one() {
+    let hostile = Hostile::start();
+    let device = Device::new();
+    hostile.join(&device);
+    let files = device.files("cam");
+    put(&files, "a.bin", noise(72, 1000));
+    device.publish(&files, "cam");
+    let listener = hostile.listener.clone();
+    let serving = hostile.runtime.spawn(async move {
+        let (_connection, mut control) = Box::pin(welcome(listener)).await;
+        while let Ok(Some(message)) = control.recv().await {
+            match message {
+                Message::Heads { question, .. } => {
+                    // What answers a question that was given up comes first, and knows of nothing.
+                    let late = Message::HeadsAre { question: question.wrapping_sub(1), heads: Vec::new() };
+                    control.send(&late).await.expect("sent");
+                    let version = VersionId::of(b"a version that is not here");
+                    let heads = vec![Following { dataset: "cam".to_owned(), number: 3, version }];
+                    control.send(&Message::HeadsAre { question, heads }).await.expect("sent");
+                }
+                Message::Fetch { .. } => return "it asks for the version that it does not know",
+                Message::Offer { .. } => return "it publishes anew",
+                _ => {}
+            }
+        }
+        "it went away"
+    });
+    let _ = device.output(&["sync", "--once"]);
+    let did = hostile.runtime.block_on(serving).expect("served");
+    assert_eq!(did, "it asks for the version that it does not know");
 }
 
 fn contains(all: &[u8], part: &[u8]) -> bool {

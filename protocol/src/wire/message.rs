@@ -132,11 +132,19 @@ pub enum Message {
 
     /// Device to core: the state of this device's own datasets, to know what is missing since the last session.
     Heads {
+        /// The asker's number for the question, which the answer carries.
+        question: u32,
         /// Names; empty asks for all that the device writes.
         datasets: Vec<String>,
     },
     /// The newest committed version of each; one that doesn't exist is left out.
-    HeadsAre(Vec<Following>),
+    /// An answer to a question that nobody waits for any more must not pass for that to another.
+    HeadsAre {
+        /// The question.
+        question: u32,
+        /// Where they stand.
+        heads: Vec<Following>,
+    },
     /// Device to core: tell me now, and whenever it changes, of the datasets and collections with these names, and of no
     /// others any more.
     Follow {
@@ -269,6 +277,25 @@ pub enum Message {
     Pong(u64),
     /// A clean end: the peer goes away on purpose.
     Goodbye,
+
+    /// Device to core: I have removed, or will remove once this is noted, bytes of files of this dataset of mine; this version
+    /// has all that are freed. It is said again for a later version that has them too. Saying it twice changes nothing.
+    Freed {
+        /// The asker's number for the question, which the answer carries.
+        question: u32,
+        /// The dataset.
+        dataset: String,
+        /// A committed version of it.
+        version: VersionId,
+    },
+    /// The answer: whether it is noted, durably, so that the bytes are not dropped without a word. It is not where the core has
+    /// no such version of the device's own.
+    FreedNoted {
+        /// The question.
+        question: u32,
+        /// Whether the core has the version and noted it.
+        noted: bool,
+    },
 }
 
 impl Encoded for Message {
@@ -327,12 +354,12 @@ impl Message {
             }
             Self::Refused { refusal, .. } => refusal.check(),
             Self::Status(status) => check_status(status),
-            Self::Heads { datasets: names } | Self::Follow { names, .. } => check_names(names),
+            Self::Heads { datasets: names, .. } | Self::Follow { names, .. } => check_names(names),
             Self::FollowDone { unmatched, refused, .. } => {
                 check_names(unmatched)?;
                 refused.iter().try_for_each(Refusal::check)
             }
-            Self::HeadsAre(list) => {
+            Self::HeadsAre { heads: list, .. } => {
                 check_list("datasets", list, MESSAGE_LIST_MAX)?;
                 list.iter().try_for_each(|following| check_text("a name", &following.dataset))
             }
@@ -341,7 +368,7 @@ impl Message {
                 let texts = list.iter().flat_map(|news| [&news.name, &news.newest.dataset]);
                 texts.into_iter().try_for_each(|name| check_text("a name", name))
             }
-            Self::Fetch { dataset, .. } => check_text("a name", dataset),
+            Self::Fetch { dataset, .. } | Self::Freed { dataset, .. } => check_text("a name", dataset),
             Self::Offer { dataset, manifest, .. } => {
                 check_list("manifest bytes", manifest, MANIFEST_BYTES_MAX)?;
                 check_text("a name", dataset)
@@ -361,6 +388,7 @@ impl Message {
             | Self::ControlReply { .. }
             | Self::Ping(_)
             | Self::Pong(_)
+            | Self::FreedNoted { .. }
             | Self::Goodbye => Ok(()),
         }
     }

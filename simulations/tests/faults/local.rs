@@ -103,8 +103,8 @@ fn a_hostile_core_that_asks_for_everything() {
         ],
         pages: pages.clone(),
         opening: vec![
-            Message::Heads { datasets: Vec::new() },
-            Message::Heads { datasets: vec![DIARY.to_owned()] },
+            Message::Heads { question: 1, datasets: Vec::new() },
+            Message::Heads { question: 2, datasets: vec![DIARY.to_owned()] },
             Message::Follow { question: 1, names: vec!["**".to_owned(), DIARY.to_owned()] },
             Message::Control { request: 1, body: r#"{"command":"status"}"#.to_owned() },
             Message::Control { request: 2, body: r#"{"command":"log","after":0,"count":1000}"#.to_owned() },

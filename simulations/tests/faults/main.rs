@@ -6,6 +6,7 @@
 mod disk_full;
 mod files;
 mod frames;
+mod freeing;
 mod joining;
 mod kills;
 mod local;

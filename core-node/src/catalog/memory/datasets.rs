@@ -254,8 +254,12 @@ impl DatasetTable for MemoryCatalog {
 
     fn note_freed(&self, device: &PublicKey, dataset: DatasetId, number: u64) -> Result<(), CatalogError> {
         self.change_dataset(dataset, |dataset| {
-            if let Some(version) = dataset.versions.get_mut(&number) {
-                version.reliance.insert(*device, true);
+            let Some(version) = dataset.versions.get_mut(&number) else { return };
+            version.reliance.insert(*device, true);
+            for (_, earlier) in dataset.versions.range_mut(..number) {
+                if let Some(freed) = earlier.reliance.get_mut(device) {
+                    *freed = false;
+                }
             }
         });
         Ok(())

@@ -279,6 +279,11 @@ impl DatasetTable for SqliteCatalog {
                  ON CONFLICT (dataset, number, device) DO UPDATE SET freed = 1",
                 params![dataset.0 as i64, number as i64, device.0],
             )?;
+            tx.execute(
+                "UPDATE reliance SET freed = 0 WHERE dataset = ?1 AND number < ?2 AND device = ?3
+                     AND EXISTS (SELECT 1 FROM version WHERE dataset = ?1 AND number = ?2)",
+                params![dataset.0 as i64, number as i64, device.0],
+            )?;
             Ok(())
         })
     }

@@ -1,6 +1,7 @@
 //! Publishing: a folder becomes the next version of its dataset, and the version goes to the core.
 
 mod build;
+mod freed;
 mod index;
 mod keep;
 mod revert;
@@ -12,6 +13,7 @@ mod standing;
 mod tests;
 
 pub use build::{Built, build};
+pub(crate) use freed::announce as announce_freed;
 pub(crate) use index::index_version;
 pub use round::{Rounds, publish};
 pub use send::{Sent, serve_fetch};

@@ -9,6 +9,7 @@ use headwater_host::scan::Cancel;
 use headwater_quic::transfer::UnavailableChunk;
 
 use super::build::{Built, build};
+use super::freed;
 use super::revert::{TakenBack, revert};
 use super::send::{Sent, ask_receipt, send};
 use super::standing::{Standing, adopt, standing};
@@ -149,6 +150,9 @@ impl Round<'_> {
                     self.collector.sent(dataset, &pending, &report);
                     agent.set_unsent(dataset, false);
                     connected.set_head(dataset, pending.number, pending.version);
+                    if let Err(error) = freed::tell(agent, &connected.link, row).await {
+                        tracing::debug!(%error, dataset, "the core hears of freed files at the next session");
+                    }
                     return Ok(if without > 0 { Delivered::Without(without) } else { Delivered::All });
                 }
                 Sent::Unavailable(chunks) => {
@@ -267,6 +271,7 @@ impl Round<'_> {
                 {
                     tracing::debug!(%error, "the receipt of a version that was taken over did not come");
                 }
+                freed::tell(self.agent, &connected.link, row).await?;
                 Ok(true)
             }
             Standing::AnswerLost(version) => {

@@ -158,7 +158,7 @@ impl Session {
     async fn apply(&mut self, wire: &mut Wire, message: Message) {
         match message {
             Message::Hello(hello) => self.welcome(wire, hello).await,
-            Message::Heads { .. } => wire.say(&Message::HeadsAre(Vec::new())).await,
+            Message::Heads { question, .. } => wire.say(&Message::HeadsAre { question, heads: Vec::new() }).await,
             Message::Follow { question, names } => {
                 let followed = |dataset: &str| {
                     let dataset = DatasetName::new(dataset).ok();
