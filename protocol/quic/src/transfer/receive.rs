@@ -165,7 +165,6 @@ impl Receiving {
                 () = changed(self.share.as_ref()) => Next::Share,
             };
             match next {
-                Next::Share => {}
                 Next::Look => self.look()?,
                 Next::Event(Some(event)) => {
                     self.patience.handle_sign(self.now());
@@ -173,7 +172,7 @@ impl Receiving {
                 }
                 Next::Event(None) | Next::Sent(false) => return Err(self.disconnected().await),
                 Next::Done(done) => self.handle_done(done),
-                Next::Sent(true) => {}
+                Next::Share | Next::Sent(true) => {}
             }
         }
     }
