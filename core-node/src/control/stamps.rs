@@ -86,7 +86,65 @@ impl StatCache for StampFile {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// A stamp file of these leaves.
+    fn encoded(folder: &[u8; ID_BYTES], leaves: &[(ChunkId, Vec<u8>)]) -> Vec<u8> {
+        let mut bytes = [&HEADER[..], folder].concat();
+        for (leaf, stamps) in leaves {
+            bytes.extend_from_slice(leaf.as_bytes());
+            bytes.extend_from_slice(&(stamps.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(stamps);
+        }
+        let sum = blake3::hash(&bytes);
+        bytes.extend_from_slice(sum.as_bytes());
+        bytes
+    }
+
+    /// Gives bytes that have the right sum, so that what lies behind it is reached.
+    fn with_sum(mut body: Vec<u8>) -> Vec<u8> {
+        let sum = blake3::hash(&body);
+        body.extend_from_slice(sum.as_bytes());
+        body
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(
+            tail in proptest::collection::vec(any::<u8>(), 0..200),
+            has_header in any::<bool>(),
+            has_sum in any::<bool>(),
+        ) {
+            let folder = [7; ID_BYTES];
+            let bytes = if has_header { [&HEADER[..], &folder, &tail].concat() } else { tail };
+            let bytes = if has_sum { with_sum(bytes) } else { bytes };
+            if let Some(stamps) = decode(&bytes, &folder) {
+                prop_assert!(has_sum && has_header);
+                for kept in stamps.values() {
+                    let _ = Stamp::decode_all(kept);
+                }
+            }
+        }
+
+        #[test]
+        fn a_file_comes_back_whole_or_not_at_all(
+            leaves in proptest::collection::btree_map(any::<[u8; ID_BYTES]>(), proptest::collection::vec(any::<u8>(), 0..40), 0..6),
+            byte in any::<proptest::sample::Index>(),
+            bit in 0u8..8,
+        ) {
+            let folder = [7; ID_BYTES];
+            let leaves: Vec<_> = leaves.into_iter().map(|(leaf, stamps)| (ChunkId(leaf), stamps)).collect();
+            let mut bytes = encoded(&folder, &leaves);
+            let found = decode(&bytes, &folder);
+            prop_assert_eq!(found, Some(leaves.into_iter().collect()));
+            let at = byte.index(bytes.len());
+            prop_assert_eq!(decode(&bytes[..at], &folder), None, "cut off at {}", at);
+            bytes[at] ^= 1 << bit;
+            prop_assert_eq!(decode(&bytes, &folder), None, "byte {} changed", at);
+        }
+    }
 
     #[test]
     fn come_back_for_the_same_folder_only() {

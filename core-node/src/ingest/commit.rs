@@ -42,8 +42,6 @@ pub struct CommitJob {
     pub core: Arc<Core>,
     /// Who publishes.
     pub peer: Peer,
-    /// What it may build on.
-    pub scope: Scope,
     /// The dataset's name.
     pub dataset: String,
     /// The manifest's body.
@@ -70,7 +68,10 @@ pub fn commit_version(job: &CommitJob) -> Result<Committed, Refusal> {
         None => create(core, &job.dataset, Principal::Device(job.peer.key))?,
     };
     let record = judged.record.countersign(&core.keys.identity, core.keys.identity.certificate().to_vec());
-    let committed = enter(core, &dataset, &record, &job.body, &job.manifest, &job.scope)?;
+    // As it is now: what another dataset of this device has brought into view since the offer no longer stands under a
+    // proof of upload.
+    let scope = core.scope_of(&job.peer).map_err(|error| catalog_refusal(&error))?;
+    let committed = enter(core, &dataset, &record, &job.body, &job.manifest, &scope)?;
     tracing::info!(
         dataset = job.dataset,
         number = record.number,

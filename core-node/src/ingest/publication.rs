@@ -170,7 +170,6 @@ impl Destination for Publication {
         let job = CommitJob {
             core: self.core.clone(),
             peer: self.peer.clone(),
-            scope: self.scope.clone(),
             dataset: offer.dataset.clone(),
             body: offer.manifest.clone(),
             manifest: manifest.clone(),

@@ -36,7 +36,14 @@ impl HeldLease {
             root: version.summary.root,
             expires_at: core.now().plus(LEASE_LIFETIME),
         };
-        core.catalog.put_lease(&lease)?;
+        match core.catalog.put_lease(&lease) {
+            Ok(()) => {}
+            // A full disk must not stop reading. Should gc find room to work meanwhile, the read fails and is tried again.
+            Err(CatalogError::Full { .. }) => {
+                tracing::warn!(holder, "the disk is full: read without a lease");
+            }
+            Err(error) => return Err(error),
+        }
         let held = Self { core: core.clone(), lease, renewed: Mutex::new(Instant::now()) };
         // Retention may have dropped it, and gc its bytes, before the lease was there.
         Ok(core.catalog.version(dataset, number)?.map(|version| (held, version)))

@@ -60,3 +60,21 @@ fn a_dataset_that_the_device_may_not_read() {
     assert_eq!(text(&hidden, DATASET), text(&absent, "cam/nonesuch"), "the two must look the same");
     pair.still_works();
 }
+
+/// What one of them has brought into view is no longer held for the others by a proof of upload once it is committed.
+#[test]
+fn equal_folders_that_one_device_publishes_at_once() {
+    let pair = Pair::synced();
+    let other = pair.core.device("twins");
+    let names: Vec<String> = (0..6).map(|number| format!("twins/{number}")).collect();
+    for name in &names {
+        let source = other.scratch().join(name);
+        folder::fill(&source, 21, 40, 2);
+        other.publish(&source, name);
+    }
+    other.sync();
+    for name in &names {
+        folder::assert_same(&other.scratch().join(name), &pair.core.export(name));
+    }
+    pair.still_works();
+}

@@ -92,6 +92,43 @@ proptest! {
         prop_assert!(header.is_err() || record.is_err() || !matches!(index, Ok(Ok(_))));
     }
 
+    /// Whatever stands in a pack, a store opens over it or says why not, and what it then gives is what it should be.
+    #[test]
+    fn any_bytes_are_opened_as_a_pack(
+        whole in any::<bool>(),
+        changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6),
+        cut in proptest::option::of(any::<proptest::sample::Index>()),
+        tail in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let mut bytes = if whole { small_pack() } else { format::encode_pack_header(PackNumber(7)).to_vec() };
+        for (at, byte) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        bytes.extend_from_slice(&tail);
+        let packs = Arc::new(MemoryPacks::new());
+        packs.create(PackNumber(7)).unwrap();
+        packs.append(PackNumber(7), 0, &[bytes.into()]).unwrap();
+        packs.sync(PackNumber(7)).unwrap();
+        packs.sync_folder().unwrap();
+        let catalog = Arc::new(MemoryCatalog::new());
+        let opened = ChunkStore::open(packs, Arc::clone(&catalog) as Arc<dyn Catalog>, options(1 << 20));
+        if let Ok((store, _)) = opened {
+            for entry in catalog.chunks_in_pack(PackNumber(7), 0, 100).unwrap() {
+                if let Ok(plain) = store.read(&entry.id) {
+                    prop_assert_eq!(ChunkId::of(&plain), entry.id);
+                }
+            }
+            let new = chunk(noise(1, 500));
+            store.store_blocking(batch(vec![new.clone()])).unwrap();
+            prop_assert_eq!(store.read(&new.id).unwrap(), new.plain);
+            store.verify(&mut |_| true).unwrap();
+        }
+    }
+
     #[test]
     fn bytes_from_outside_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = format::decode_pack_header(&bytes);

@@ -285,6 +285,10 @@ impl Shared {
 
     /// Queues a message.
     pub(crate) async fn send(&self, message: Message) -> Result<(), SessionError> {
+        // The writer may take a moment longer than the session; what it would take then goes nowhere.
+        if self.ended.load(Ordering::Acquire) {
+            return Err(SessionError::Closed(self.why_ended()));
+        }
         let sent = self.outgoing.send(Box::new(message)).await;
         sent.map_err(|_| SessionError::Closed(self.why_ended()))
     }
