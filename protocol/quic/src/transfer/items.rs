@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use headwater_protocol::codec::DecodeError;
 use headwater_protocol::wire::{ITEM_HEADER_BYTES_MAX, ItemHeader};
 use quinn::{ReadError, ReadExactError, RecvStream, VarInt};
@@ -13,6 +13,9 @@ use crate::session::shared::{ArrivedItem, Gate, Shared, TransferEvent, TransferS
 
 /// With this a receiver stops a stream whose transfer has ended.
 pub(crate) const TRANSFER_OVER: VarInt = VarInt::from_u32(0x201);
+
+/// Room that a payload gets before any of it has come; more is made as it comes.
+const PAYLOAD_ROOM_BYTES: usize = 64 << 10;
 
 /// Why reading a stream ended.
 enum Ended {
@@ -43,12 +46,26 @@ async fn read_items(shared: &Shared, stream: &mut RecvStream) -> Result<(), Ende
     let Some((first, header_bytes)) = read_header(stream).await? else { return Ok(()) };
     let transfer = first.transfer;
     let Some((events, gate)) = shared.receiving(transfer) else { return Ok(()) };
+    // A transfer that was cut still takes what comes; one that has ended takes nothing, and its readers hold nothing.
+    tokio::select! {
+        () = events.closed() => Err(Ended::Over),
+        ended = read_transfer(stream, (&events, &gate), first, header_bytes) => ended,
+    }
+}
+
+async fn read_transfer(
+    stream: &mut RecvStream,
+    (events, gate): (&TransferSender, &Gate),
+    first: ItemHeader,
+    header_bytes: usize,
+) -> Result<(), Ended> {
+    let transfer = first.transfer;
     let mut next = Some((first, header_bytes));
     while let Some((header, header_bytes)) = next {
         if header.transfer != transfer {
             return Err(Ended::Invalid(format!("items of transfers {transfer} and {} on it", header.transfer)));
         }
-        read_item(stream, (&events, &gate), header, header_bytes).await?;
+        read_item(stream, (events, gate), header, header_bytes).await?;
         next = read_header(stream).await?;
     }
     Ok(())
@@ -78,14 +95,17 @@ async fn read_item(
 
 /// A payload, or as much of it as came.
 async fn read_payload(stream: &mut RecvStream, payload_bytes: usize) -> (Bytes, bool) {
-    let mut payload = BytesMut::with_capacity(payload_bytes);
+    let mut payload = Vec::with_capacity(payload_bytes.min(PAYLOAD_ROOM_BYTES));
     while payload.len() < payload_bytes {
-        match stream.read_chunk(payload_bytes - payload.len(), true).await {
-            Ok(Some(chunk)) => payload.extend_from_slice(&chunk.bytes),
-            Ok(None) | Err(_) => return (payload.freeze(), false),
+        let rest = payload_bytes - payload.len();
+        let Ok(Some(chunk)) = stream.read_chunk(rest, true).await else { return (payload.into(), false) };
+        if payload.capacity() - payload.len() < chunk.bytes.len() {
+            // Twice as much each time, and never more than was stated.
+            payload.reserve_exact(payload.len().max(chunk.bytes.len()).min(rest));
         }
+        payload.extend_from_slice(&chunk.bytes);
     }
-    (payload.freeze(), true)
+    (payload.into(), true)
 }
 
 async fn read_header(stream: &mut RecvStream) -> Result<Option<(ItemHeader, usize)>, Ended> {

@@ -221,6 +221,25 @@ async fn a_cut_chunk_goes_on_where_it_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn items_that_stop_halfway_are_let_go_with_their_transfer() {
+    let bytes = Bytes::from(memory::noise(5, 60_000));
+    let version = Version::of(&[("a.bin".to_owned(), bytes.to_vec())].into());
+    let mut raw = raw().await;
+    let received = raw.offer(&version, &Store::default()).await;
+    raw.until(|message| matches!(message, Message::NeedPages { .. }).then_some(())).await;
+    let mut between = raw.items(&[root_page(&version)]).await;
+    raw.until(|message| matches!(message, Message::NeedChunks { .. }).then_some(())).await;
+    let (header, payload) = plain(ItemKey::Chunk(0), &bytes);
+    let mut halfway = raw.items(&[(header, payload.slice(..40_000))]).await;
+    raw.control.send(&Message::Withdraw { transfer: 0 }).await.expect("sent");
+    assert!(matches!(received.await.expect("no panic"), Err(TransferError::Withdrawn)));
+    for stream in [&mut between, &mut halfway] {
+        let stopped = tokio::time::timeout(Duration::from_secs(60), stream.stopped()).await;
+        assert_eq!(stopped.expect("let go").expect("open"), Some(0x201u32.into()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frames_over_the_limit_close_the_connection() {
     for on_control in [true, false] {
         let core = support::core("core");
