@@ -25,7 +25,9 @@ pub struct ShareId(u64);
 enum Place {
     /// It waits for its turn.
     Waiting,
-    /// It receives, since then.
+    /// It has a place, and no window yet: others still hold what it is to get.
+    Starved,
+    /// It receives, since then, with at least the smallest window.
     Receiving(Timestamp),
     /// Its turn is over: what it was granted comes in, and nothing more.
     Draining,
@@ -43,10 +45,10 @@ struct Entry {
 /// The division of the budget.
 ///
 /// ```text
-///           a place is free               others wait, and its turn is over
-/// Waiting ------------------> Receiving -------------------------------> Draining
-///    ^                                                                      |
-///    +----------------- all that it was granted is durable -----------------+
+///           a place is free           a window is free               others wait, and its turn is over
+/// Waiting ------------------> Starved -----------------> Receiving -------------------------------> Draining
+///    ^                                                                                                  |
+///    +------------------------------- all that it was granted is durable -------------------------------+
 /// ```
 ///
 /// Order of calls: [`Shares::enter`]; [`Shares::window`] before each grant and whenever something became durable;
@@ -57,8 +59,10 @@ pub struct Shares {
     places_max: usize,
     entries: BTreeMap<ShareId, Entry>,
     waiting: VecDeque<ShareId>,
-    /// Those that receive, the longest first.
+    /// Those that have a place, the longest first.
     receiving: VecDeque<ShareId>,
+    /// Those of them that have no window yet.
+    starved: usize,
     draining: usize,
     reserved_bytes: u64,
     next: u64,
@@ -75,6 +79,7 @@ impl Shares {
             entries: BTreeMap::new(),
             waiting: VecDeque::new(),
             receiving: VecDeque::new(),
+            starved: 0,
             draining: 0,
             reserved_bytes: 0,
             next: 0,
@@ -103,6 +108,10 @@ impl Shares {
         self.reserved_bytes -= entry.reserved_bytes;
         match entry.place {
             Place::Waiting => self.waiting.retain(|other| *other != id),
+            Place::Starved => {
+                self.starved -= 1;
+                self.receiving.retain(|other| *other != id);
+            }
             Place::Receiving(_) => self.receiving.retain(|other| *other != id),
             Place::Draining => self.draining -= 1,
         }
@@ -118,9 +127,16 @@ impl Shares {
         let free = self.budget_bytes.saturating_sub(self.reserved_bytes - entry.reserved_bytes);
         let (mut window_bytes, mut after) = (0, entry);
         match entry.place {
-            Place::Receiving(_) => {
-                window_bytes = if share.min(free) < WINDOW_BYTES_MIN { 0 } else { share.min(free) };
+            Place::Receiving(_) | Place::Starved => {
+                let others = self.starved - usize::from(entry.place == Place::Starved);
+                // Nobody takes more than the smallest window from what others need to begin.
+                let spare = free.saturating_sub(WINDOW_BYTES_MIN * others as u64).max(WINDOW_BYTES_MIN);
+                window_bytes = if free < WINDOW_BYTES_MIN { 0 } else { share.min(spare).min(free) };
                 after.short = window_bytes < share;
+                if entry.place == Place::Starved && window_bytes > 0 {
+                    self.starved -= 1;
+                    after.place = Place::Receiving(now);
+                }
             }
             Place::Draining if exposure_bytes == 0 => {
                 self.draining -= 1;
@@ -149,18 +165,22 @@ impl Shares {
         while self.receiving.len() + self.draining < self.places_max
             && let Some(id) = self.waiting.pop_front()
         {
-            self.place(id, Place::Receiving(now));
+            self.place(id, Place::Starved);
             self.receiving.push_back(id);
+            self.starved += 1;
             self.wake.push_back(id);
         }
-        let mut ended = self.waiting.len().saturating_sub(self.draining);
-        while ended > 0
-            && let Some(&id) = self.receiving.front()
-            && let Some(Entry { place: Place::Receiving(since), .. }) = self.entries.get(&id)
-            && now.since(*since) >= TURN
-        {
-            ended -= 1;
-            self.receiving.pop_front();
+        let places_wanted = self.waiting.len().saturating_sub(self.draining);
+        if places_wanted == 0 {
+            return;
+        }
+        let is_over = |id: &ShareId| match self.entries[id].place {
+            Place::Receiving(since) => now.since(since) >= TURN,
+            _ => false,
+        };
+        let over: Vec<_> = self.receiving.iter().copied().filter(is_over).take(places_wanted).collect();
+        self.receiving.retain(|id| !over.contains(id));
+        for id in over {
             self.draining += 1;
             self.place(id, Place::Draining);
             self.wake.push_back(id);
@@ -305,6 +325,47 @@ mod tests {
         let done: Vec<_> = all.iter().map(|transfer| transfer.done).collect();
         let (least, most) = (done.iter().min().expect("ten"), done.iter().max().expect("ten"));
         assert!(*least > 0 && *most < least * 3, "{done:?}");
+    }
+
+    #[test]
+    fn what_never_settles_takes_nothing_that_others_need_to_begin() {
+        let mut shares = Shares::new(80 << 20);
+        let mut stuck: Vec<_> = (0..4).map(|_| Transfer::enter(&mut shares, at(0))).collect();
+        for transfer in &mut stuck {
+            assert_eq!(transfer.grant(&mut shares, at(0)), SHARE_BYTES_MAX, "which it holds for good");
+        }
+        let mut moving: Vec<_> = (0..8).map(|_| Transfer::enter(&mut shares, at(0))).collect();
+        let mut most = [0; 8];
+        for _ in 0..4 {
+            for transfer in &mut stuck {
+                transfer.grant(&mut shares, at(0));
+            }
+            for (transfer, most) in moving.iter_mut().zip(&mut most) {
+                *most = transfer.grant(&mut shares, at(0)).max(*most);
+                transfer.receive(400_000);
+                transfer.store();
+            }
+        }
+        assert!(most.iter().all(|window| *window >= WINDOW_BYTES_MIN), "{most:?}");
+        assert!(moving.iter().all(|transfer| transfer.done > 0));
+    }
+
+    #[test]
+    fn a_turn_begins_with_the_first_window() {
+        let mut shares = Shares::new(WINDOW_BYTES_MIN * 2);
+        let mut first = Transfer::enter(&mut shares, at(0));
+        assert_eq!(first.grant(&mut shares, at(0)), WINDOW_BYTES_MIN * 2);
+        let mut second = Transfer::enter(&mut shares, at(0));
+        assert_eq!(second.grant(&mut shares, at(0)), 0, "all of it is out");
+        let _waiting = [0; 2].map(|_| Transfer::enter(&mut shares, at(0)));
+        // Whatever it has waited for it, its turn is still to come.
+        assert_eq!(second.grant(&mut shares, at(60)), 0);
+        first.receive(100_000);
+        first.store();
+        first.grant(&mut shares, at(60));
+        assert_eq!(second.grant(&mut shares, at(60)), WINDOW_BYTES_MIN);
+        assert_eq!(second.grant(&mut shares, at(69)), WINDOW_BYTES_MIN);
+        assert_eq!(second.grant(&mut shares, at(70)), 0);
     }
 
     #[test]
