@@ -7,7 +7,7 @@ use headwater_protocol::compress;
 use headwater_protocol::id::ChunkId;
 use headwater_protocol::page::Page;
 use headwater_protocol::sync::Expected;
-use headwater_protocol::wire::{DeltaSource, Encoding, ItemKey};
+use headwater_protocol::wire::{DeltaSource, Encoding, ItemHeader, ItemKey};
 
 use super::{Destination, DestinationError, IncomingItem};
 use crate::session::TakenMemory;
@@ -31,13 +31,25 @@ pub(super) enum Outcome {
     Unusable(ItemKey),
 }
 
-/// Bytes that a batch takes beside its payloads once it is verified.
+/// Bytes that a batch takes beside its payloads: what it is unpacked to, and what unpacking one item after the other takes.
 pub(super) fn unpacked_bytes(batch: &[(Expected, ArrivedItem)]) -> u64 {
-    let unpacked = |item: &ArrivedItem| match item.header.encoding {
-        Encoding::Plain { from_offset: 0 } => 0,
-        _ => u64::from(item.header.plain_bytes),
-    };
-    batch.iter().map(|(_, item)| unpacked(item)).sum()
+    let kept: u64 = batch.iter().map(|(_, item)| bytes_beside(&item.header).0).sum();
+    let passing = batch.iter().map(|(_, item)| bytes_beside(&item.header).1).max();
+    kept + passing.unwrap_or_default()
+}
+
+/// Bytes that an item takes beside its payload once it is verified, and those that it takes only meanwhile.
+fn bytes_beside(header: &ItemHeader) -> (u64, u64) {
+    let plain_bytes = u64::from(header.plain_bytes);
+    match &header.encoding {
+        Encoding::Plain { from_offset: 0 } => (0, 0),
+        // The prefix that was kept.
+        Encoding::Plain { from_offset } => (plain_bytes, u64::from(*from_offset)),
+        Encoding::Zstd { from_offset: 0 } => (plain_bytes, 0),
+        // The prefix that was kept, and the rest before it is joined to that.
+        Encoding::Zstd { .. } => (plain_bytes, plain_bytes),
+        Encoding::Delta { sources } => (plain_bytes, sources.iter().map(|source| u64::from(source.length)).sum()),
+    }
 }
 
 /// Verifies a batch. Blocking.
@@ -137,4 +149,29 @@ pub(super) fn keep(
     let Some(kept) = destination.prefix(&expected.id)? else { return Ok(()) };
     let Some(kept) = kept.get(..from_offset) else { return Ok(()) };
     destination.keep_prefix(&expected.id, &[kept, &part].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(plain_bytes: u32, encoding: Encoding) -> (Expected, ArrivedItem) {
+        let key = ItemKey::Chunk(0);
+        let header = ItemHeader { transfer: 0, key, plain_bytes, payload_bytes: 10, encoding };
+        let expected = Expected { id: ChunkId::of(b""), from_offset: header.from_offset() };
+        (expected, ArrivedItem { header, header_bytes: 0, payload: Bytes::new() })
+    }
+
+    #[test]
+    fn what_unpacking_takes_is_counted() {
+        let source = |length| DeltaSource { id: ChunkId::of(b""), offset: 0, length };
+        let delta = || item(1000, Encoding::Delta { sources: vec![source(300), source(400)] });
+        let of = |item| unpacked_bytes(&[item]);
+        assert_eq!(of(item(1000, Encoding::Plain { from_offset: 0 })), 0);
+        assert_eq!(of(item(1000, Encoding::Plain { from_offset: 600 })), 1600);
+        assert_eq!(of(item(1000, Encoding::Zstd { from_offset: 0 })), 1000);
+        assert_eq!(of(item(1000, Encoding::Zstd { from_offset: 600 })), 2000);
+        assert_eq!(of(delta()), 1700);
+        assert_eq!(unpacked_bytes(&[delta(), delta()]), 2700, "one prefix at a time");
+    }
 }
