@@ -54,8 +54,6 @@ enum Done {
 struct Receiving {
     machine: Receiver,
     claim: Claim,
-    /// Its part of the memory, from the first thing that it asks for to its commit.
-    share: Option<MemoryShare>,
     window_bytes: u64,
     patience: Patience,
     look: Interval,
@@ -78,6 +76,9 @@ struct Receiving {
     started: Instant,
     report: ReceiveReport,
     progress: ProgressSink,
+    /// Its part of the memory, from the first thing that it asks for to its commit. It is given back after all that is held
+    /// by it: the last of the fields.
+    share: Option<MemoryShare>,
 }
 
 /// Takes an offered version.
@@ -115,7 +116,6 @@ pub(crate) async fn run(
         patience,
         look: looks(&patience),
         claim,
-        share: None,
         window_bytes: limits.window_bytes,
         offer: Arc::new(offer),
         manifest: Arc::new(manifest),
@@ -134,6 +134,7 @@ pub(crate) async fn run(
         started: Instant::now(),
         report: ReceiveReport::default(),
         progress,
+        share: None,
     };
     receiving.run().await
 }
@@ -413,7 +414,6 @@ impl Receiving {
 
     fn ended(&mut self, end: ReceiveEnd) -> Result<ReceiveReport, TransferError> {
         self.claim.done();
-        self.share = None;
         match end {
             ReceiveEnd::Committed => {
                 self.tell_progress();
@@ -469,6 +469,23 @@ impl Receiving {
                 Done::Failed => return,
                 done => self.handle_done(done),
             }
+        }
+    }
+}
+
+impl Drop for Receiving {
+    /// What is verified or stored still holds memory that was granted: its share is given back when that has ended.
+    fn drop(&mut self) {
+        if self.jobs.is_empty() || self.share.is_none() {
+            return;
+        }
+        let (mut jobs, share) = (std::mem::take(&mut self.jobs), self.share.take());
+        // Without a runtime the jobs have ended with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                while jobs.join_next().await.is_some() {}
+                drop(share);
+            });
         }
     }
 }

@@ -387,6 +387,44 @@ async fn who_does_nothing_is_given_up_and_who_is_slow_is_not() {
     received.expect("received");
 }
 
+/// What is being stored when its transfer ends still counts against the budget.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_is_given_back_when_nothing_holds_it_any_more() {
+    let budget = MemoryBudget::new(8 << 20);
+    let mut pair = pair_with(SessionOptions { memory: Some(budget.clone()), ..SessionOptions::default() }).await;
+    let (store, version) = (Store::default(), Version::of(&folder(0, 1)));
+    *store.0.store_delay.lock().unwrap() = Duration::from_secs(3);
+    let send = pair.device.0.send_version(version.outgoing(), Priority::Bulk, version.clone(), no_progress());
+    let under_way = || store.0.bytes_in_store.load(Ordering::Relaxed);
+    let send = async {
+        let stored = async {
+            while under_way() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            sent = send => panic!("{sent:?}"),
+            () = stored => {}
+        }
+    };
+    let receive = async {
+        let Some(SessionEvent::Offer(offer)) = pair.core.1.next().await else { panic!("an offer") };
+        let received = pair.core.0.receive_version(offer, Arc::new(store.clone()), no_progress()).await;
+        (received, budget.used_bytes(), under_way())
+    };
+    let both = tokio::time::timeout(PATIENCE, async { tokio::join!(send, receive) }).await;
+    let ((), (received, used, held)) = both.expect("in time");
+    assert!(matches!(received, Err(TransferError::Withdrawn)), "{received:?}");
+    assert!(held > 0 && used >= held, "{used} {held}");
+    let given_back = async {
+        while budget.used_bytes() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, given_back).await.expect("in time");
+    assert_eq!(under_way(), 0);
+}
+
 /// A daemon that dropped the events answers no offer: the session does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_offer_that_nobody_takes_is_refused() {
