@@ -30,12 +30,20 @@ use crate::session::shared::{Claim, TransferEvent};
 const LOAD_BATCHES_MAX: usize = 2;
 /// Items in one batch.
 const LOAD_BATCH_ITEMS: usize = 16;
+/// Payload bytes after which a batch goes out, so that what was read does not wait for what is slow to read.
+const LOAD_BATCH_BYTES: usize = 2 << 20;
 /// Payload bytes that one stream is given at a time.
 const WRITE_BYTES: usize = 1 << 20;
 
 /// A stream after a write: none if it broke.
 type Written = Option<SendStream>;
-type Loaded = Vec<(ItemKey, Result<Packed, SourceError>)>;
+
+/// A batch that was read.
+struct Loaded {
+    items: Vec<(ItemKey, Result<Packed, SourceError>)>,
+    /// What was more than one batch.
+    rest: Vec<Load>,
+}
 
 struct Sending {
     machine: Sender,
@@ -154,13 +162,17 @@ impl Sending {
         Timestamp::from_nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// Gives up a receiver that took the offer, or did not, and says nothing more.
+    /// Says that this side reads, and gives up a receiver that took the offer, or did not, and says nothing more.
     fn look(&mut self) -> Result<(), TransferError> {
         let now = self.now();
         self.patience.handle_bytes(now, self.claim.shared.travelled_bytes());
         if !self.batches.is_empty() {
-            // Reading is this side's work.
+            // Reading is this side's work; the receiver waits for it.
             self.patience.handle_sign(now);
+            if self.outbox.is_empty() {
+                let sign_of_life = Message::Unavailable { transfer: self.claim.transfer, ranges: Vec::new() };
+                self.report.wire.overhead += self.outbox.push(sign_of_life);
+            }
         }
         if self.patience.is_over(now) {
             Err(TransferError::Stalled(self.claim.shared.options.patience))
@@ -187,9 +199,7 @@ impl Sending {
             let batch = std::mem::replace(&mut self.loads, rest);
             let source = Arc::clone(&self.source);
             let (transfer, level) = (self.claim.transfer, self.claim.shared.options.compression_level);
-            self.batches.spawn_blocking(move || {
-                batch.into_iter().map(|load| (load.key, pack::load(&*source, transfer, load, level))).collect()
-            });
+            self.batches.spawn_blocking(move || load_batch(batch, |load| pack::load(&*source, transfer, load, level)));
         }
     }
 
@@ -264,7 +274,8 @@ impl Sending {
     }
 
     fn handle_loaded(&mut self, loaded: Loaded) {
-        for (key, result) in loaded {
+        self.loads.splice(..0, loaded.rest);
+        for (key, result) in loaded.items {
             match result {
                 Ok(packed) => {
                     self.machine.handle_loaded(key, packed.header.payload_bytes);
@@ -337,6 +348,20 @@ impl Sending {
             let _ = if committed { stream.finish() } else { stream.reset(TRANSFER_OVER) };
         }
     }
+}
+
+/// Reads the first items, as many as make a batch.
+fn load_batch(loads: Vec<Load>, read: impl Fn(Load) -> Result<Packed, SourceError>) -> Loaded {
+    let (mut items, mut bytes) = (Vec::new(), 0);
+    let mut loads = loads.into_iter();
+    while bytes < LOAD_BATCH_BYTES
+        && let Some(load) = loads.next()
+    {
+        let packed = read(load);
+        bytes += packed.as_ref().map_or(0, |packed| packed.payload.len());
+        items.push((load.key, packed));
+    }
+    Loaded { items, rest: loads.collect() }
 }
 
 async fn open_and_write(connection: quinn::Connection, priority: Priority, parts: Vec<Bytes>) -> Written {

@@ -12,12 +12,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use headwater_protocol::id::ChunkId;
 use headwater_protocol::wire::Message;
 use headwater_quic::ControlStream;
 use headwater_quic::session::{
     MemoryBudget, Priority, Session, SessionEvent, SessionEvents, SessionHandle, SessionOptions, Side,
 };
-use headwater_quic::transfer::{ReceiveReport, SendReport, TransferError, no_progress};
+use headwater_quic::transfer::{
+    LoadedItem, ReceiveReport, SendReport, Source, SourceError, TransferError, no_progress,
+};
 use memory::{Store, Version, folder};
 
 /// A session between a device and a core.
@@ -385,6 +388,41 @@ async fn who_does_nothing_is_given_up_and_who_is_slow_is_not() {
     let (sent, received) = publish(&mut pair, &version, &store).await;
     sent.expect("sent");
     received.expect("received");
+}
+
+/// Chunks of a disk that is slower than anybody's patience.
+struct SlowDisk(Arc<Version>);
+
+impl Source for SlowDisk {
+    fn page(&self, id: &ChunkId) -> Result<LoadedItem, SourceError> {
+        self.0.page(id)
+    }
+
+    fn chunk(&self, ordinal: u64) -> Result<LoadedItem, SourceError> {
+        std::thread::sleep(SLOW_PATIENCE * 2);
+        self.0.chunk(ordinal)
+    }
+}
+
+/// The patience of those whose peers are slow.
+const SLOW_PATIENCE: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_slowly_is_waited_for() {
+    let options = SessionOptions { patience: SLOW_PATIENCE, ..SessionOptions::default() };
+    let mut pair = pair_with(options).await;
+    let (store, version) = (Store::default(), Version::of(&folder(3, 0)));
+    let source = Arc::new(SlowDisk(version.clone()));
+    let send = pair.device.0.send_version(version.outgoing(), Priority::Bulk, source, no_progress());
+    let receive = async {
+        let Some(SessionEvent::Offer(offer)) = pair.core.1.next().await else { panic!("an offer") };
+        pair.core.0.receive_version(offer, Arc::new(store.clone()), no_progress()).await
+    };
+    let (sent, received) =
+        tokio::time::timeout(PATIENCE, async { tokio::join!(send, receive) }).await.expect("in time");
+    received.expect("received");
+    sent.expect("sent");
+    assert!(store.has(&version));
 }
 
 /// What is being stored when its transfer ends still counts against the budget.
