@@ -12,7 +12,7 @@ use headwater_protocol::trust::Principal as Peer;
 use headwater_protocol::wire::{Following, Hello, MESSAGE_LIST_MAX, Message, News, Refusal};
 use headwater_quic::ControlStream;
 use headwater_quic::endpoint::close;
-use headwater_quic::session::{Session, SessionEvent, SessionEvents, SessionHandle, SessionOptions, Side};
+use headwater_quic::session::{Asked, Session, SessionEvent, SessionEvents, SessionHandle, SessionOptions, Side};
 use quinn::Connection;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Mutex, Semaphore, broadcast, mpsc};
@@ -231,6 +231,7 @@ impl LiveSession {
         match event {
             SessionEvent::Message(message) => self.message(message).await?,
             SessionEvent::Offer(offer) => {
+                let asked = Asked::Offer(offer.transfer);
                 let work = transfers::receive(
                     self.core.clone(),
                     self.peer.clone(),
@@ -238,9 +239,10 @@ impl LiveSession {
                     offer,
                     self.place.doing.clone(),
                 );
-                self.spawn(work);
+                self.serve(asked, work);
             }
             SessionEvent::Fetch { transfer, dataset, version } => {
+                let asked = Asked::Fetch(transfer);
                 let work = transfers::send(
                     self.core.clone(),
                     self.peer.clone(),
@@ -248,14 +250,24 @@ impl LiveSession {
                     transfers::Fetch { transfer, dataset, version },
                     self.place.doing.clone(),
                 );
-                self.spawn(work);
+                self.serve(asked, work);
             }
             SessionEvent::Closed { .. } => {}
         }
         Ok(())
     }
 
-    /// Runs a transfer beside the session, at most [`TASKS_MAX`] at once.
+    /// Runs what the peer asked for beside the session, when it is its turn.
+    fn serve(&mut self, asked: Asked, work: impl Future<Output = ()> + Send + 'static) {
+        let (slots, handle) = (self.slots.clone(), self.handle.clone());
+        self.tasks.spawn(async move {
+            if let Ok(_slot) = handle.wait_turn(asked, slots.acquire_owned()).await {
+                work.await;
+            }
+        });
+    }
+
+    /// Runs a transfer of the core's own beside the session, at most [`TASKS_MAX`] at once with those of the peer.
     fn spawn(&mut self, work: impl Future<Output = ()> + Send + 'static) {
         let slots = self.slots.clone();
         self.tasks.spawn(async move {

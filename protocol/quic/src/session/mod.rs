@@ -13,11 +13,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use headwater_protocol::id::VersionId;
-use headwater_protocol::sync::{PATIENCE, Violation};
+use headwater_protocol::sync::{PATIENCE, Patience, Violation};
+use headwater_protocol::time::Timestamp;
 use headwater_protocol::wire::{Message, Refusal};
 use tokio::sync::mpsc;
 
 use crate::framing::ControlStream;
+use crate::transfer::receive::looks;
 use crate::transfer::{
     self, Destination, IncomingOffer, OutgoingVersion, ProgressSink, ReceiveReport, SendReport, Source, TransferError,
 };
@@ -113,6 +115,15 @@ pub enum SessionEvent {
         /// Why, for people.
         reason: String,
     },
+}
+
+/// What a peer has asked for, by the number of its transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// To take what it offers.
+    Offer(u32),
+    /// To send a version.
+    Fetch(u32),
 }
 
 /// Counters of a session.
@@ -235,11 +246,7 @@ impl SessionHandle {
         let mut claim = self.shared.claim(transfer, Role::Fetcher)?;
         let fetch = Message::Fetch { transfer, dataset: dataset.to_owned(), version };
         self.shared.send(fetch).await.map_err(|error| TransferError::Disconnected(error.to_string()))?;
-        let patience = self.shared.options.patience;
-        let event = tokio::time::timeout(patience, claim.events.recv()).await;
-        let event = event.map_err(|_| TransferError::Stalled(patience))?;
-        let Some(event) = event else { return Err(TransferError::Disconnected(self.shared.why_ended())) };
-        match *event {
+        match self.answer_to_fetch(&mut claim).await? {
             TransferEvent::Message(Message::Offer { transfer, dataset, manifest, commit }) => {
                 let offer =
                     IncomingOffer { transfer, dataset, manifest: Bytes::from(manifest), commit: Bytes::from(commit) };
@@ -257,6 +264,50 @@ impl SessionHandle {
                 Err(TransferError::Withdrawn)
             }
             _ => Err(Violation::Unexpected { message: "something else", state: "asked for an offer".into() }.into()),
+        }
+    }
+
+    /// What answers a fetch. The peer may have others to serve first, and says so; or they are served on this connection.
+    async fn answer_to_fetch(&self, claim: &mut Claim) -> Result<TransferEvent, TransferError> {
+        let (span, began) = (self.shared.options.patience, Instant::now());
+        let now = || Timestamp::from_nanos(u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        let mut patience = Patience::new(span, Timestamp::ZERO, self.shared.travelled_bytes());
+        let mut look = looks(&patience);
+        loop {
+            tokio::select! {
+                event = claim.events.recv() => match event.map(|event| *event) {
+                    Some(TransferEvent::Message(Message::Unavailable { ranges, .. })) if ranges.is_empty() => {
+                        patience.handle_sign(now());
+                    }
+                    Some(event) => return Ok(event),
+                    None => return Err(TransferError::Disconnected(self.shared.why_ended())),
+                },
+                _ = look.tick() => {
+                    patience.handle_bytes(now(), self.shared.travelled_bytes());
+                    if patience.is_over(now()) {
+                        return Err(TransferError::Stalled(span));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for the turn of an offer or a fetch, and meanwhile gives the peer signs of life of it, so that it waits as well.
+    pub async fn wait_turn<T>(&self, asked: Asked, turn: impl Future<Output = T>) -> T {
+        let patience = Patience::new(self.shared.options.patience, Timestamp::ZERO, 0);
+        let (mut turn, mut look) = (std::pin::pin!(turn), looks(&patience));
+        loop {
+            tokio::select! {
+                turn = &mut turn => return turn,
+                _ = look.tick() => {
+                    let sign = match asked {
+                        Asked::Offer(transfer) => Message::Grant { transfer, bytes: 0 },
+                        Asked::Fetch(transfer) => Message::Unavailable { transfer, ranges: Vec::new() },
+                    };
+                    // Where the queue is full, bytes flow, and show as much.
+                    let _ = self.shared.outgoing.try_send(Box::new(sign));
+                }
+            }
         }
     }
 

@@ -491,7 +491,7 @@ impl Drop for Receiving {
 }
 
 /// When to see whether a transfer moves.
-pub(super) fn looks(patience: &Patience) -> Interval {
+pub(crate) fn looks(patience: &Patience) -> Interval {
     let mut looks =
         tokio::time::interval_at(tokio::time::Instant::now() + patience.look_every(), patience.look_every());
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

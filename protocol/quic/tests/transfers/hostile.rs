@@ -1,11 +1,8 @@
 //! Peers that don't keep to the protocol: what they get is an end that names what they did.
 
 use bytes::Bytes;
-use headwater_protocol::id::ChunkId;
 use headwater_protocol::sync::Violation;
-use headwater_protocol::wire::{Encoding, ItemHeader, ItemKey, OrdinalRange};
-use headwater_quic::framing::append_frame;
-use headwater_quic::transfer::Source;
+use headwater_protocol::wire::OrdinalRange;
 use quinn::Connection;
 
 use super::*;
@@ -234,7 +231,7 @@ async fn items_that_stop_halfway_are_let_go_with_their_transfer() {
     raw.control.send(&Message::Withdraw { transfer: 0 }).await.expect("sent");
     assert!(matches!(received.await.expect("no panic"), Err(TransferError::Withdrawn)));
     for stream in [&mut between, &mut halfway] {
-        let stopped = tokio::time::timeout(Duration::from_secs(60), stream.stopped()).await;
+        let stopped = tokio::time::timeout(PATIENCE, stream.stopped()).await;
         assert_eq!(stopped.expect("let go").expect("open"), Some(0x201u32.into()));
     }
 }

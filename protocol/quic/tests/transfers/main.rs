@@ -13,10 +13,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use headwater_protocol::id::ChunkId;
-use headwater_protocol::wire::Message;
+use headwater_protocol::wire::{Encoding, ItemHeader, ItemKey, Message, Refusal};
 use headwater_quic::ControlStream;
+use headwater_quic::framing::append_frame;
 use headwater_quic::session::{
-    MemoryBudget, Priority, Session, SessionEvent, SessionEvents, SessionHandle, SessionOptions, Side,
+    Asked, MemoryBudget, Priority, Session, SessionEvent, SessionEvents, SessionHandle, SessionOptions, Side,
 };
 use headwater_quic::transfer::{
     LoadedItem, ReceiveReport, SendReport, Source, SourceError, TransferError, no_progress,
@@ -423,6 +424,68 @@ async fn who_reads_slowly_is_waited_for() {
     received.expect("received");
     sent.expect("sent");
     assert!(store.has(&version));
+}
+
+/// Where a peer serves others first, whoever waits is told so, and waits longer than for one that does nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_for_a_turn_is_not_given_up() {
+    let mut pair = pair_with(SessionOptions { patience: SLOW_PATIENCE, ..SessionOptions::default() }).await;
+    let version = Version::of(&folder(3, 0));
+    let fetch = pair.device.0.fetch_offer("cams", version.id());
+    let send = pair.device.0.send_version(version.outgoing(), Priority::Bulk, version.clone(), no_progress());
+    let refusal = || Refusal { code: "HW-1".into(), message: "no".into(), hint: "none".into() };
+    let core = pair.core.0.clone();
+    let answer = async {
+        let mut asked = Vec::new();
+        while asked.len() < 2 {
+            asked.push(match pair.core.1.next().await {
+                Some(SessionEvent::Offer(offer)) => (Asked::Offer(offer.transfer), offer.transfer),
+                Some(SessionEvent::Fetch { transfer, .. }) => (Asked::Fetch(transfer), transfer),
+                other => panic!("{other:?}"),
+            });
+        }
+        let turns = asked.into_iter().map(async |(asked, transfer)| {
+            core.wait_turn(asked, tokio::time::sleep(SLOW_PATIENCE * 3)).await;
+            core.refuse(transfer, refusal()).await.expect("sent");
+        });
+        futures_util::future::join_all(turns).await;
+    };
+    let all = async { tokio::join!(fetch, send, answer) };
+    let (fetched, sent, ()) = tokio::time::timeout(PATIENCE, all).await.expect("in time");
+    assert!(matches!(fetched, Err(TransferError::Refused(_))), "{fetched:?}");
+    assert!(matches!(sent, Err(TransferError::Refused(_))), "{sent:?}");
+}
+
+/// A fetch waits as long as bytes flow: what is served before it is on the same link.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_waits_while_bytes_flow() {
+    let mut pair = pair_with(SessionOptions { patience: SLOW_PATIENCE, ..SessionOptions::default() }).await;
+    let version = Version::of(&folder(3, 0));
+    let fetch = pair.device.0.fetch_offer("cams", version.id());
+    let core = pair.core.0.clone();
+    let others = async {
+        let Some(SessionEvent::Fetch { transfer, .. }) = pair.core.1.next().await else { panic!("a fetch") };
+        let mut stream = core.connection().open_uni().await.expect("a stream");
+        let began = std::time::Instant::now();
+        while began.elapsed() < SLOW_PATIENCE * 3 {
+            // Nobody knows a transfer like that: what comes of it is dropped.
+            let key = ItemKey::Chunk(0);
+            let encoding = Encoding::Plain { from_offset: 0 };
+            let bytes = 40_000;
+            let header = ItemHeader { transfer: 4000, key, plain_bytes: bytes, payload_bytes: bytes, encoding };
+            let mut item = Vec::new();
+            append_frame(&mut item, &header);
+            item.resize(item.len() + bytes as usize, 7);
+            // It is stopped, and the next one is another.
+            let _ = stream.write_all(&item).await;
+            stream = core.connection().open_uni().await.expect("a stream");
+            tokio::time::sleep(SLOW_PATIENCE / 20).await;
+        }
+        let refusal = Refusal { code: "HW-1".into(), message: "no".into(), hint: "none".into() };
+        core.refuse(transfer, refusal).await.expect("sent");
+    };
+    let (fetched, ()) = tokio::time::timeout(PATIENCE, async { tokio::join!(fetch, others) }).await.expect("in time");
+    assert!(matches!(fetched, Err(TransferError::Refused(_))), "{fetched:?}");
 }
 
 /// What is being stored when its transfer ends still counts against the budget.
