@@ -63,7 +63,15 @@ fn messages() -> Vec<(&'static str, Message)> {
         ),
         ("follow-done", Message::FollowDone { question: 3, unmatched: vec!["south".into()], refused: None }),
         ("follow-refused", Message::FollowDone { question: 4, unmatched: Vec::new(), refused: Some(refusal.clone()) }),
-        ("freed", Message::Freed { question: 5, dataset: "cam/one".into(), version: VersionId::of(b"a manifest") }),
+        (
+            "freed",
+            Message::Freed {
+                question: 5,
+                dataset: "cam/one".into(),
+                version: VersionId::of(b"a manifest"),
+                since: 300,
+            },
+        ),
         ("freed-noted", Message::FreedNoted { question: 5, noted: true }),
         ("fetch", Message::Fetch { transfer, dataset: "cam/one".into(), version: VersionId::of(b"a manifest") }),
         ("offer", Message::Offer { transfer, dataset: "cam/one".into(), manifest: vec![1; 200], commit: vec![2; 100] }),

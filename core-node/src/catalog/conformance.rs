@@ -249,20 +249,27 @@ fn reliance_guards_the_last_copy(catalog: &dyn Catalog) {
         catalog.commit_version(&version(cam, number, DEVICE, 0..2)).unwrap();
     }
     let device = PublicKey([1; 32]);
-    catalog.note_freed(&device, cam, 2).unwrap();
+    catalog.note_freed(&device, cam, 2, 1).unwrap();
     let refused = catalog.drop_versions(cam, &[1, 2], false);
     assert!(matches!(refused, Err(DropError::LastCopy { versions, devices })
         if versions == [2] && devices == [device]));
     assert!(matches!(catalog.may_drop(cam, 2, false), Err(DropError::LastCopy { .. })));
     catalog.may_drop(cam, 2, true).unwrap();
     assert_eq!(catalog.versions(cam, None, 10).unwrap().len(), 3, "all are dropped, or none");
-    catalog.note_freed(&device, cam, 9).unwrap();
+    catalog.note_freed(&device, cam, 9, 1).unwrap();
     assert!(catalog.drop_versions(cam, &[2], false).is_err(), "a version that is not there replaces no other");
     catalog.drop_versions(cam, &[1], false).unwrap();
     catalog.drop_versions(cam, &[2], true).unwrap();
     catalog.commit_version(&version(cam, 4, DEVICE, 0..2)).unwrap();
-    catalog.note_freed(&device, cam, 3).unwrap();
-    catalog.note_freed(&device, cam, 4).unwrap();
+    catalog.note_freed(&device, cam, 3, 1).unwrap();
+    catalog.note_freed(&device, cam, 4, 4).unwrap();
+    catalog.note_freed(&device, cam, 4, u64::MAX).unwrap();
+    assert!(catalog.drop_versions(cam, &[3], false).is_err(), "the later version has not all that was freed of it");
+    catalog.commit_version(&version(cam, 5, DEVICE, 0..2)).unwrap();
+    catalog.note_freed(&device, cam, 5, 4).unwrap();
+    assert!(catalog.drop_versions(cam, &[3], false).is_err(), "what is said of later ones does not change that");
+    catalog.drop_versions(cam, &[4], false).unwrap();
+    catalog.note_freed(&device, cam, 5, 3).unwrap();
     catalog.drop_versions(cam, &[3], false).unwrap();
     assert!(matches!(catalog.delete_dataset(cam, Deletion::default()), Err(DropError::LastCopy { .. })));
     catalog.delete_dataset(cam, Deletion { last_copy: true, collected: false }).unwrap();

@@ -303,8 +303,9 @@ pub trait DatasetTable {
     /// Drops versions, none of them the newest or tagged. What devices said they have freed is refused without `last_copy`.
     fn drop_versions(&self, dataset: DatasetId, numbers: &[u64], last_copy: bool) -> Result<(), DropError>;
     /// A device says that it has freed bytes, all of which this version has: it is not dropped without `last_copy`. Its word
-    /// on earlier versions is done with: what it freed of them is in this one too.
-    fn note_freed(&self, device: &PublicKey, dataset: DatasetId, number: u64) -> Result<(), CatalogError>;
+    /// on the versions from `since` to this one is done with: what it freed of them is in this one too. Its word on those
+    /// before `since` stays, for something that it freed of them is in no later one.
+    fn note_freed(&self, device: &PublicKey, dataset: DatasetId, number: u64, since: u64) -> Result<(), CatalogError>;
 
     /// Sets a tag; `replace` moves one that exists.
     fn tag(&self, dataset: DatasetId, tag: &TagRecord, replace: bool) -> Result<(), TagError>;

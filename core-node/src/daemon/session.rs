@@ -305,9 +305,9 @@ impl LiveSession {
                 };
                 self.send(Message::FollowDone { question, unmatched, refused }).await;
             }
-            Message::Freed { question, dataset, version } => {
+            Message::Freed { question, dataset, version, since } => {
                 let (core, peer) = (self.core.clone(), self.peer.clone());
-                let noted = self.blocking(move || note_freed(&core, &peer, &dataset, &version)).await?;
+                let noted = self.blocking(move || note_freed(&core, &peer, &dataset, &version, since)).await?;
                 self.send(Message::FreedNoted { question, noted }).await;
             }
             Message::Control { request, body } => self.command(request, body).await,

@@ -6,7 +6,7 @@ use headwater_protocol::id::VersionId;
 use headwater_protocol::manifest::Manifest;
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::marks::freed_noted_key;
+use super::marks::freed_since_key;
 use super::{Catalog, CatalogError, sum_of};
 
 /// Versions of a dataset that were offered and are not wanted any more, but remembered: the core may have committed one
@@ -188,7 +188,7 @@ impl Catalog {
         for table in ["versions", "pages", "stamps", "chunks", "staged", "freed", "deletions"] {
             transaction.execute(&format!("DELETE FROM {table} WHERE dataset = ?1"), [dataset.0]).map_err(failed)?;
         }
-        transaction.execute("DELETE FROM meta WHERE name = ?1", [freed_noted_key(dataset)]).map_err(failed)?;
+        transaction.execute("DELETE FROM meta WHERE name = ?1", [freed_since_key(dataset)]).map_err(failed)?;
         transaction.execute("DELETE FROM datasets WHERE id = ?1", [dataset.0]).map_err(failed)?;
         transaction.commit().map_err(failed)
     }
@@ -352,7 +352,7 @@ impl Catalog {
         let transaction = connection.transaction().map_err(failed)?;
         transaction.execute("DELETE FROM versions WHERE dataset = ?1", [dataset.0]).map_err(failed)?;
         // Whoever gets the next versions has noted nothing of them yet.
-        transaction.execute("DELETE FROM meta WHERE name = ?1", [freed_noted_key(dataset)]).map_err(failed)?;
+        transaction.execute("DELETE FROM meta WHERE name = ?1", [freed_since_key(dataset)]).map_err(failed)?;
         transaction.commit().map_err(failed)
     }
 }

@@ -1,9 +1,18 @@
 //! What the catalog remembers beside versions: which files were freed, which are to leave, and small values by name.
 
 use headwater_protocol::id::VersionId;
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::{Catalog, CatalogError, DatasetId};
+
+/// How far back the newest committed version has all that was freed of a dataset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FreedSince {
+    /// What was freed of versions from this number on is in the newest one too.
+    pub since: u64,
+    /// The newest version that has what was freed and is in no later one: it was deleted, or another file is there now.
+    pub left: Option<VersionId>,
+}
 
 /// A table of paths.
 #[derive(Clone, Copy)]
@@ -27,19 +36,62 @@ impl Catalog {
         self.put_marks(Marks::Freed, dataset, paths)
     }
 
-    /// Notes that files are no longer freed: they are back, or stayed.
-    pub fn forget_freed(&self, dataset: DatasetId, paths: &[Vec<u8>]) -> Result<(), CatalogError> {
+    /// Takes back [`Catalog::put_freed`] of files that were not freed after all.
+    pub fn withdraw_freed(&self, dataset: DatasetId, paths: &[Vec<u8>]) -> Result<(), CatalogError> {
         self.forget_marks(Marks::Freed, dataset, paths)
     }
 
-    /// Notes that the file `path`, or all in the folder `path`, is no longer freed.
+    /// Notes that files are no longer freed: there are files at their paths. The freed bytes may be in no later version, so
+    /// the newest committed one keeps them.
+    pub fn forget_freed(&self, dataset: DatasetId, paths: &[Vec<u8>]) -> Result<(), CatalogError> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        self.change_freed(dataset, |transaction| {
+            let mut statement = transaction.prepare_cached("DELETE FROM freed WHERE dataset = ?1 AND path = ?2")?;
+            paths.iter().map(|path| statement.execute(params![dataset.0, path])).sum()
+        })
+    }
+
+    /// Notes that the file `path`, or all in the folder `path`, is no longer freed. The newest committed version keeps it.
     pub fn forget_freed_at_or_below(&self, dataset: DatasetId, path: &[u8]) -> Result<(), CatalogError> {
         let (from, to) = below(path);
-        self.lock()
-            .prepare_cached("DELETE FROM freed WHERE dataset = ?1 AND (path = ?2 OR (path >= ?3 AND path < ?4))")
-            .and_then(|mut statement| statement.execute(params![dataset.0, path, from, to]))
-            .map(|_| ())
-            .map_err(|source| CatalogError::sql("forget freed files", source))
+        self.change_freed(dataset, |transaction| {
+            transaction
+                .prepare_cached("DELETE FROM freed WHERE dataset = ?1 AND (path = ?2 OR (path >= ?3 AND path < ?4))")?
+                .execute(params![dataset.0, path, from, to])
+        })
+    }
+
+    /// Forgets freed files, and with the first of them notes that no version after the newest committed one has them.
+    fn change_freed(
+        &self,
+        dataset: DatasetId,
+        forget: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<usize>,
+    ) -> Result<(), CatalogError> {
+        let failed = |source| CatalogError::sql("forget freed files", source);
+        let mut connection = self.lock();
+        let transaction = connection.transaction().map_err(failed)?;
+        if forget(&transaction).map_err(failed)? > 0 {
+            let committed = transaction
+                .query_row(
+                    "SELECT number, version FROM versions WHERE dataset = ?1 AND state = 2 ORDER BY number DESC LIMIT 1",
+                    [dataset.0],
+                    |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, Vec<u8>>(1)?)),
+                )
+                .optional()
+                .map_err(failed)?;
+            if let Some((number, version)) = committed {
+                let value = [&(number + 1).to_le_bytes()[..], &version].concat();
+                transaction
+                    .execute(
+                        "INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)",
+                        params![freed_since_key(dataset), value],
+                    )
+                    .map_err(failed)?;
+            }
+        }
+        transaction.commit().map_err(failed)
     }
 
     /// Whether a file was freed.
@@ -56,14 +108,21 @@ impl Catalog {
             .map_err(|source| CatalogError::sql("look up freed files", source))
     }
 
-    /// The version for which the core has noted that files of it are freed here.
-    pub fn freed_noted(&self, dataset: DatasetId) -> Result<Option<VersionId>, CatalogError> {
-        Ok(self.meta(&freed_noted_key(dataset))?.and_then(|bytes| VersionId::from_slice(&bytes)))
+    /// How far back the newest committed version has all that was freed, if that is known.
+    pub fn freed_since(&self, dataset: DatasetId) -> Result<Option<FreedSince>, CatalogError> {
+        let Some(bytes) = self.meta(&freed_since_key(dataset))? else { return Ok(None) };
+        Ok(bytes
+            .split_first_chunk()
+            .map(|(since, left)| FreedSince { since: u64::from_le_bytes(*since), left: VersionId::from_slice(left) }))
     }
 
-    /// Keeps what the core has noted.
-    pub fn set_freed_noted(&self, dataset: DatasetId, version: &VersionId) -> Result<(), CatalogError> {
-        self.put_meta(&freed_noted_key(dataset), version.as_bytes())
+    /// The same; where it is not known, as after the catalog was lost, nothing is said of versions before `number`.
+    pub fn begin_freed_since(&self, dataset: DatasetId, number: u64) -> Result<FreedSince, CatalogError> {
+        if let Some(known) = self.freed_since(dataset)? {
+            return Ok(known);
+        }
+        self.put_meta(&freed_since_key(dataset), &number.to_le_bytes())?;
+        Ok(FreedSince { since: number, left: None })
     }
 
     /// How many files of a dataset are freed.
@@ -171,7 +230,7 @@ fn below(path: &[u8]) -> (Vec<u8>, Vec<u8>) {
     ([path, b"/"].concat(), [path, &[AFTER_SLASH]].concat())
 }
 
-/// The name of the value that [`Catalog::freed_noted`] gives.
-pub(super) fn freed_noted_key(dataset: DatasetId) -> String {
-    format!("freed-noted/{}", dataset.0)
+/// The name of the value that [`Catalog::freed_since`] gives.
+pub(super) fn freed_since_key(dataset: DatasetId) -> String {
+    format!("freed-since/{}", dataset.0)
 }

@@ -114,11 +114,12 @@ impl Link {
         Ok(heads)
     }
 
-    /// Tells the core that bytes of this dataset of ours are freed, all of which `version` has; whether it noted that.
-    pub async fn freed(&self, dataset: &str, version: VersionId) -> Result<bool, CodedError> {
+    /// Tells the core that bytes of this dataset of ours are freed, all of which `version` has, and with them all that were
+    /// freed of versions from the number `since` on; whether it noted that.
+    pub async fn freed(&self, dataset: &str, version: VersionId, since: u64) -> Result<bool, CodedError> {
         let mut questions = self.questions.lock().await;
         let question = next(&mut questions);
-        self.send(Message::Freed { question, dataset: dataset.to_owned(), version }).await?;
+        self.send(Message::Freed { question, dataset: dataset.to_owned(), version, since }).await?;
         self.wait(|news| Answer::to(news.freed_noted.as_ref(), question)).await
     }
 

@@ -19,6 +19,7 @@ use headwater_quic::transfer::{DestinationError, SourceError, TransferError};
 
 use crate::catalog::Catalog;
 use link::Link;
+use publish::FreedWord;
 
 /// A session with what the core said of this device's own datasets at its start, kept up to date since.
 pub struct Connected {
@@ -26,12 +27,14 @@ pub struct Connected {
     pub link: Link,
     /// What was asked, and what the core answered; none where it has nothing.
     heads: Mutex<HashMap<String, Option<Following>>>,
+    /// What the core has noted of freed files in this session, by dataset.
+    freed: Mutex<HashMap<String, FreedWord>>,
 }
 
 impl Connected {
     /// Asks for the heads of `datasets`.
     pub async fn new(link: Link, datasets: &[String]) -> Result<Self, CodedError> {
-        let connected = Self { link, heads: Mutex::default() };
+        let connected = Self { link, heads: Mutex::default(), freed: Mutex::default() };
         if !datasets.is_empty() {
             connected.ask_heads(datasets).await?;
         }
@@ -67,6 +70,16 @@ impl Connected {
             known.insert(dataset.clone(), heads.iter().find(|head| head.dataset == *dataset).cloned());
         }
         Ok(())
+    }
+
+    /// Whether the core has noted just this of the dataset's freed files, in this session.
+    fn has_heard(&self, dataset: &str, word: &FreedWord) -> bool {
+        self.freed.lock().unwrap_or_else(PoisonError::into_inner).get(dataset) == Some(word)
+    }
+
+    /// The core has noted this.
+    fn set_heard(&self, dataset: &str, word: FreedWord) {
+        self.freed.lock().unwrap_or_else(PoisonError::into_inner).insert(dataset.to_owned(), word);
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<String, Option<Following>>> {

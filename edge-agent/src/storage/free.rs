@@ -1,6 +1,7 @@
 //! Freeing files: their bytes go from this device, they stay in every later version. Only under the core's receipt, only
 //! after the file was read again and is what the receipt covers, and the note that it was freed is durable before the file
-//! goes; with a session, the core's own note as well, and without one the core is told at the next. And deleting files: they leave later versions too.
+//! goes; with a session, the core's own note as well, and without one the core is told at the next. And deleting files: they
+//! leave later versions too.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -201,6 +202,8 @@ impl Freeing<'_> {
         let paths: Vec<_> = batch.iter().map(|(path, ..)| path.clone()).collect();
         // What is here to be freed is not deleted, whatever an earlier command could not finish.
         self.catalog.forget_deletions(self.row.id, &paths)?;
+        // What was freed before and is here again may be another file by the next version.
+        self.catalog.forget_freed(self.row.id, &paths)?;
         self.catalog.put_freed(self.row.id, &paths)?;
         let mut stayed = Vec::new();
         for (path, local, before) in batch {
@@ -213,7 +216,7 @@ impl Freeing<'_> {
                 stayed.push(path);
             }
         }
-        Ok(self.catalog.forget_freed(self.row.id, &stayed)?)
+        Ok(self.catalog.withdraw_freed(self.row.id, &stayed)?)
     }
 
     fn keep(&mut self, record: &RecordAt, reason: &str) {

@@ -279,7 +279,8 @@ pub enum Message {
     Goodbye,
 
     /// Device to core: I have removed, or will remove once this is noted, bytes of files of this dataset of mine; this version
-    /// has all that are freed. It is said again for a later version that has them too. Saying it twice changes nothing.
+    /// has all that are freed. It is said again in each session, and for a later version that has them too. Saying it twice
+    /// changes nothing.
     Freed {
         /// The asker's number for the question, which the answer carries.
         question: u32,
@@ -287,6 +288,9 @@ pub enum Message {
         dataset: String,
         /// A committed version of it.
         version: VersionId,
+        /// It has all that versions from this number on had freed: what was said of those is done with, what was said of
+        /// earlier ones stays.
+        since: u64,
     },
     /// The answer: whether it is noted, durably, so that the bytes are not dropped without a word. It is not where the core has
     /// no such version of the device's own.

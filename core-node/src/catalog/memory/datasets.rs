@@ -252,11 +252,11 @@ impl DatasetTable for MemoryCatalog {
         Ok(())
     }
 
-    fn note_freed(&self, device: &PublicKey, dataset: DatasetId, number: u64) -> Result<(), CatalogError> {
+    fn note_freed(&self, device: &PublicKey, dataset: DatasetId, number: u64, since: u64) -> Result<(), CatalogError> {
         self.change_dataset(dataset, |dataset| {
             let Some(version) = dataset.versions.get_mut(&number) else { return };
             version.reliance.insert(*device, true);
-            for (_, earlier) in dataset.versions.range_mut(..number) {
+            for (_, earlier) in dataset.versions.range_mut(since.min(number)..number) {
                 if let Some(freed) = earlier.reliance.get_mut(device) {
                     *freed = false;
                 }

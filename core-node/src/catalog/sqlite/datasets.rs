@@ -271,7 +271,7 @@ impl DatasetTable for SqliteCatalog {
         })
     }
 
-    fn note_freed(&self, device: &PublicKey, dataset: DatasetId, number: u64) -> Result<(), CatalogError> {
+    fn note_freed(&self, device: &PublicKey, dataset: DatasetId, number: u64, since: u64) -> Result<(), CatalogError> {
         self.write("note that a device freed bytes", |tx| {
             tx.execute(
                 "INSERT INTO reliance (dataset, number, device, freed) SELECT dataset, number, ?3, 1 FROM version
@@ -280,9 +280,10 @@ impl DatasetTable for SqliteCatalog {
                 params![dataset.0 as i64, number as i64, device.0],
             )?;
             tx.execute(
-                "UPDATE reliance SET freed = 0 WHERE dataset = ?1 AND number < ?2 AND device = ?3
+                "UPDATE reliance SET freed = 0 WHERE dataset = ?1 AND number >= ?4 AND number < ?2 AND device = ?3
                      AND EXISTS (SELECT 1 FROM version WHERE dataset = ?1 AND number = ?2)",
-                params![dataset.0 as i64, number as i64, device.0],
+                // A number that is too large for the column is later than any version.
+                params![dataset.0 as i64, number as i64, device.0, i64::try_from(since).unwrap_or(i64::MAX)],
             )?;
             Ok(())
         })

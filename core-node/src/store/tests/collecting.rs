@@ -220,7 +220,7 @@ fn what_devices_freed_is_dropped_on_a_word_only() {
     datasets.commit(cam, &files(0..8));
     datasets.commit(cam, &files(50..58));
     let Principal::Device(device) = UPLOADER else { unreachable!() };
-    catalog.note_freed(&device, cam, 1).unwrap();
+    catalog.note_freed(&device, cam, 1, 1).unwrap();
     catalog.set_retention(cam, Retention { keep_last: Some(1), keep_newer_than_s: None }).unwrap();
     let dry = GcOptions { dry_run: true, ..options_at(AFTER_PINS) };
     let planned = store.collect(dry, &mut |_| true).unwrap();
@@ -230,7 +230,7 @@ fn what_devices_freed_is_dropped_on_a_word_only() {
     datasets.check();
     let word = GcOptions { last_copy: true, ..options_at(AFTER_PINS) };
     assert_eq!(store.collect(word, &mut |_| true).unwrap().versions_dropped, 1);
-    catalog.note_freed(&device, cam, 2).unwrap();
+    catalog.note_freed(&device, cam, 2, 2).unwrap();
     assert!(
         matches!(catalog.delete_dataset(cam, Deletion::default()), Err(DropError::LastCopy { versions, .. }) if versions == [2])
     );

@@ -13,6 +13,7 @@ mod standing;
 mod tests;
 
 pub use build::{Built, build};
+pub(in crate::session) use freed::FreedWord;
 pub(crate) use freed::announce as announce_freed;
 pub(crate) use index::index_version;
 pub use round::{Rounds, publish};

@@ -150,7 +150,7 @@ impl Round<'_> {
                     self.collector.sent(dataset, &pending, &report);
                     agent.set_unsent(dataset, false);
                     connected.set_head(dataset, pending.number, pending.version);
-                    if let Err(error) = freed::tell(agent, &connected.link, row).await {
+                    if let Err(error) = freed::tell(agent, connected, row).await {
                         tracing::debug!(%error, dataset, "the core hears of freed files at the next session");
                     }
                     return Ok(if without > 0 { Delivered::Without(without) } else { Delivered::All });
@@ -262,6 +262,8 @@ impl Round<'_> {
     /// Compares with the core. False if the catalog changed so that the folder must be looked at again.
     async fn level(&self, connected: &Connected, row: &DatasetRow) -> Result<bool, CodedError> {
         let catalog = self.agent.catalog();
+        // Before any newer version: what was freed and deleted since the last session is in this one only.
+        freed::tell(self.agent, connected, row).await?;
         let head = connected.head(&row.name).await?;
         match standing(&catalog, row, head.as_ref())? {
             Standing::Level => {
@@ -271,7 +273,6 @@ impl Round<'_> {
                 {
                     tracing::debug!(%error, "the receipt of a version that was taken over did not come");
                 }
-                freed::tell(self.agent, &connected.link, row).await?;
                 Ok(true)
             }
             Standing::AnswerLost(version) => {

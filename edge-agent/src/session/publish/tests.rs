@@ -296,3 +296,33 @@ fn what_was_published_and_is_local_now_answers_no_question() {
     let shown = agent.status().expect("a status").datasets;
     assert_eq!(shown.iter().map(|dataset| &*dataset.name).collect::<Vec<_>>(), ["diary"]);
 }
+
+#[test]
+fn a_version_that_alone_has_what_was_freed_is_remembered() {
+    let site = Site::new("append");
+    for path in ["a", "b", "c"] {
+        site.write(path);
+    }
+    site.commit();
+    let (catalog, id) = (site.catalog(), site.row().id);
+    let first = catalog.committed(id).expect("read").expect("a version").version;
+    site.free(&["a", "b"]);
+    assert_eq!(catalog.freed_since(id).expect("read"), None);
+    let begun = catalog.begin_freed_since(id, 1).expect("begun");
+    assert_eq!((begun.since, begun.left), (1, None));
+    site.delete(&["c"]);
+    catalog.forget_freed(id, &[b"c".to_vec()]).expect("forgotten");
+    catalog.withdraw_freed(id, &[b"b".to_vec()]).expect("withdrawn");
+    assert_eq!(catalog.begin_freed_since(id, 9).expect("known"), begun, "nothing freed has left");
+    site.delete(&["a"]);
+    let left = catalog.freed_since(id).expect("read").expect("known");
+    assert_eq!((left.since, left.left), (2, Some(first)));
+    site.write("d");
+    site.commit();
+    site.free(&["d"]);
+    site.write("d");
+    site.commit();
+    let back = catalog.freed_since(id).expect("read").expect("known");
+    assert_eq!(back.since, 3, "another file may be where the freed one was");
+    assert_ne!(back.left, left.left);
+}
