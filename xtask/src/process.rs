@@ -11,11 +11,22 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the repository's root")
 }
 
-/// The cargo that runs us.
+/// The cargo that runs us, as it would run if a person had typed the command.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    // Some build scripts run again when these change, and with them most of the workspace is built again.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(tells_of_our_build) {
+            command.env_remove(name);
+        }
+    }
     command
+}
+
+/// Whether cargo has set the variable to tell a program which package it was built from.
+fn tells_of_our_build(name: &str) -> bool {
+    name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR"
 }
 
 /// Where cargo builds: `CARGO_TARGET_DIR`, or `target/`.
@@ -68,4 +79,18 @@ pub(crate) fn succeeds(command: &mut Command) -> bool {
 pub(crate) fn on_path(program: &str) -> bool {
     std::env::var_os("PATH")
         .is_some_and(|paths| std::env::split_paths(&paths).any(|folder| folder.join(program).is_file()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cargo_of_ours_does_not_know_who_runs_it() {
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some(), "a test is run by cargo");
+        let command = cargo();
+        let removed = |name: &str| command.get_envs().any(|(key, value)| key == name && value.is_none());
+        assert!(removed("CARGO_PKG_NAME") && removed("CARGO_MANIFEST_DIR"));
+        assert!(!removed("CARGO_TARGET_DIR") && !removed("CARGO_HOME"));
+    }
 }
