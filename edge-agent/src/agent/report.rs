@@ -78,8 +78,7 @@ fn dataset_report(catalog: &Catalog, row: &DatasetRow) -> Result<DatasetReport, 
     let pending = catalog.pending(row.id)?;
     let receipt = committed.as_ref().and_then(|version| decode_stored::<Receipt>(&version.receipt).ok());
     let state = match (&committed, &pending, row.role) {
-        (None, None, Role::Subscribe) => "waits for its first version",
-        (None, None, _) => "waits for its first scan",
+        (None, None, _) => "waits for its first version",
         (_, Some(_), Role::Subscribe) => "is being fetched",
         (_, Some(_), _) => "waits to be sent",
         (Some(_), None, Role::Local) => "local",

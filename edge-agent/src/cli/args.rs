@@ -38,13 +38,15 @@ pub(super) enum Command {
     },
     /// Run in the foreground until stopped: watch, publish, subscribe.
     Run,
-    /// Scan all folders and exchange with the core what is new.
+    /// Scan all folders and exchange with the core what is new. Files that were modified a moment ago are waited for, for a
+    /// minute at most; those that go on changing are named as left out.
     Sync {
         /// Do it once and report. To keep folders in sync use `edge-agent run`.
         #[arg(long, required = true)]
         once: bool,
     },
-    /// Publish a folder as a dataset.
+    /// Publish a folder as a dataset. A file goes once it has been left alone for a moment; the first version waits until
+    /// there is one, or is empty if the folder is.
     Publish(PublishArgs),
     /// Keep datasets of others here.
     Subscribe {

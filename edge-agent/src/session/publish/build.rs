@@ -14,6 +14,7 @@ use headwater_host::version::{
 use headwater_protocol::id::ChunkId;
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::page::Page;
+use headwater_protocol::record::FileKind;
 use headwater_protocol::tree::{PageSink, SinkError, Tree};
 
 use super::index::ChunkIndexer;
@@ -42,6 +43,8 @@ pub struct Built {
     pub row: DatasetRow,
     /// Whether there is a version that was not there before.
     pub is_new: bool,
+    /// There is no version yet, because all files wait to settle or can't be read.
+    pub waits: bool,
     /// What the scan found.
     pub report: BuildReport,
     /// Files that were left out or wait.
@@ -86,12 +89,40 @@ pub fn build(
     sink.finish()?;
     stamps.finish()?;
     keep.finish(&report)?;
+    let waits = match &built {
+        Some(built) if committed.is_none() && report.deferred_count > 0 => is_hollow(&built.manifest, &pages)?,
+        _ => false,
+    };
     let is_new = match built {
+        Some(_) if waits => {
+            wait_for_first(agent, &catalog, &row)?;
+            false
+        }
         Some(built) => record(&catalog, folder, row.id, committed.as_ref(), built)?,
         None => false,
     };
     let skipped = skipped(agent, folder, &report);
-    Ok(Built { row, is_new, report, skipped })
+    Ok(Built { row, is_new, waits, report, skipped })
+}
+
+/// Whether a version has nothing but folders: as the first one of files that wait it would be of use to nobody.
+pub(super) fn is_hollow(manifest: &Manifest, pages: &DatasetPages) -> Result<bool, CodedError> {
+    for record in Tree::new(manifest, pages).records() {
+        let record = record.map_err(|error| CodedError::new(&codes::CATALOG_DAMAGED, error.to_string()))?;
+        if record.kind != FileKind::Folder {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Leaves the dataset without a version until there is a file to put into it.
+fn wait_for_first(agent: &Agent, catalog: &Catalog, row: &DatasetRow) -> Result<(), CodedError> {
+    catalog.supersede(row.id)?;
+    catalog.prune_pages(row.id)?;
+    let text = "its first version waits: none of its files can be taken yet, because they are still being written or can't be read";
+    agent.note_once(EventLevel::Info, "", &row.name, text.to_owned());
+    Ok(())
 }
 
 /// Whether a mirrored folder looks like the empty place of a disk that is not mounted; that is said once.

@@ -23,7 +23,7 @@ use headwater_protocol::tree::{
 };
 use headwater_quic::transfer::UnavailableChunk;
 
-use super::build::CatalogSink;
+use super::build::{CatalogSink, is_hollow};
 use crate::catalog::{Catalog, CatalogError, DatasetId, DatasetPages, DatasetRow, VersionRow};
 use crate::storage::local_path;
 
@@ -82,7 +82,8 @@ pub(super) fn revert(
     let body = manifest.encode();
     let is_committed = committed_manifest
         .is_some_and(|committed| committed.root == manifest.root && committed.height == manifest.height);
-    if is_committed {
+    // A first version that loses all its files is not sent either: the next scan finds those that are there by then.
+    if is_committed || (committed.is_none() && is_hollow(&manifest, &pages)?) {
         catalog.supersede(row.id)?;
     } else {
         catalog.put_built(row.id, version.number, Manifest::id_of(&body), body)?;

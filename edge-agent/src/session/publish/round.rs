@@ -89,7 +89,7 @@ pub async fn publish(
                 tokio::time::sleep(IDLE_WAIT).await;
                 continue;
             }
-            Delivered::Nothing if !has_sent => collector.unchanged(),
+            Delivered::Nothing if !has_sent => round.finish_unchanged(&built),
             _ => {}
         }
         return Ok(if more { Some(again.unwrap_or(IDLE_WAIT)) } else { again });
@@ -253,10 +253,18 @@ impl Round<'_> {
                     self.collector.local(self.folder.dataset.as_str(), &version);
                 }
             }
-            (_, false) => self.collector.unchanged(),
+            (_, false) => self.finish_unchanged(built),
             _ => {}
         }
         Ok(())
+    }
+
+    fn finish_unchanged(&self, built: &Built) {
+        if built.waits {
+            self.collector.say(format!("`{}` has no version yet: all its files wait", built.row.name));
+        } else {
+            self.collector.unchanged();
+        }
     }
 
     /// Compares with the core. False if the catalog changed so that the folder must be looked at again.

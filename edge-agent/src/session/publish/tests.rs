@@ -1,16 +1,19 @@
 //! What stays in a dataset and what leaves it: scans of real folders, with commits noted as if a core had answered.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use headwater_host::scan::Cancel;
 use headwater_protocol::id::ChunkId;
 use headwater_protocol::tree::Tree;
+use headwater_protocol::wire::OrdinalRange;
+use headwater_quic::transfer::UnavailableChunk;
 
 use super::build::{Built, build};
 use super::keep::recovering_key;
+use super::revert::revert;
 use super::send::{find_published, note_commit};
 use crate::agent::{Agent, Folder};
 use crate::catalog::{Catalog, DatasetPages, DatasetRow, Role, VersionRow};
@@ -35,6 +38,18 @@ impl Site {
         );
         fs::write(data.join("agent.toml"), settings).expect("written");
         let agent = Agent::open(&data, None).expect("opened");
+        Self { root, agent }
+    }
+
+    /// The agent after a restart, with the settings changed.
+    fn with_settings(self, before: &str, after: &str) -> Self {
+        let Self { root, agent } = self;
+        drop(agent);
+        let file = root.path().join("agent/agent.toml");
+        let text = fs::read_to_string(&file).expect("read");
+        assert!(text.contains(before));
+        fs::write(&file, text.replace(before, after)).expect("written");
+        let agent = Agent::open(&root.path().join("agent"), None).expect("opened");
         Self { root, agent }
     }
 
@@ -325,4 +340,47 @@ fn a_version_that_alone_has_what_was_freed_is_remembered() {
     let back = catalog.freed_since(id).expect("read").expect("known");
     assert_eq!(back.since, 3, "another file may be where the freed one was");
     assert_ne!(back.left, left.left);
+}
+
+#[test]
+fn the_first_version_waits_until_there_is_a_file_for_it() {
+    let site = Site::new("append").with_settings("settle = \"0\"", "settle = \"1h\"");
+    for path in ["a", "private/b"] {
+        site.write(path);
+    }
+    // A folder with a mode of its own is recorded, but makes no version worth having.
+    fs::set_permissions(site.path("private"), fs::Permissions::from_mode(0o700)).expect("set");
+    for _ in 0..2 {
+        let built = site.scan();
+        assert!(built.waits && !built.is_new && built.report.settled_in.is_some() && built.skipped.len() == 2);
+        assert_eq!(site.catalog().versions(built.row.id).expect("read"), []);
+    }
+    assert_eq!(site.catalog().events(9).expect("read").len(), 1, "it is said once");
+
+    let site = site.with_settings("settle = \"1h\"", "settle = \"0\"");
+    assert!(site.scan().is_new);
+    assert_eq!(site.paths(), ["a", "private", "private/b"]);
+    site.commit();
+    assert_eq!(site.catalog().committed(site.row().id).expect("read").expect("a version").number, 1);
+}
+
+#[test]
+fn an_empty_folder_has_an_empty_first_version() {
+    let site = Site::new("append");
+    assert!(site.scan().is_new);
+    assert_eq!(site.paths(), [""; 0]);
+}
+
+#[test]
+fn a_first_version_that_loses_all_its_files_waits_for_the_next_scan() {
+    let site = Site::new("append");
+    site.write("a");
+    let row = site.scan().row;
+    let version = site.catalog().pending(row.id).expect("read").expect("a version");
+    fs::write(site.path("a"), "something else").expect("written");
+    let all = UnavailableChunk { range: OrdinalRange { first: 0, count: 1 }, reason: String::new() };
+    let taken_back = revert(&site.catalog(), &row, &version, &[all]).expect("reverted");
+    assert_eq!(taken_back.len(), 1);
+    assert_eq!(site.catalog().pending(row.id).expect("read"), None);
+    assert_eq!(site.paths(), ["a"]);
 }
