@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-pub use chunks::{ChunkHome, StagedChunk};
+pub use chunks::{ChunkHome, NewHome, StagedChunk};
 pub use datasets::{DatasetId, DatasetRow, Role, VersionRow, VersionState};
 pub use error::CatalogError;
 pub use events::{Event, EventLevel};

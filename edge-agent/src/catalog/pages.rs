@@ -9,12 +9,15 @@ use headwater_protocol::id::ChunkId;
 use headwater_protocol::page::{ExtentChildRef, Page};
 use headwater_protocol::record::{Content, FileRecord};
 use headwater_protocol::tree::{PageSource, PageSourceError};
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
+use super::chunks::drop_homes_of_page;
 use super::{Catalog, CatalogError, DatasetId, sum_of};
 
 /// Decoded pages that a [`DatasetPages`] remembers: the path from the root to a leaf, its extents, and some neighbours.
 const PAGES_CACHED: usize = 24;
+/// Pages that are dropped in one step, so that others can use the catalog in between.
+const PRUNED_AT_ONCE: usize = 256;
 
 impl Catalog {
     /// Keeps pages of a dataset; those that are there already stay.
@@ -120,7 +123,8 @@ impl Catalog {
         Ok(reachable)
     }
 
-    /// Drops pages and stamps of a dataset that none of its versions reaches. Returns how many pages went.
+    /// Drops what no version of a dataset reaches: pages, with their stamps and what they put into the index of chunks.
+    /// Returns how many pages went.
     pub fn prune_pages(&self, dataset: DatasetId) -> Result<usize, CatalogError> {
         let mut reachable = HashSet::new();
         for version in self.versions(dataset)? {
@@ -141,20 +145,12 @@ impl Catalog {
                 }
             }
         }
-        let mut connection = self.lock();
-        let transaction = connection.transaction().map_err(failed)?;
-        for id in &dead {
-            for statement in [
-                "DELETE FROM pages WHERE dataset = ?1 AND id = ?2",
-                "DELETE FROM stamps WHERE dataset = ?1 AND leaf = ?2",
-            ] {
-                transaction
-                    .prepare_cached(statement)
-                    .and_then(|mut statement| statement.execute(params![dataset.0, id]))
-                    .map_err(failed)?;
-            }
+        for batch in dead.chunks(PRUNED_AT_ONCE) {
+            let mut connection = self.lock();
+            let transaction = connection.transaction().map_err(failed)?;
+            batch.iter().try_for_each(|id| drop_page(&transaction, dataset, id)).map_err(failed)?;
+            transaction.commit().map_err(failed)?;
         }
-        transaction.commit().map_err(failed)?;
         Ok(dead.len())
     }
 
@@ -181,6 +177,21 @@ impl Catalog {
             })
             .map_err(failed)?;
         Ok(paged == Some(0))
+    }
+}
+
+/// Drops a page with all that was made of it.
+fn drop_page(connection: &Connection, dataset: DatasetId, id: &[u8]) -> rusqlite::Result<()> {
+    let bytes: Vec<u8> = connection
+        .prepare_cached("DELETE FROM pages WHERE dataset = ?1 AND id = ?2 RETURNING bytes")?
+        .query_row(params![dataset.0, id], |row| row.get(0))?;
+    connection
+        .prepare_cached("DELETE FROM stamps WHERE dataset = ?1 AND leaf = ?2")?
+        .execute(params![dataset.0, id])?;
+    // A page that nobody needs any more may be damaged: no entry can be made of it then, and none is looked for.
+    match (ChunkId::from_slice(id), Page::decode(&bytes)) {
+        (Some(id), Ok(page)) => drop_homes_of_page(connection, dataset, &id, &page),
+        _ => Ok(()),
     }
 }
 

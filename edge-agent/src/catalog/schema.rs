@@ -69,14 +69,15 @@ CREATE TABLE stamps (
     UNIQUE (dataset, leaf)
 );
 
--- Which file on this device holds a chunk: 16 bytes of its id, the path of a record that has it, and for long files the
--- offset at which it was. Local datasets have no rows here.
+-- Which file on this device holds a chunk: 16 bytes of its id, 8 of the id of a page that names it, the path of a record
+-- that has it, and for long files the offset at which it was. A row goes with its page. Local datasets have no rows here.
 CREATE TABLE chunks (
     chunk BLOB NOT NULL,
     dataset INTEGER NOT NULL,
+    page BLOB NOT NULL,
     path BLOB NOT NULL,
     file_offset INTEGER NOT NULL,
-    PRIMARY KEY (chunk, dataset)
+    PRIMARY KEY (chunk, dataset, page)
 ) WITHOUT ROWID;
 
 -- Chunks of a subscription that have come but are in no finished version yet.

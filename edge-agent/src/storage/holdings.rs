@@ -60,7 +60,7 @@ impl Holdings {
             if let Some(bytes) = held.read(&home, id, length) {
                 return Ok(Some(bytes));
             }
-            self.catalog.forget_chunk(home.dataset, id)?;
+            self.catalog.forget_home(id, &home)?;
         }
         Ok(None)
     }

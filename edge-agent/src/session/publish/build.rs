@@ -311,10 +311,10 @@ impl<'a> CatalogSink<'a> {
 
     fn flush(&mut self) -> Result<(), CatalogError> {
         self.waiting_bytes = 0;
-        if self.waiting.is_empty() {
-            return Ok(());
+        if !self.waiting.is_empty() {
+            self.catalog.put_pages(self.dataset, &std::mem::take(&mut self.waiting))?;
         }
-        self.catalog.put_pages(self.dataset, &std::mem::take(&mut self.waiting))
+        self.indexer.as_mut().map_or(Ok(()), ChunkIndexer::write_full)
     }
 
     pub(super) fn finish(&mut self) -> Result<(), CatalogError> {
@@ -329,9 +329,11 @@ impl<'a> CatalogSink<'a> {
         self.waiting_bytes += bytes.len();
         self.waiting.push((id, refers_to_pages(page), bytes));
         if let Some(indexer) = &mut self.indexer {
-            indexer.page(id, page)?;
+            indexer.page(id, page);
         }
-        if self.waiting_bytes >= PAGES_BATCH_BYTES { self.flush() } else { Ok(()) }
+        let is_much =
+            self.waiting_bytes >= PAGES_BATCH_BYTES || self.indexer.as_ref().is_some_and(ChunkIndexer::is_full);
+        if is_much { self.flush() } else { Ok(()) }
     }
 }
 

@@ -9,7 +9,7 @@ use headwater_protocol::page::Page;
 use headwater_protocol::record::Content;
 use headwater_protocol::tree::PageSource;
 
-use crate::catalog::{Catalog, CatalogError, DatasetId, DatasetPages, pages_below};
+use crate::catalog::{Catalog, CatalogError, DatasetId, DatasetPages, NewHome, pages_below};
 
 /// Entries that wait to be written together.
 const BATCH: usize = 2000;
@@ -30,7 +30,8 @@ pub(crate) fn index_version(
             continue;
         }
         let page = pages.page(&id).map_err(|error| CatalogError::damaged(error.to_string()))?;
-        indexer.page(id, &page)?;
+        indexer.page(id, &page);
+        indexer.write_full()?;
         open.extend(pages_below(&page));
     }
     indexer.finish()
@@ -40,7 +41,7 @@ pub(crate) fn index_version(
 pub(crate) struct ChunkIndexer {
     catalog: Arc<Catalog>,
     dataset: DatasetId,
-    homes: Vec<(ChunkId, Vec<u8>, u64)>,
+    homes: Vec<NewHome>,
     extent_pages: HashSet<ChunkId>,
     long_files: Vec<(Vec<u8>, ChunkId)>,
 }
@@ -52,14 +53,14 @@ impl ChunkIndexer {
     }
 
     /// Takes a page.
-    pub(crate) fn page(&mut self, id: ChunkId, page: &Page) -> Result<(), CatalogError> {
+    pub(crate) fn page(&mut self, id: ChunkId, page: &Page) {
         let leaf = match page {
             Page::Leaf(leaf) => leaf,
             Page::ExtentLeaf(_) | Page::ExtentInner { .. } => {
                 self.extent_pages.insert(id);
-                return Ok(());
+                return;
             }
-            Page::Inner { .. } => return Ok(()),
+            Page::Inner { .. } => return,
         };
         let mut seen = vec![false; leaf.chunks.len()];
         let mut put = |index: u32, path: &[u8], offset: u64, homes: &mut Vec<_>| {
@@ -67,7 +68,7 @@ impl ChunkIndexer {
                 return;
             };
             if !std::mem::replace(seen, true) {
-                homes.push((chunk.id, path.to_vec(), offset));
+                homes.push(NewHome { chunk: chunk.id, page: id, path: path.to_vec(), file_offset: offset });
             }
         };
         for record in &leaf.records {
@@ -84,7 +85,17 @@ impl ChunkIndexer {
                 Content::Paged { root, .. } => self.long_files.push((record.path.clone(), *root)),
             }
         }
-        if self.homes.len() >= BATCH { self.flush() } else { Ok(()) }
+    }
+
+    /// Whether much waits to be written.
+    pub(crate) fn is_full(&self) -> bool {
+        self.homes.len() >= BATCH
+    }
+
+    /// Writes what waits, if it is much. The pages that it was made of are in the catalog now: an entry must not outlive
+    /// its page.
+    pub(crate) fn write_full(&mut self) -> Result<(), CatalogError> {
+        if self.is_full() { self.write() } else { Ok(()) }
     }
 
     /// Goes through the new extent pages of long files, and writes what waits. All pages are in the catalog now.
@@ -107,21 +118,20 @@ impl ChunkIndexer {
                     }
                     Page::ExtentLeaf(chunks) => {
                         for chunk in chunks {
-                            self.homes.push((chunk.id, path.clone(), offset));
+                            let path = path.clone();
+                            self.homes.push(NewHome { chunk: chunk.id, page: id, path, file_offset: offset });
                             offset += u64::from(chunk.length);
                         }
                     }
                     Page::Leaf(_) | Page::Inner { .. } => {}
                 }
-                if self.homes.len() >= BATCH {
-                    self.flush()?;
-                }
+                self.write_full()?;
             }
         }
-        self.flush()
+        self.write()
     }
 
-    fn flush(&mut self) -> Result<(), CatalogError> {
+    fn write(&mut self) -> Result<(), CatalogError> {
         if self.homes.is_empty() {
             return Ok(());
         }

@@ -114,10 +114,11 @@ impl AdopterInner {
             let Ok(page) = Page::decode(&item.plain) else { continue };
             pages.push((item.id, refers_to_pages(&page), item.plain.to_vec()));
             if let Some(indexer) = indexer.as_mut() {
-                indexer.page(item.id, &page)?;
+                indexer.page(item.id, &page);
             }
         }
-        self.catalog.put_pages(self.row.id, &pages)
+        self.catalog.put_pages(self.row.id, &pages)?;
+        indexer.as_mut().map_or(Ok(()), ChunkIndexer::write_full)
     }
 
     fn commit(&self, manifest: &[u8], commit: &[u8]) -> Result<(), CodedError> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use headwater_host::scan::Cancel;
 use headwater_protocol::id::ChunkId;
+use headwater_protocol::record::ChunkRef;
 use headwater_protocol::tree::Tree;
 use headwater_protocol::wire::OrdinalRange;
 use headwater_quic::transfer::UnavailableChunk;
@@ -94,6 +95,15 @@ impl Site {
         let pages = DatasetPages::new(Arc::clone(&catalog), row.id);
         let records = Tree::new(&manifest, &pages).records();
         records.map(|record| String::from_utf8_lossy(&record.expect("read").path).into_owned()).collect()
+    }
+
+    /// The chunks of the committed version.
+    fn chunks(&self) -> Vec<ChunkRef> {
+        let (catalog, id) = (self.catalog(), self.row().id);
+        let manifest = catalog.committed(id).expect("read").expect("a version").decode_manifest().expect("whole");
+        let pages = DatasetPages::new(catalog, id);
+        let chunks = Tree::new(&manifest, &pages).chunks();
+        chunks.map(|place| place.expect("read").chunk).collect()
     }
 
     /// Frees files as the command does under a core's receipt.
@@ -383,4 +393,43 @@ fn a_first_version_that_loses_all_its_files_waits_for_the_next_scan() {
     assert_eq!(taken_back.len(), 1);
     assert_eq!(site.catalog().pending(row.id).expect("read"), None);
     assert_eq!(site.paths(), ["a"]);
+}
+
+#[test]
+fn the_index_of_chunks_has_what_the_version_has_and_no_more() {
+    let site = Site::new("mirror");
+    for path in ["a/x", "a/y", "b"] {
+        site.write(path);
+    }
+    site.commit();
+    let small = site.catalog().home_count();
+    let holdings = || Holdings::new(Arc::clone(&site.agent), site.catalog());
+    let twice = noise(0, 1 << 20);
+    let mut count = 0;
+    for round in 1..5 {
+        // The same bytes in two files far apart, of which one changes.
+        fs::write(site.path("a/large"), if round == 1 { twice.clone() } else { noise(round, 1 << 20) })
+            .expect("written");
+        fs::write(site.path("c"), &twice).expect("written");
+        site.commit();
+        count = site.catalog().home_count();
+        let chunks = site.chunks();
+        assert!(count <= chunks.len() as u64, "{count} entries for {} chunks", chunks.len());
+        for chunk in chunks {
+            assert!(holdings().read(&chunk.id, Some(chunk.length)).expect("read").is_some(), "round {round}");
+        }
+    }
+    assert!(count > small);
+    for path in ["a/large", "c"] {
+        fs::remove_file(site.path(path)).expect("removed");
+    }
+    site.commit();
+    assert_eq!(site.catalog().home_count(), small);
+}
+
+/// Bytes that no other seed gives.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    bytes
 }
