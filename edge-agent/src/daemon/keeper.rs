@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_host::control::ReplySender;
+use headwater_host::watch::Again;
 use tokio::sync::{Notify, watch};
 
 use super::backoff::{Backoff, random};
@@ -18,8 +19,8 @@ const RETRY_LONGEST: Duration = Duration::from_mins(2);
 /// Added to the time in which files will have settled, so that the scan then finds them so.
 const SETTLE_MARGIN: Duration = Duration::from_millis(50);
 
-/// Keeps one folder until dropped. `changed` is notified when something in it changed.
-pub(super) async fn keep(agent: Arc<Agent>, folder: Folder, changed: Arc<Notify>) {
+/// Keeps one folder until dropped. `changed` is notified when something in it changed, as far as it is watched.
+pub(super) async fn keep(agent: Arc<Agent>, folder: Folder, changed: Arc<Notify>, watches: Option<Again>) {
     let name = folder.dataset.as_str().to_owned();
     let mut backoff = Backoff::up_to(RETRY_LONGEST);
     let mut link = agent.link().subscribe();
@@ -29,21 +30,26 @@ pub(super) async fn keep(agent: Arc<Agent>, folder: Folder, changed: Arc<Notify>
         let collector = Collector::new(ReplySender::ignored());
         let rounds = Rounds { settle: false };
         let work = || Box::pin(publish(&agent, &folder, access.as_ref(), rounds, &collector));
-        let wait = match agent.healing(work).await {
+        let (wait, is_settling) = match agent.healing(work).await {
             Ok(settled_in) => {
                 backoff.reset();
                 agent.set_folder_problem(&name, None);
-                settled_in.map_or(folder.every, |wait| (wait + SETTLE_MARGIN).min(folder.every))
+                (settled_in.map_or(folder.every, |wait| wait + SETTLE_MARGIN), settled_in.is_some())
             }
             Err(error) => {
                 agent.note_error(&name, &error);
                 agent.set_folder_problem(&name, Some(&error));
-                backoff.next(random()).min(folder.every)
+                (backoff.next(random()), false)
             }
         };
         crate::session::sync::count_wire(&agent, &collector);
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(wait.min(folder.every)) => {
+                // Not each time that files settle: that comes of a hint, so the watch stands, and to look it over costs a walk.
+                if let Some(watches) = watches.as_ref().filter(|_| !is_settling) {
+                    watches.rescanning(&folder.path);
+                }
+            }
             () = changed.notified() => {}
             () = session_begins(&mut link, used.as_ref()) => {}
         }
@@ -73,7 +79,7 @@ mod tests {
         std::fs::write(data.path().join("agent.toml"), settings).expect("written");
         let agent = Agent::open(data.path(), None).expect("opened");
         let folder = agent.folder("data").expect("configured");
-        let task = tokio::spawn(keep(Arc::clone(&agent), folder, Arc::default()));
+        let task = tokio::spawn(keep(Arc::clone(&agent), folder, Arc::default(), None));
         let status = loop {
             if let Some(problem) = agent.status().expect("a status").last_error {
                 break problem.message;

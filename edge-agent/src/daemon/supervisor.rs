@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use headwater_host::watch::{Hint, Watch};
+use headwater_host::watch::{Again, Hint, Watch};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -53,7 +53,7 @@ pub(super) async fn supervise(agent: Arc<Agent>) {
         kept.retain(|kept| folders.contains(&kept.folder));
         for folder in folders {
             if !kept.iter().any(|kept| kept.folder == folder) {
-                kept.push(keep(&agent, folder));
+                kept.push(keep(&agent, folder, watch.as_ref().map(Watch::again)));
             }
         }
         if let Some(watch) = &mut watch {
@@ -91,9 +91,9 @@ async fn next_hint(watch: Option<&mut Watch>) -> Hint {
     }
 }
 
-fn keep(agent: &Arc<Agent>, folder: Folder) -> Kept {
+fn keep(agent: &Arc<Agent>, folder: Folder, watches: Option<Again>) -> Kept {
     let changed = Arc::new(Notify::new());
-    let task = tokio::spawn(keeper::keep(Arc::clone(agent), folder.clone(), Arc::clone(&changed)));
+    let task = tokio::spawn(keeper::keep(Arc::clone(agent), folder.clone(), Arc::clone(&changed), watches));
     Kept { folder, changed, task }
 }
 

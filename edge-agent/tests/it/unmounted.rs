@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::support::{Core, assert_same, put};
+use super::support::{Core, assert_same, eventually, put};
 
 #[test]
 fn mirror_does_not_follow_an_emptied_mount_point() {
@@ -29,4 +29,24 @@ fn mirror_does_not_follow_an_emptied_mount_point() {
     fs::remove_file(files.join("3.txt")).expect("removed");
     device.sync();
     assert_same(&files, &core.export("cam").path().join("out"));
+}
+
+#[test]
+fn a_folder_that_was_gone_is_watched_again_when_it_is_back() {
+    let core = Core::start();
+    let device = core.device("cam1");
+    let (files, elsewhere) = (device.files("photos"), device.folder.path().join("elsewhere"));
+    put(&files, "1.txt", "one");
+    let folder = files.to_str().expect("UTF-8");
+    // No scan comes of its own accord while this test runs, unless the one before failed.
+    device.run(&["publish", folder, "--dataset", "cam", "--every", "10h"]);
+    let _daemon = device.start();
+    eventually("the first version", || core.newest("cam").filter(|&number| number == 1));
+    fs::rename(&files, &elsewhere).expect("renamed");
+    eventually("the missing folder's error", || device.json(&["status"])["last_error"].is_object().then_some(()));
+    fs::create_dir(&files).expect("made");
+    put(&files, "2.txt", "two");
+    eventually("a scan of what is back", || core.newest("cam").filter(|&number| number == 2));
+    put(&files, "3.txt", "three");
+    eventually("a version by the watch", || core.newest("cam").filter(|&number| number == 3));
 }
