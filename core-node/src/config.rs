@@ -93,7 +93,7 @@ impl Default for Config {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkConfig {
-    /// Congestion control: `cubic`, `newreno` or `bbr`.
+    /// Congestion control: `cubic`, `newreno`, `bbr` or `bdp`.
     pub congestion: String,
     /// Longest silence before a connection counts as lost.
     pub idle_timeout: HumanDuration,

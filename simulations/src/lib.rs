@@ -1,5 +1,6 @@
 //! Where the real programs and state machines are put through what the world does to them: lies, kills, full disks.
 
+pub mod goodput;
 pub mod processes;
 pub mod random;
 pub mod sync;

@@ -1,9 +1,10 @@
 //! The link between an agent and its core: QUIC endpoints, who is at the other end, and what travels.
 //!
-//! [`identity`] holds keys and certificates in files, [`endpoint`] listens and dials, [`join`] turns a token into a
+//! [`identity`] holds keys and certificates in files, [`endpoint`] listens and dials, [`congestion`] says how much may be in flight, [`join`] turns a token into a
 //! certificate, [`framing`] puts control messages on a stream. On top of these, [`session`] speaks the protocol of a
 //! session, and [`transfer`] moves versions. What the two ends decide is in `headwater_protocol`; here is only the shell.
 
+pub mod congestion;
 pub mod endpoint;
 pub mod framing;
 pub mod identity;

@@ -8,6 +8,7 @@ use quinn::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use super::WireMeter;
+use crate::congestion::BdpConfig;
 
 /// Largest UDP payload that is tried by default: what Ethernet carries.
 pub const MTU_DEFAULT: u16 = 1452;
@@ -34,11 +35,13 @@ pub enum Congestion {
     NewReno,
     /// A model of bandwidth and round trip: better on lossy links, experimental in quinn.
     Bbr,
+    /// One bandwidth-delay product in flight and a third more, whatever is lost: [`crate::congestion`].
+    Bdp,
 }
 
 /// A name that is no congestion controller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no congestion controller; there are cubic, newreno and bbr")]
+#[error("`{0}` is no congestion controller; there are bdp, cubic, newreno and bbr")]
 pub struct ParseCongestionError(String);
 
 impl std::str::FromStr for Congestion {
@@ -49,6 +52,7 @@ impl std::str::FromStr for Congestion {
             "cubic" => Ok(Self::Cubic),
             "newreno" => Ok(Self::NewReno),
             "bbr" => Ok(Self::Bbr),
+            "bdp" => Ok(Self::Bdp),
             other => Err(ParseCongestionError(other.chars().take(80).collect())),
         }
     }
@@ -150,7 +154,7 @@ impl Default for ClientOptions {
 
 impl TransportOptions {
     /// quinn's configuration for a peer at this address.
-    pub(super) fn config(&self, peer: IpAddr) -> TransportConfig {
+    pub fn config(&self, peer: IpAddr) -> TransportConfig {
         let loopback = is_loopback(peer);
         let mut config = TransportConfig::default();
         config
@@ -209,6 +213,13 @@ impl TransportOptions {
                     bbr.initial_window(bytes);
                 }
                 config.congestion_controller_factory(Arc::new(bbr));
+            }
+            Congestion::Bdp => {
+                let mut bdp = BdpConfig::default();
+                if let Some(bytes) = first_flight_bytes {
+                    bdp.initial_window(bytes);
+                }
+                config.congestion_controller_factory(Arc::new(bdp));
             }
         }
     }

@@ -1,0 +1,10 @@
+//! What a link gives to a sender, in virtual time: quinn's protocol machine with the transport settings that ship, over links
+//! as edges have them. A run of minutes takes seconds, and the same seed gives the same run.
+
+mod link;
+mod peer;
+pub mod scenarios;
+mod world;
+
+pub use link::{Capacity, LinkShape, MS, Nanos, SECOND, Turns};
+pub use world::{Measured, Scenario, run};

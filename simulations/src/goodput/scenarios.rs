@@ -1,0 +1,63 @@
+//! The links that a sender is put onto.
+
+use std::path::Path;
+
+use headwater_quic::Congestion;
+
+use super::link::{Capacity, MS, Nanos, SECOND, Turns};
+use super::world::Scenario;
+
+const MIB: u64 = 1 << 20;
+const MBIT: u64 = 1_000_000;
+
+fn constant(name: &str, bits: u64, rtt: Nanos, loss_permille: u64) -> Scenario {
+    Scenario {
+        name: name.to_owned(),
+        capacity: Capacity::Constant(bits),
+        rtt,
+        loss_permille,
+        turns: None,
+        bytes: Some(100 * MIB),
+        time: 600 * SECOND,
+        rival: None,
+    }
+}
+
+/// Long round trips, loss, a narrow link, a rival, and a link that comes and goes.
+pub fn all() -> Vec<Scenario> {
+    let base = || constant("", 20 * MBIT, 200 * MS, 0);
+    vec![
+        constant("20 Mbit/s, 200 ms, no loss", 20 * MBIT, 200 * MS, 0),
+        constant("20 Mbit/s, 200 ms, 2 % loss", 20 * MBIT, 200 * MS, 20),
+        constant("20 Mbit/s, 200 ms, 10 % loss", 20 * MBIT, 200 * MS, 100),
+        constant("20 Mbit/s, 600 ms, 1 % loss", 20 * MBIT, 600 * MS, 10),
+        Scenario { bytes: Some(2 * MIB), ..constant("256 kbit/s, 1 s, 5 % loss", 256_000, SECOND, 50) },
+        Scenario {
+            name: "20 Mbit/s, 200 ms, beside CUBIC".to_owned(),
+            rival: Some(Congestion::Cubic),
+            bytes: None,
+            time: 120 * SECOND,
+            ..base()
+        },
+        Scenario {
+            name: "20 Mbit/s, 200 ms, 10 s up, 20 s down".to_owned(),
+            turns: Some(Turns { up: 10 * SECOND, down: 20 * SECOND }),
+            bytes: None,
+            ..base()
+        },
+    ]
+}
+
+/// A minute over a recorded link: a file with one time in milliseconds a line, at each of which 1500 bytes may cross.
+pub fn recorded(path: &Path) -> Result<Scenario, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown} can't be read: {error}"))?;
+    let times: Result<Vec<u64>, _> = text.lines().map(|line| line.trim().parse()).collect();
+    let times = times.map_err(|error| format!("{shown} is no recorded link: {error}"))?;
+    if times.last().is_none_or(|last| *last == 0) || !times.is_sorted() {
+        return Err(format!("{shown} is no recorded link: its times must rise"));
+    }
+    let name = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let link = constant(&name, MBIT, 50 * MS, 0);
+    Ok(Scenario { capacity: Capacity::Recorded(times), bytes: None, time: 60 * SECOND, ..link })
+}
