@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 use headwater_protocol::id::PublicKey;
 use headwater_protocol::trust::Principal as Peer;
 use headwater_quic::session::MemoryBudget;
-use headwater_quic::{Authority, Identity, IdentityError, WireMeter};
+use headwater_quic::{Authority, Identity, IdentityError, WireMeter, work};
 use tokio::sync::broadcast;
 
 use crate::admin::Metrics;
@@ -124,7 +124,7 @@ impl Core {
 
     /// The core's own wall clock.
     pub fn now(&self) -> UnixMs {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let since = work::wall_clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         UnixMs(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
 

@@ -1,10 +1,12 @@
 //! The device's wall clock, for people only: nothing is decided by it, because it may be years off.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
+
+use headwater_quic::work;
 
 /// Seconds since the Unix epoch, as the device believes.
 pub(crate) fn now_s() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+    work::wall_clock().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
 
 /// A time as `2026-02-03 04:05:06`, in UTC.

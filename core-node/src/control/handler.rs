@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use headwater_host::control::{ControlHandler, ReplyClosed, ReplySender};
 use headwater_host::error::{CodedError, codes, find};
 use headwater_protocol::trust::{Principal as Peer, Role};
+use headwater_quic::work;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
@@ -122,7 +123,7 @@ pub async fn answer(core: Arc<Core>, asker: Asker, request: Value, reply: ReplyS
     })?;
     check_request(asker.role, &request)?;
     let emitter = Emitter { reply, runtime: Handle::current() };
-    let worked = tokio::task::spawn_blocking({
+    let worked = work::spawn_blocking({
         let core = core.clone();
         move || carry_out(&core, &asker, request, &emitter)
     });

@@ -6,6 +6,7 @@ use headwater_protocol::trust::{
     NONCE_RANDOM_BYTES, NonceLedger, NonceVerdict, Principal as Peer, RevisionMismatch, negotiate,
 };
 use headwater_protocol::wire::{Hello, PROTOCOL_REVISION, Refusal, Welcome};
+use headwater_quic::work;
 
 use super::joining::{certificate_end, unix_s};
 use crate::catalog::{DeviceRecord, DeviceState};
@@ -60,7 +61,7 @@ fn next_nonce(core: &Core, mut device: DeviceRecord, shown: &[u8]) -> Result<Vec
             return Err(cloned(core, &device));
         }
         let mut random = [0; NONCE_RANDOM_BYTES];
-        getrandom::fill(&mut random)
+        work::fill_random(&mut random)
             .map_err(|_| CodedError::new(&codes::INTERNAL, "the core's system gave no random bytes").refusal())?;
         let after = ledger.after(shown, random);
         let given = after.newest.clone();

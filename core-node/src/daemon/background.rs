@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use headwater_quic::work;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::catalog::CatalogError;
@@ -29,19 +30,20 @@ impl Background {
 /// Starts all work in the background.
 pub(super) fn start(core: &Arc<Core>) -> Background {
     let mut tasks = JoinSet::new();
-    tasks.spawn(announce_damage(core.clone()));
-    tasks.spawn(every("collections", COLLECTIONS_EVERY, COLLECTIONS_EVERY, core.clone(), make_editions(core)));
+    work::spawn_on(&mut tasks, announce_damage(core.clone()));
+    let editions = make_editions(core);
+    work::spawn_on(&mut tasks, every("collections", COLLECTIONS_EVERY, COLLECTIONS_EVERY, core.clone(), editions));
     let gc_every = core.config.gc.every.0;
     if !gc_every.is_zero() {
         let core = core.clone();
-        tasks.spawn(async move {
+        work::spawn_on(&mut tasks, async move {
             let of = core.clone();
-            let due = tokio::task::spawn_blocking(move || gc_due_in(&of, gc_every)).await.unwrap_or(gc_every);
+            let due = work::spawn_blocking(move || gc_due_in(&of, gc_every)).await.unwrap_or(gc_every);
             let collect = |core: &Arc<Core>| collect_garbage(core).map_err(|error| error.to_string());
             every("gc", due, gc_every, core, collect).await;
         });
     }
-    let running = tokio::spawn(async move {
+    let running = work::spawn(async move {
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
                 tracing::error!(%error, "a worker in the background broke off");
@@ -61,20 +63,20 @@ async fn announce_damage(core: Arc<Core>) {
     }
 }
 
-/// Runs `work` on a blocking thread, first after `first` and then every `period`, and shows it in `status`.
-async fn every<W>(name: &'static str, first: Duration, period: Duration, core: Arc<Core>, work: W)
+/// Runs `job` on a blocking thread, first after `first` and then every `period`, and shows it in `status`.
+async fn every<W>(name: &'static str, first: Duration, period: Duration, core: Arc<Core>, job: W)
 where
     W: Fn(&Arc<Core>) -> Result<String, String> + Send + Sync + 'static,
 {
-    let work = Arc::new(work);
+    let job = Arc::new(job);
     core.workers.done(name, "");
     let mut wait = first;
     loop {
         tokio::time::sleep(wait).await;
         wait = period;
-        let (run, of) = (work.clone(), core.clone());
+        let (run, of) = (job.clone(), core.clone());
         core.workers.doing(name, "working");
-        let ended = tokio::task::spawn_blocking(move || run(&of)).await;
+        let ended = work::spawn_blocking(move || run(&of)).await;
         let last = match ended {
             Ok(Ok(last)) => last,
             Ok(Err(error)) => {

@@ -49,7 +49,7 @@ pub(super) async fn carry_out(
 ) {
     let asker = Asker { who: peer.name.clone(), role: peer.role, peer: Some(Peer::clone(&peer)) };
     let (reply, mut parts) = ReplySender::channel();
-    let answered = tokio::spawn(async move {
+    let answered = headwater_quic::work::spawn(async move {
         let request = serde_json::from_str(&body)
             .map_err(|error| CodedError::new(&codes::BAD_FRAME, format!("the request is no JSON: {error}")))?;
         answer(core, asker, request, reply).await

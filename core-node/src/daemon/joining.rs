@@ -8,6 +8,7 @@ use headwater_protocol::id::PublicKey;
 use headwater_protocol::name::NamePattern;
 use headwater_protocol::trust::{Certificate, NameGrants, PriorJoin, SecretDigest, TokenGrant, TokenRefusal};
 use headwater_protocol::wire::{PeerStatus, Refusal};
+use headwater_quic::work;
 use headwater_quic::{JoinDesk, JoinReply, JoinRequest};
 
 use crate::catalog::{DeviceRecord, DeviceState, RedeemError, TokenRecord, UnixMs};
@@ -36,7 +37,7 @@ impl JoinDesk for Desk {
         Box::pin(async move {
             let remote = request.remote;
             let name = request.name.clone();
-            let decided = tokio::task::spawn_blocking(move || decide(&core, &request)).await;
+            let decided = work::spawn_blocking(move || decide(&core, &request)).await;
             let answer = decided.unwrap_or_else(|error| {
                 tracing::error!(%error, "joining broke off");
                 Err(CodedError::new(&codes::INTERNAL, "the core made a mistake while it let the device join").refusal())

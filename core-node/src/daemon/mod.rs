@@ -30,7 +30,7 @@ use headwater_host::control::ControlServer;
 use headwater_host::error::{CodedError, codes};
 use headwater_host::lock::DataFolderLock;
 use headwater_host::{durable, signals, systemd};
-use headwater_quic::{Arrival, Arriving, Listener, ServerOptions, TransportOptions, listen, serve_join};
+use headwater_quic::{Arrival, Arriving, Listener, ServerOptions, TransportOptions, listen, serve_join, work};
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
 
@@ -102,6 +102,14 @@ pub async fn run(options: RunOptions, _lock: &DataFolderLock) -> Result<(), Code
     ended
 }
 
+/// Serves devices, and does what the core does by itself, until dropped: the daemon without a local socket, HTTP and signals.
+pub async fn serve(core: Arc<Core>) -> Result<(), CodedError> {
+    let listener = listen_for_devices(&core)?;
+    let _background = background::start(&core);
+    accept(core, listener).await;
+    Ok(())
+}
+
 /// Starts the parts without which the daemon is no core; each gives its name if it ends.
 fn start_parts(
     core: &Arc<Core>,
@@ -150,7 +158,7 @@ fn part_ended(part: Result<&'static str, JoinError>) -> CodedError {
 
 async fn accept(core: Arc<Core>, listener: Listener) {
     while let Some(arriving) = listener.accept().await {
-        tokio::spawn(Box::pin(arrive(core.clone(), arriving)));
+        work::spawn(Box::pin(arrive(core.clone(), arriving)));
     }
 }
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::trust::Principal as Peer;
 use headwater_protocol::wire::{Following, Hello, MESSAGE_LIST_MAX, Message, News, Refusal};
-use headwater_quic::ControlStream;
 use headwater_quic::endpoint::close;
 use headwater_quic::session::{Asked, Session, SessionEvent, SessionEvents, SessionHandle, SessionOptions, Side};
+use headwater_quic::{ControlStream, work};
 use quinn::Connection;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Mutex, Semaphore, broadcast, mpsc};
@@ -123,7 +123,7 @@ async fn judge(core: &Arc<Core>, shown: &headwater_quic::Peer, hello: Hello) -> 
         return Err(CodedError::new(&codes::TOO_BUSY, "this core has as many sessions as it may").refusal());
     }
     let (core, shown) = (core.clone(), shown.clone());
-    tokio::task::spawn_blocking(move || admit(&core, &shown, &hello)).await.unwrap_or_else(|error| {
+    work::spawn_blocking(move || admit(&core, &shown, &hello)).await.unwrap_or_else(|error| {
         tracing::error!(%error, "an admission broke off");
         Err(CodedError::new(&codes::INTERNAL, "the core made a mistake with this session").refusal())
     })
@@ -260,7 +260,7 @@ impl LiveSession {
     /// Runs what the peer asked for beside the session, when it is its turn.
     fn serve(&mut self, asked: Asked, work: impl Future<Output = ()> + Send + 'static) {
         let (slots, handle) = (self.slots.clone(), self.handle.clone());
-        self.tasks.spawn(async move {
+        work::spawn_on(&mut self.tasks, async move {
             if let Ok(_slot) = handle.wait_turn(asked, slots.acquire_owned()).await {
                 work.await;
             }
@@ -270,7 +270,7 @@ impl LiveSession {
     /// Runs a transfer of the core's own beside the session, at most [`TASKS_MAX`] at once with those of the peer.
     fn spawn(&mut self, work: impl Future<Output = ()> + Send + 'static) {
         let slots = self.slots.clone();
-        self.tasks.spawn(async move {
+        work::spawn_on(&mut self.tasks, async move {
             if let Ok(_slot) = slots.acquire_owned().await {
                 work.await;
             }
@@ -320,7 +320,7 @@ impl LiveSession {
         match self.commands.admit(self.peer.role) {
             Ok(slot) => {
                 let (core, peer, handle) = (self.core.clone(), self.peer.clone(), self.handle.clone());
-                self.tasks.spawn(commands::carry_out(core, peer, handle, (request, body), slot));
+                work::spawn_on(&mut self.tasks, commands::carry_out(core, peer, handle, (request, body), slot));
             }
             Err(error) => {
                 self.core.metrics.error(&error.code);
@@ -398,7 +398,7 @@ impl LiveSession {
         &self,
         work: impl FnOnce() -> Result<T, crate::catalog::CatalogError> + Send + 'static,
     ) -> Result<T, Refusal> {
-        match tokio::task::spawn_blocking(work).await {
+        match work::spawn_blocking(work).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(catalog_refusal(&error)),
             Err(error) => {

@@ -10,6 +10,7 @@ use headwater_protocol::trust::Principal as Peer;
 use headwater_protocol::wire::Refusal;
 use headwater_quic::session::{Priority, SessionHandle};
 use headwater_quic::transfer::{IncomingOffer, OutgoingVersion, Progress, TransferError, WireBytes, no_progress};
+use headwater_quic::work;
 
 use super::sessions::Doing;
 use crate::catalog::{DatasetRecord, Principal, VersionRecord};
@@ -41,7 +42,7 @@ pub(super) async fn receive(
     let _shown = doing.begin("publishing", &dataset);
     let admitted = {
         let (core, peer, offer) = (core.clone(), peer.clone(), offer.clone());
-        tokio::task::spawn_blocking(move || Publication::admit(&core, &peer, &offer)).await
+        work::spawn_blocking(move || Publication::admit(&core, &peer, &offer)).await
     };
     let publication = match admitted {
         Ok(Ok(publication)) => Arc::new(publication),
@@ -77,7 +78,7 @@ pub(super) async fn send(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle
     let _shown = doing.begin("fetching", &fetch.dataset);
     let found = {
         let (core, peer, fetch) = (core.clone(), peer.clone(), fetch.clone());
-        tokio::task::spawn_blocking(move || find(&core, &peer, &fetch)).await
+        work::spawn_blocking(move || find(&core, &peer, &fetch)).await
     };
     let (source, version, lease) = match found {
         Ok(Ok(found)) => found,
@@ -115,7 +116,7 @@ pub(super) async fn send(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle
 pub(super) async fn mend(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle, doing: Arc<Doing>) {
     let looked = {
         let (core, writer) = (core.clone(), Principal::Device(peer.key));
-        tokio::task::spawn_blocking(move || damaged_heads(&core, writer)).await
+        work::spawn_blocking(move || damaged_heads(&core, writer)).await
     };
     for (dataset, version) in looked.unwrap_or_default() {
         let _shown = doing.begin("mending", &dataset);
@@ -138,7 +139,7 @@ fn held_key(peer: &Peer, dataset: &str) -> String {
 /// Remembers what the peer has now, so that the next version can travel as what changed. Losing that costs only bytes.
 fn note_held(core: &Arc<Core>, peer: &Peer, fetch: &Fetch) {
     let (core, key, version) = (core.clone(), held_key(peer, &fetch.dataset), fetch.version);
-    tokio::task::spawn_blocking(move || {
+    work::spawn_blocking(move || {
         if let Err(error) = core.catalog.set_note(&key, version.as_bytes()) {
             tracing::warn!(error = error_chain(&error), "what a subscriber has could not be noted");
         }

@@ -17,6 +17,7 @@ use headwater_protocol::wire::{DeltaSource, Refusal};
 use headwater_quic::transfer::{
     Committed, Destination, DestinationError, HeldPage, IncomingItem, IncomingOffer, Presence,
 };
+use headwater_quic::work;
 
 use super::{CommitJob, Prefixes, catalog_refusal, commit_version, disk_full, judge};
 use crate::catalog::{ChunkEntry, DatasetId, Principal, Scope};
@@ -176,7 +177,7 @@ impl Destination for Publication {
             commit: offer.commit.clone(),
         };
         async move {
-            let joined = tokio::task::spawn_blocking(move || commit_version(&job)).await;
+            let joined = work::spawn_blocking(move || commit_version(&job)).await;
             joined.unwrap_or_else(|error| {
                 tracing::error!(%error, "a commit broke off");
                 Err(headwater_host::error::CodedError::new(

@@ -1,7 +1,10 @@
 //! Keeping a version's bytes from gc while they are read, although nothing else may keep them.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use headwater_quic::work;
+use tokio::time::Instant;
 
 use crate::catalog::{CatalogError, DatasetId, Lease, VersionRecord};
 use crate::core::Core;
@@ -82,9 +85,9 @@ impl Drop for HeldLease {
 
 /// The catalog blocks, and leases are held on the reactor too. Outside of it (at the end of the process) a lease just
 /// expires.
-fn in_background(work: impl FnOnce() + Send + 'static) {
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn_blocking(work);
+fn in_background(job: impl FnOnce() + Send + 'static) {
+    if tokio::runtime::Handle::try_current().is_ok() {
+        work::spawn_blocking(job);
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
-use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use headwater_protocol::chunking::CHUNK_BYTES_MAX;
 use headwater_protocol::compress::{self, COMPRESS_BYTES_MIN};
 use headwater_protocol::id::ChunkId;
+use headwater_quic::work;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
@@ -15,7 +15,7 @@ use super::commit_order::{CommitOrder, PackLimits};
 use super::format::{self, RECORD_HEADER_BYTES, RecordHeader};
 use super::pack::{PackError, PackStore};
 use super::recovery::{self, OpenStoreError, RecoveryReport};
-use super::writer::{Counters, Request, Writer};
+use super::writer::{Counters, Request, Writer, WriterHome};
 use crate::catalog::{Catalog, CatalogError, ChunkEntry, ChunkLocation, PackNumber, Principal, UnixMs};
 
 /// Bytes that one permit of the queue stands for.
@@ -174,7 +174,7 @@ pub struct ChunkStore {
     counters: Arc<Counters>,
     queue: Arc<Semaphore>,
     requests: Option<UnboundedSender<Request>>,
-    thread: Option<JoinHandle<()>>,
+    writer: WriterHome,
     /// Held by a gc or a verification: one runs at a time.
     maintenance: Mutex<()>,
     /// Counts what was set aside.
@@ -194,10 +194,7 @@ impl ChunkStore {
         let counters = Arc::new(Counters::default());
         let writer = Writer::new(Arc::clone(&packs), Arc::clone(&catalog), Arc::clone(&counters), order, resumed.index);
         let (requests, receiver) = mpsc::unbounded_channel();
-        let thread = std::thread::Builder::new()
-            .name("pack-writer".into())
-            .spawn(move || writer.run(receiver))
-            .map_err(OpenStoreError::Thread)?;
+        let writer = WriterHome::start(writer, receiver).map_err(OpenStoreError::Thread)?;
         let queue = Arc::new(Semaphore::new(options.queue_permits() as usize));
         let store = Self {
             catalog,
@@ -206,16 +203,16 @@ impl ChunkStore {
             counters,
             queue,
             requests: Some(requests),
-            thread: Some(thread),
+            writer,
             maintenance: Mutex::new(()),
             damage: watch::Sender::new(0),
         };
         Ok((store, resumed.report))
     }
 
-    /// Whether the writer thread lives. Without it nothing is stored any more.
+    /// Whether the writer lives. Without it nothing is stored any more.
     pub fn is_writing(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+        self.writer.is_alive()
     }
 
     /// The catalog that knows where chunks are.
@@ -236,7 +233,7 @@ impl ChunkStore {
         let permit = queue.acquire_many_owned(cost).await.map_err(|_| StoreError::Closed)?;
         let batch = if self.options.compress && batch.chunks.iter().any(NewChunk::may_compress) {
             let level = self.options.compress_level;
-            tokio::task::spawn_blocking(move || compressed(batch, level)).await.map_err(|_| StoreError::Closed)?
+            work::spawn_blocking(move || compressed(batch, level)).await.map_err(|_| StoreError::Closed)?
         } else {
             batch
         };
@@ -374,9 +371,7 @@ impl Drop for ChunkStore {
     /// Lets the writer finish what was handed over.
     fn drop(&mut self) {
         drop(self.requests.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.writer.join();
     }
 }
 

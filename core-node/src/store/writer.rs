@@ -1,11 +1,14 @@
 //! The one thread that writes packs: it carries out what [`CommitOrder`] says.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use headwater_protocol::id::ChunkId;
+use headwater_quic::work;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -79,6 +82,40 @@ struct Pending {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
+/// Where the writer runs.
+pub(super) enum WriterHome {
+    /// On a thread of its own.
+    Thread(Option<JoinHandle<()>>),
+    /// As a task of a simulated process.
+    Task(tokio::task::JoinHandle<()>),
+}
+
+impl WriterHome {
+    pub(super) fn start(writer: Writer, requests: UnboundedReceiver<Request>) -> io::Result<Self> {
+        if let Some(process) = work::process() {
+            return Ok(Self::Task(work::spawn(writer.run_in(process, requests))));
+        }
+        let thread = std::thread::Builder::new().name("pack-writer".into()).spawn(move || writer.run(requests))?;
+        Ok(Self::Thread(Some(thread)))
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        match self {
+            Self::Thread(thread) => thread.as_ref().is_some_and(|thread| !thread.is_finished()),
+            Self::Task(task) => !task.is_finished(),
+        }
+    }
+
+    /// Waits until what was handed over is done. A task is on this very thread: it does so by itself.
+    pub(super) fn join(&mut self) {
+        if let Self::Thread(thread) = self
+            && let Some(thread) = thread.take()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
 pub(super) struct Writer {
     packs: Arc<dyn PackStore>,
     catalog: Arc<dyn Catalog>,
@@ -115,6 +152,25 @@ impl Writer {
             adopted: Vec::new(),
             moved: Vec::new(),
             failure: None,
+        }
+    }
+
+    /// [`Writer::run`] in a simulated process: each action waits for its turn, so that the process can die between any two.
+    async fn run_in(mut self, process: Arc<dyn work::Process>, mut requests: UnboundedReceiver<Request>) {
+        while let Some(first) = requests.recv().await {
+            self.take(first);
+            loop {
+                while self.order.is_between_groups()
+                    && let Ok(more) = requests.try_recv()
+                {
+                    self.take(more);
+                }
+                if self.order.is_idle() {
+                    break;
+                }
+                process.turn().await;
+                self.step();
+            }
         }
     }
 
@@ -165,16 +221,22 @@ impl Writer {
     /// Carries out actions up to the end of a group; whether there was one.
     fn step_group(&mut self) -> bool {
         let mut worked = false;
-        while let Some(action) = self.order.poll_action() {
+        while self.step() {
             worked = true;
-            if let Some(outcome) = self.carry_out(action) {
-                self.order.handle_outcome(outcome);
-            }
             if self.order.is_between_groups() {
                 break;
             }
         }
         worked
+    }
+
+    /// Carries out one action, if there is one.
+    fn step(&mut self) -> bool {
+        let Some(action) = self.order.poll_action() else { return false };
+        if let Some(outcome) = self.carry_out(action) {
+            self.order.handle_outcome(outcome);
+        }
+        true
     }
 
     fn carry_out(&mut self, action: Action) -> Option<Outcome> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use headwater_host::control::ReplySender;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::wire::Refusal;
+use headwater_quic::work;
 use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
 
@@ -181,7 +182,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Arc<Agent>) -> Result<T, CodedError> + Send + 'static,
 ) -> Result<T, CodedError> {
     let agent = Arc::clone(agent);
-    tokio::task::spawn_blocking(move || work(&agent))
+    work::spawn_blocking(move || work(&agent))
         .await
         .map_err(|error| CodedError::new(&codes::INTERNAL, "a command failed").with_source(error))?
 }

@@ -10,7 +10,6 @@ mod report;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use headwater_host::control::{ControlHandler, ReplySender};
@@ -18,6 +17,7 @@ use headwater_host::error::{CodedError, codes};
 use headwater_host::lock::DataFolderLock;
 use serde_json::Value;
 use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
+use tokio::time::Instant;
 
 pub use folders::{Folder, Subscription};
 

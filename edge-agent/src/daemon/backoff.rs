@@ -39,13 +39,6 @@ impl Backoff {
     }
 }
 
-/// A random byte; a fixed one where the system has none, for which a wait of medium length is right.
-pub(super) fn random() -> u8 {
-    let mut byte = [128];
-    let _ = getrandom::fill(&mut byte);
-    byte[0]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

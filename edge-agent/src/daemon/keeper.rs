@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use headwater_host::control::ReplySender;
 use headwater_host::watch::Again;
+use headwater_quic::work;
 use tokio::sync::{Notify, watch};
 
-use super::backoff::{Backoff, random};
+use super::backoff::Backoff;
 use crate::agent::{Agent, Folder, LinkState};
 use crate::session::Connected;
 use crate::session::collect::Collector;
@@ -39,11 +40,12 @@ pub(super) async fn keep(agent: Arc<Agent>, folder: Folder, changed: Arc<Notify>
             Err(error) => {
                 agent.note_error(&name, &error);
                 agent.set_folder_problem(&name, Some(&error));
-                (backoff.next(random()), false)
+                (backoff.next(work::random_byte()), false)
             }
         };
         crate::session::sync::count_wire(&agent, &collector);
         tokio::select! {
+            biased;
             () = tokio::time::sleep(wait.min(folder.every)) => {
                 // Not each time that files settle: that comes of a hint, so the watch stands, and to look it over costs a walk.
                 if let Some(watches) = watches.as_ref().filter(|_| !is_settling) {

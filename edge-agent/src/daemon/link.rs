@@ -2,12 +2,14 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_host::systemd;
+use headwater_quic::work;
+use tokio::time::Instant;
 
-use super::backoff::{Backoff, random};
+use super::backoff::Backoff;
 use crate::agent::{Agent, LinkState, problem};
 use crate::catalog::EventLevel;
 use crate::session::Connected;
@@ -65,7 +67,7 @@ pub(super) async fn keep(agent: Arc<Agent>) -> Infallible {
             let _ = changes.changed().await;
             continue;
         }
-        let wait = backoff.next(random());
+        let wait = backoff.next(work::random_byte());
         agent.note_once(
             EventLevel::Info,
             &error.code,
@@ -82,6 +84,7 @@ pub(super) async fn keep(agent: Arc<Agent>) -> Infallible {
         );
         systemd::status("waiting for the core");
         tokio::select! {
+            biased;
             () = tokio::time::sleep(wait) => {}
             _ = changes.changed() => {}
         }
@@ -97,6 +100,7 @@ async fn hold(agent: &Arc<Agent>, connected: Arc<Connected>) -> CodedError {
     loop {
         set(agent, LinkState { connected: Some(Arc::clone(&connected)), ..LinkState::default() });
         let outcome = tokio::select! {
+            biased;
             ended = connected.link.ended() => Err(ended.to_error()),
             better = Box::pin(race_when_silent(agent, &connected)) => Ok(better),
             never = tell_status(agent, &connected) => match never {},
@@ -134,7 +138,7 @@ async fn race_when_silent(agent: &Arc<Agent>, connected: &Connected) -> Arc<Conn
             Ok(better) => return better,
             Err(error) => {
                 tracing::debug!(%error, "the session is silent, and no other can be had");
-                tokio::time::sleep(backoff.next(random())).await;
+                tokio::time::sleep(backoff.next(work::random_byte())).await;
             }
         }
     }

@@ -16,9 +16,19 @@ use std::sync::Arc;
 use headwater_host::control::ControlServer;
 use headwater_host::error::{CodedError, codes};
 use headwater_host::{signals, systemd};
+use headwater_quic::work;
 
 use crate::agent::{Agent, Handler};
 use crate::catalog::EventLevel;
+
+/// Keeps the link, the folders and the subscriptions until dropped: the daemon without a local socket and signals.
+pub async fn keep(agent: Arc<Agent>) {
+    tokio::select! {
+        biased;
+        never = Box::pin(link::keep(Arc::clone(&agent))) => match never {},
+        () = Box::pin(supervisor::supervise(agent)) => {}
+    }
+}
 
 /// Runs until asked to stop.
 pub async fn run(data: &Path, config: Option<&Path>) -> Result<(), CodedError> {
@@ -26,9 +36,9 @@ pub async fn run(data: &Path, config: Option<&Path>) -> Result<(), CodedError> {
     agent.set_daemon();
     let server = ControlServer::bind(data)?;
     let handler = Arc::new(Handler(Arc::clone(&agent)));
-    let serving = tokio::spawn(async move { server.serve(handler).await });
+    let serving = work::spawn(async move { server.serve(handler).await });
     let alive = systemd::watchdog_interval().map(|interval| {
-        tokio::spawn(async move {
+        work::spawn(async move {
             loop {
                 systemd::alive();
                 tokio::time::sleep(interval).await;
@@ -38,8 +48,8 @@ pub async fn run(data: &Path, config: Option<&Path>) -> Result<(), CodedError> {
     systemd::ready("started");
     agent.note(EventLevel::Info, "", "", format!("started, release {}", env!("CARGO_PKG_VERSION")));
     let outcome = tokio::select! {
-        never = Box::pin(link::keep(Arc::clone(&agent))) => match never {},
-        () = Box::pin(supervisor::supervise(Arc::clone(&agent))) => Ok(()),
+        biased;
+        () = Box::pin(keep(Arc::clone(&agent))) => Ok(()),
         stopped = signals::stop_requested() => match stopped {
             Ok(signal) => {
                 tracing::info!(signal, "asked to stop");

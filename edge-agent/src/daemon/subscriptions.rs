@@ -7,8 +7,9 @@ use std::time::Duration;
 use headwater_host::control::ReplySender;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::wire::News;
+use headwater_quic::work;
 
-use super::backoff::{Backoff, random};
+use super::backoff::Backoff;
 use crate::agent::{Agent, Subscription, problem};
 use crate::catalog::EventLevel;
 use crate::session::Connected;
@@ -37,7 +38,8 @@ pub(super) async fn keep(agent: Arc<Agent>, subscriptions: Vec<Subscription>) {
             // The session lives on, so the next try is in it.
             agent.note_error("", &error);
             tokio::select! {
-                () = tokio::time::sleep(backoff.next(random())) => {}
+                biased;
+                () = tokio::time::sleep(backoff.next(work::random_byte())) => {}
                 _ = connected.link.ended() => {}
             }
         }
@@ -65,13 +67,15 @@ async fn follow(
         if take(agent, subscriptions, &seen, connected).await {
             backoff.reset();
             tokio::select! {
+                biased;
                 news = connected.link.news_after(&seen) => seen = news?,
                 // Something here changed, as after damage was found.
                 _ = changes.changed() => {}
             }
         } else {
             tokio::select! {
-                () = tokio::time::sleep(backoff.next(random())) => {}
+                biased;
+                () = tokio::time::sleep(backoff.next(work::random_byte())) => {}
                 ended = connected.link.ended() => return Err(ended.to_error()),
             }
             seen = connected.link.following();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use headwater_host::watch::{Again, Hint, Watch};
+use headwater_quic::work;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -70,6 +71,7 @@ pub(super) async fn supervise(agent: Arc<Agent>) {
         }
         loop {
             tokio::select! {
+                biased;
                 _ = changes.changed() => break,
                 hint = next_hint(watch.as_mut()) => match hint {
                     Hint::Changed(paths) => {
@@ -93,11 +95,11 @@ async fn next_hint(watch: Option<&mut Watch>) -> Hint {
 
 fn keep(agent: &Arc<Agent>, folder: Folder, watches: Option<Again>) -> Kept {
     let changed = Arc::new(Notify::new());
-    let task = tokio::spawn(keeper::keep(Arc::clone(agent), folder.clone(), Arc::clone(&changed), watches));
+    let task = work::spawn(keeper::keep(Arc::clone(agent), folder.clone(), Arc::clone(&changed), watches));
     Kept { folder, changed, task }
 }
 
 fn subscribe(agent: &Arc<Agent>, wanted: Vec<Subscription>) -> Subscribed {
-    let task = tokio::spawn(subscriptions::keep(Arc::clone(agent), wanted.clone()));
+    let task = work::spawn(subscriptions::keep(Arc::clone(agent), wanted.clone()));
     Subscribed { subscriptions: wanted, task }
 }

@@ -12,6 +12,7 @@ use headwater_protocol::id::VersionId;
 use headwater_protocol::wire::{Following, MESSAGE_LIST_MAX, Message, News, PeerStatus, Refusal};
 use headwater_quic::endpoint::close;
 use headwater_quic::session::{SessionEvent, SessionEvents, SessionHandle, SessionStats};
+use headwater_quic::work;
 use tokio::sync::watch;
 
 /// How long the core may take to answer a question that needs no work.
@@ -88,7 +89,7 @@ impl Link {
     ) -> Self {
         let (news, _) = watch::channel(Said::default());
         let link = Self { connection, handle, news, questions: Arc::default() };
-        tokio::spawn(link.clone().pump(events, fetches));
+        work::spawn(link.clone().pump(events, fetches));
         link
     }
 

@@ -16,6 +16,7 @@ use headwater_host::error::{CodedError, codes};
 use headwater_protocol::id::VersionId;
 use headwater_protocol::wire::Following;
 use headwater_quic::transfer::{DestinationError, SourceError, TransferError};
+use headwater_quic::work;
 
 use crate::catalog::Catalog;
 use link::Link;
@@ -94,7 +95,7 @@ pub struct Access(Shared<BoxFuture<'static, Result<Arc<Connected>, Arc<CodedErro
 impl Access {
     /// The session that `dialling` gives. It runs as a task of its own.
     pub fn new(dialling: impl Future<Output = Result<Arc<Connected>, CodedError>> + Send + 'static) -> Self {
-        let task = tokio::spawn(dialling);
+        let task = work::spawn(dialling);
         let dialled = async move {
             match task.await {
                 Ok(result) => result.map_err(Arc::new),

@@ -9,6 +9,7 @@ use headwater_protocol::id::VersionId;
 use headwater_protocol::name::NamePattern;
 use headwater_protocol::wire::PeerStatus;
 use headwater_quic::session::SessionHandle;
+use headwater_quic::work;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -50,7 +51,7 @@ pub async fn sync(agent: &Arc<Agent>, access: Option<Access>, reply: ReplySender
     for folder in folders {
         let (agent, access, collector, slots) =
             (Arc::clone(agent), access.clone(), collector.clone(), Arc::clone(&slots));
-        tasks.spawn(async move {
+        work::spawn_on(&mut tasks, async move {
             let _slot = slots.acquire().await;
             let name = folder.dataset.as_str().to_owned();
             let access = access.as_ref();
@@ -66,7 +67,7 @@ pub async fn sync(agent: &Arc<Agent>, access: Option<Access>, reply: ReplySender
         && !subscriptions.is_empty()
     {
         let (agent, access, collector) = (Arc::clone(agent), access.clone(), collector.clone());
-        tasks.spawn(async move {
+        work::spawn_on(&mut tasks, async move {
             if let Err(error) = subscribe_once(&agent, &subscriptions, &access, &collector).await {
                 agent.note_error("", &error);
                 collector.problem("", &error);
@@ -177,7 +178,7 @@ async fn subscribe_once(
     for wanted in wanted(agent, subscriptions, &following) {
         let (agent, connected, collector, slots) =
             (Arc::clone(agent), Arc::clone(&connected), collector.clone(), Arc::clone(&slots));
-        tasks.spawn(async move {
+        work::spawn_on(&mut tasks, async move {
             let _slot = slots.acquire().await;
             let work = || Box::pin(fetch(&agent, &wanted, &connected.link, &collector));
             if let Err(error) = agent.healing(work).await {

@@ -2,7 +2,7 @@
 //!
 //! [`identity`] holds keys and certificates in files, [`endpoint`] listens and dials, [`congestion`] says how much may be in flight, [`join`] turns a token into a
 //! certificate, [`framing`] puts control messages on a stream. On top of these, [`session`] speaks the protocol of a
-//! session, and [`transfer`] moves versions. What the two ends decide is in `headwater_protocol`; here is only the shell.
+//! session, and [`transfer`] moves versions. [`work`] is the machine that all of it runs on. What the two ends decide is in `headwater_protocol`; here is only the shell.
 
 pub mod congestion;
 pub mod endpoint;
@@ -11,6 +11,7 @@ pub mod identity;
 pub mod join;
 pub mod session;
 pub mod transfer;
+pub mod work;
 
 pub use endpoint::{
     Arrival, ArrivalError, Arriving, ClientOptions, Congestion, ConnectError, Dialler, ListenError, Listener, Peer,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use headwater_host::error::{CodedError, ErrorCode, codes};
 use headwater_host::scan::Cancel;
 use headwater_quic::transfer::UnavailableChunk;
+use headwater_quic::work;
 
 use super::build::{Built, build};
 use super::freed;
@@ -188,7 +189,7 @@ impl Round<'_> {
             let _mine = mine;
             revert(&catalog, &row_here, &version, &chunks)
         };
-        let files = tokio::task::spawn_blocking(work)
+        let files = work::spawn_blocking(work)
             .await
             .map_err(|error| CodedError::new(&codes::INTERNAL, "a version can't be changed").with_source(error))??;
         self.collector.left_out(files.iter().map(|file| left_out(&row.name, file)).collect());
@@ -227,7 +228,7 @@ impl Round<'_> {
         // Dropped with this future: a scan that nobody waits for any more stops.
         let stop = CancelOnDrop(cancel.clone());
         let (agent, folder, collector) = (Arc::clone(self.agent), self.folder.clone(), self.collector.clone());
-        let built = tokio::task::spawn_blocking(move || {
+        let built = work::spawn_blocking(move || {
             // Held until the scan has really ended, be it that nobody waits for it any more.
             let _mine = mine;
             let dataset = folder.dataset.as_str().to_owned();

@@ -13,6 +13,7 @@ use headwater_quic::session::{Priority, SessionHandle};
 use headwater_quic::transfer::{
     OutgoingVersion, ProgressSink, SendReport, TransferError, UnavailableChunk, no_progress,
 };
+use headwater_quic::work;
 
 use super::keep::forget_deletions_of;
 use super::source::PublishSource;
@@ -84,7 +85,7 @@ pub(super) async fn ask_receipt(
 /// local does not exist for it.
 pub fn serve_fetch(agent: &Arc<Agent>, handle: SessionHandle, transfer: u32, dataset: String, version: VersionId) {
     let agent = Arc::clone(agent);
-    tokio::spawn(async move {
+    work::spawn(async move {
         let found = find_published(&agent, &dataset, &version);
         let Ok(Some((row, known))) = found else {
             let refusal = CodedError::new(&codes::NOT_FOUND, "this device has no such version");
@@ -195,7 +196,7 @@ async fn acknowledged(
         }
         Ok::<_, CodedError>(())
     };
-    tokio::task::spawn_blocking(work)
+    work::spawn_blocking(work)
         .await
         .map_err(|error| CodedError::new(&codes::INTERNAL, "noting a commit failed").with_source(error))??;
     agent.note(EventLevel::Info, "", &row.name, format!("version {number} is committed"));

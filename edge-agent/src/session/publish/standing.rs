@@ -20,6 +20,7 @@ use headwater_protocol::wire::{DeltaSource, Following, Refusal};
 use headwater_quic::transfer::{
     Committed, Destination, DestinationError, HeldPage, IncomingItem, IncomingOffer, no_progress,
 };
+use headwater_quic::work;
 
 use super::index::ChunkIndexer;
 use super::keep::recovering_key;
@@ -79,7 +80,7 @@ pub async fn adopt(agent: &Agent, link: &Link, row: &DatasetRow, head: &Followin
         .await
         .map_err(|error| crate::session::transfer_error(&catalog, error))?;
     let (data, row_here) = (agent.data().to_owned(), row.clone());
-    tokio::task::spawn_blocking(move || delete_again(&data, &catalog, &row_here))
+    work::spawn_blocking(move || delete_again(&data, &catalog, &row_here))
         .await
         .map_err(|error| CodedError::new(&codes::INTERNAL, "taking up deletions failed").with_source(error))??;
     let text = format!("took over version {} from the core, because the catalog did not know it", head.number);
@@ -178,7 +179,7 @@ impl Destination for Adopter {
     fn store(&self, batch: Vec<IncomingItem>) -> BoxFuture<'_, Result<(), DestinationError>> {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
-            let stored = tokio::task::spawn_blocking(move || inner.store(&batch)).await;
+            let stored = work::spawn_blocking(move || inner.store(&batch)).await;
             stored.map_err(|error| DestinationError::Io(Box::new(error)))?.map_err(io)
         })
     }
@@ -191,7 +192,7 @@ impl Destination for Adopter {
         let inner = Arc::clone(&self.0);
         let (manifest, commit) = (offer.manifest.clone(), offer.commit.clone());
         Box::pin(async move {
-            let committed = tokio::task::spawn_blocking(move || inner.commit(&manifest, &commit)).await;
+            let committed = work::spawn_blocking(move || inner.commit(&manifest, &commit)).await;
             match committed {
                 Ok(Ok(())) => Ok(Committed::default()),
                 Ok(Err(error)) => Err(error.refusal()),

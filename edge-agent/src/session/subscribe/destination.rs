@@ -19,6 +19,7 @@ use headwater_protocol::tree::{Tree, verify_shape};
 use headwater_protocol::trust::Certificate;
 use headwater_protocol::wire::{DeltaSource, Refusal};
 use headwater_quic::transfer::{Committed, Destination, DestinationError, HeldPage, IncomingItem, IncomingOffer};
+use headwater_quic::work;
 
 use crate::agent::Agent;
 use crate::catalog::{Catalog, CatalogError, DatasetPages, DatasetRow, VersionRow, VersionState, refers_to_pages};
@@ -231,7 +232,7 @@ impl Destination for SubscribeDestination {
     fn store(&self, batch: Vec<IncomingItem>) -> BoxFuture<'_, Result<(), DestinationError>> {
         let inner = Arc::clone(&self.0);
         Box::pin(async move {
-            let stored = tokio::task::spawn_blocking(move || inner.store(batch)).await;
+            let stored = work::spawn_blocking(move || inner.store(batch)).await;
             stored.map_err(|error| DestinationError::Io(Box::new(error)))?
         })
     }
@@ -243,7 +244,7 @@ impl Destination for SubscribeDestination {
     ) -> BoxFuture<'a, Result<Committed, Refusal>> {
         let (inner, offer, manifest) = (Arc::clone(&self.0), offer.clone(), manifest.clone());
         Box::pin(async move {
-            match tokio::task::spawn_blocking(move || inner.commit(&offer, &manifest)).await {
+            match work::spawn_blocking(move || inner.commit(&offer, &manifest)).await {
                 Ok(Ok(())) => Ok(Committed::default()),
                 Ok(Err(error)) => Err(error.refusal()),
                 Err(_) => Err(CodedError::new(&codes::INTERNAL, "taking a version failed").refusal()),

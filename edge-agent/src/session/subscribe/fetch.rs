@@ -10,6 +10,7 @@ use headwater_host::materialise::{
 use headwater_host::scan::Cancel;
 use headwater_protocol::wire::Following;
 use headwater_quic::transfer::ReceiveReport;
+use headwater_quic::work;
 
 use super::destination::SubscribeDestination;
 use super::wanted::Wanted;
@@ -187,7 +188,7 @@ fn staging(error: &crate::storage::staging::StagingError) -> CodedError {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CodedError> {
-    tokio::task::spawn_blocking(work)
+    work::spawn_blocking(work)
         .await
         .map_err(|error| CodedError::new(&codes::INTERNAL, "a piece of work failed").with_source(error))
 }

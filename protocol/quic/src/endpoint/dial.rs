@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use headwater_protocol::trust::{CertificateError, Fingerprint};
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, EndpointConfig, TokioRuntime};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint};
 
 use super::{ClientOptions, close, options, socket, tls};
 use crate::identity::Identity;
+use crate::work;
 
 /// quinn's default for the largest payload that an endpoint receives, in bytes.
 const PAYLOAD_BYTES_DEFAULT: u16 = 1472;
@@ -101,10 +102,9 @@ impl Dialler {
             if options::is_loopback(peer.ip()) { options.transport.payload_max() } else { options.transport.mtu_max };
         let payload_max = payload_max.clamp(PAYLOAD_BYTES_DEFAULT, 65_527);
         let socket = Self::socket(peer, options, payload_max).map_err(failed)?;
-        let mut config = EndpointConfig::default();
+        let mut config = work::endpoint_config();
         config.max_udp_payload_size(payload_max).expect("clamped to what QUIC allows");
-        let endpoint =
-            Endpoint::new_with_abstract_socket(config, None, socket, Arc::new(TokioRuntime)).map_err(failed)?;
+        let endpoint = Endpoint::new_with_abstract_socket(config, None, socket, work::runtime()).map_err(failed)?;
         Ok(Self { endpoint, options: options.clone(), payload_max })
     }
 
@@ -163,8 +163,8 @@ impl Dialler {
     ) -> io::Result<Arc<dyn quinn::AsyncUdpSocket>> {
         let any: SocketAddr =
             if peer.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-        let socket = socket::bind(options.bind.unwrap_or(any), options.transport.socket_buffer_bytes)?;
-        socket::wrap(socket, options.meter.as_ref(), payload_max)
+        let (address, buffer_bytes) = (options.bind.unwrap_or(any), options.transport.socket_buffer_bytes);
+        socket::open(address, buffer_bytes, options.meter.as_ref(), payload_max)
     }
 }
 

@@ -10,11 +10,12 @@ use headwater_protocol::id::PublicKey;
 use headwater_protocol::trust::{Certificate, CertificateError, CertificateUse};
 use headwater_protocol::wire::{ALPN_JOIN, ALPN_SESSION};
 use quinn::crypto::rustls::HandshakeData;
-use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, ServerConfig, TokioRuntime, VarInt};
+use quinn::{Connection, ConnectionError, Endpoint, ServerConfig, VarInt};
 use rustls::pki_types::CertificateDer;
 
 use super::{ServerOptions, close, options, socket, tls};
 use crate::identity::{Authority, Identity, IdentityError};
+use crate::work;
 
 /// What a peer can make a core hold before it is recognised, in bytes: a request to join, or the first messages of a session.
 const UNKNOWN_PEER_WINDOW_BYTES: u32 = 128 << 10;
@@ -71,13 +72,13 @@ pub fn listen(
     core.map_err(|error| ListenError::Identity(error.into()))?;
     let configs = server_configs(identity, options)?;
     let bind = |source| ListenError::Bind { address, source };
-    let socket = socket::bind(address, options.transport.socket_buffer_bytes).map_err(bind)?;
     let payload_max = options.transport.payload_max();
-    let socket = socket::wrap(socket, options.meter.as_ref(), payload_max).map_err(bind)?;
-    let mut config = EndpointConfig::default();
+    let buffer_bytes = options.transport.socket_buffer_bytes;
+    let socket = socket::open(address, buffer_bytes, options.meter.as_ref(), payload_max).map_err(bind)?;
+    let mut config = work::endpoint_config();
     config.max_udp_payload_size(payload_max).expect("the option is clamped to what QUIC allows");
     let default = Some((*configs.network).clone());
-    let endpoint = Endpoint::new_with_abstract_socket(config, default, socket, Arc::new(TokioRuntime)).map_err(bind)?;
+    let endpoint = Endpoint::new_with_abstract_socket(config, default, socket, work::runtime()).map_err(bind)?;
     Ok(Listener {
         endpoint,
         authority: authority.parsed().clone(),

@@ -9,9 +9,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::WireMeter;
 use super::meter::MeteredSocket;
+use crate::work;
 
 /// A socket bound to `address`, with buffers of `buffer_bytes` or the most that the kernel gives.
-pub(super) fn bind(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSocket> {
+fn bind(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
         // One socket for both families where the address is the wildcard; harmless elsewhere.
@@ -24,12 +25,16 @@ pub(super) fn bind(address: SocketAddr, buffer_bytes: usize) -> io::Result<UdpSo
     Ok(socket.into())
 }
 
-/// The socket as quinn wants it, counted where there is a meter.
-pub(super) fn wrap(
-    socket: UdpSocket,
+/// A socket as quinn wants it, counted where there is a meter.
+pub(super) fn open(
+    address: SocketAddr,
+    buffer_bytes: usize,
     meter: Option<&Arc<WireMeter>>,
     payload_max: u16,
 ) -> io::Result<Arc<dyn AsyncUdpSocket>> {
-    let socket = TokioRuntime.wrap_udp_socket(socket)?;
+    let socket = match work::bind(address) {
+        Some(socket) => socket?,
+        None => TokioRuntime.wrap_udp_socket(bind(address, buffer_bytes)?)?,
+    };
     Ok(Arc::new(MeteredSocket::new(socket, meter.cloned(), payload_max)))
 }

@@ -14,6 +14,7 @@ use rcgen::{
 };
 
 use super::{Identity, IdentityError, IdentityKey, files};
+use crate::work;
 
 const KEY_FILE: &str = "authority.key";
 const CERTIFICATE_FILE: &str = "authority.crt";
@@ -168,7 +169,7 @@ impl std::fmt::Debug for Authority {
 
 /// The core's clock, in seconds since the Unix epoch.
 fn unix_now_s() -> i64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+    work::wall_clock().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
 
 fn params(name: &str, validity: Duration) -> Result<CertificateParams, IdentityError> {
@@ -179,7 +180,7 @@ fn params(name: &str, validity: Duration) -> Result<CertificateParams, IdentityE
     params.not_before = now - BACKDATED;
     params.not_after = params.not_before + validity;
     let mut serial = [0u8; 16];
-    getrandom::fill(&mut serial).map_err(|error| IdentityError::Random(error.to_string()))?;
+    work::fill_random(&mut serial).map_err(|error| IdentityError::Random(error.to_string()))?;
     serial[0] &= 0x7f;
     params.serial_number = Some(SerialNumber::from_slice(&serial));
     Ok(params)

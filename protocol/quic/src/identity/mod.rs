@@ -102,7 +102,7 @@ impl IdentityKey {
     /// A new key.
     pub fn generate() -> Result<Self, IdentityError> {
         let mut seed = Zeroizing::new([0u8; 32]);
-        getrandom::fill(&mut seed[..]).map_err(|error| IdentityError::Random(error.to_string()))?;
+        crate::work::fill_random(&mut seed[..]).map_err(|error| IdentityError::Random(error.to_string()))?;
         Ok(Self(SigningKey::from_bytes(&seed)))
     }
 

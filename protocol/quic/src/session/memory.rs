@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use headwater_protocol::sync::{ShareId, Shares, WINDOW_BYTES_MIN};
 use headwater_protocol::time::Timestamp;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// Memory for unpacked items is given out in units of so many bytes.
 const UNIT_BYTES: u64 = 1024;

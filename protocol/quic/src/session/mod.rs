@@ -9,7 +9,7 @@ pub(crate) mod shared;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use headwater_protocol::id::VersionId;
@@ -17,12 +17,14 @@ use headwater_protocol::sync::{PATIENCE, Patience, Violation};
 use headwater_protocol::time::Timestamp;
 use headwater_protocol::wire::{Message, Refusal};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::framing::ControlStream;
 use crate::transfer::receive::looks;
 use crate::transfer::{
     self, Destination, IncomingOffer, OutgoingVersion, ProgressSink, ReceiveReport, SendReport, Source, TransferError,
 };
+use crate::work;
 pub use memory::MemoryBudget;
 pub(crate) use memory::{MemoryShare, TakenMemory};
 use shared::{Claim, OUTGOING_MAX, Role, Shared, TransferEvent};
@@ -173,7 +175,7 @@ impl Session {
         if shared.options.memory.is_some() {
             shared.follow_windows();
         }
-        tokio::spawn(run::run(Arc::clone(&shared), control.split(), outgoing_queue, events));
+        work::spawn(run::run(Arc::clone(&shared), control.split(), outgoing_queue, events));
         (SessionHandle { shared }, SessionEvents { events: event_queue })
     }
 }
@@ -275,6 +277,7 @@ impl SessionHandle {
         let mut look = looks(&patience);
         loop {
             tokio::select! {
+                biased;
                 event = claim.events.recv() => match event.map(|event| *event) {
                     Some(TransferEvent::Message(Message::Unavailable { ranges, .. })) if ranges.is_empty() => {
                         patience.handle_sign(now());
@@ -298,6 +301,7 @@ impl SessionHandle {
         let (mut turn, mut look) = (std::pin::pin!(turn), looks(&patience));
         loop {
             tokio::select! {
+                biased;
                 turn = &mut turn => return turn,
                 _ = look.tick() => {
                     let sign = match asked {

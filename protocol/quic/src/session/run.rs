@@ -13,6 +13,7 @@ use super::shared::{Route, Shared, TransferEvent};
 use crate::endpoint::close;
 use crate::framing::{ControlReceiver, ControlSender, FrameError};
 use crate::transfer::{IncomingOffer, items};
+use crate::work;
 
 /// How long a goodbye may take to arrive before the connection is closed anyway.
 const GOODBYE_WAIT: Duration = Duration::from_millis(500);
@@ -30,10 +31,11 @@ pub(super) async fn run(
     let (mut sender, mut receiver) = control;
     let mut closing = shared.closing.subscribe();
     let reason = tokio::select! {
+        biased;
+        _ = closing.wait_for(Option::is_some) => Ended::Here,
         ended = read(&shared, &mut receiver, &events) => ended,
         ended = write(&shared, &mut sender, &mut outgoing) => ended,
         ended = accept(&shared) => ended,
-        _ = closing.wait_for(Option::is_some) => Ended::Here,
     };
     let reason = match reason {
         Ended::Here => {
@@ -84,11 +86,12 @@ async fn goodbye(sender: &mut ControlSender) {
 async fn write(shared: &Shared, sender: &mut ControlSender, outgoing: &mut mpsc::Receiver<Box<Message>>) -> Ended {
     loop {
         let message = tokio::select! {
+            biased;
+            message = shared.next_reply() => message,
             message = outgoing.recv() => match message {
                 Some(message) => message,
                 None => return Ended::Here,
             },
-            message = shared.next_reply() => message,
         };
         if let Err(error) = sender.send(&message).await {
             return Ended::Frame(error);
@@ -177,7 +180,7 @@ async fn accept(shared: &Arc<Shared>) -> Ended {
     loop {
         match shared.connection.accept_uni().await {
             Ok(stream) => {
-                tokio::spawn(items::read(Arc::clone(shared), stream));
+                work::spawn(items::read(Arc::clone(shared), stream));
             }
             Err(_) => return Ended::Connection,
         }

@@ -48,6 +48,7 @@ async fn read_items(shared: &Shared, stream: &mut RecvStream) -> Result<(), Ende
     let Some((events, gate)) = shared.receiving(transfer) else { return Ok(()) };
     // A transfer that was cut still takes what comes; one that has ended takes nothing, and its readers hold nothing.
     tokio::select! {
+        biased;
         () = events.closed() => Err(Ended::Over),
         ended = read_transfer(stream, (&events, &gate), first, header_bytes) => ended,
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use headwater_protocol::id::ChunkId;
 use headwater_protocol::manifest::Manifest;
@@ -15,7 +15,7 @@ use headwater_protocol::sync::{
 use headwater_protocol::time::Timestamp;
 use headwater_protocol::wire::{Encoding, ItemHeader, ItemKey, Message, Refusal};
 use tokio::task::JoinSet;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::outbox::Outbox;
 use super::report::{Progress, ProgressSink, ReceiveReport};
@@ -23,6 +23,7 @@ use super::verify::{self, Outcome, Verified};
 use super::{Committed, Destination, DestinationError, HeldPage, IncomingOffer, TransferError, UnavailableChunk};
 use crate::session::MemoryShare;
 use crate::session::shared::{ArrivedItem, Claim, TransferEvent};
+use crate::work;
 
 /// Batches that are verified at once.
 const VERIFICATIONS_MAX: usize = 2;
@@ -158,10 +159,12 @@ impl Receiving {
                 return self.ended(end);
             }
             self.start_batches();
+            // In an order that makes a run the same each time. Jobs come first: there are few, and what they free is waited for.
             let next = tokio::select! {
+                biased;
                 _ = self.look.tick() => Next::Look,
-                event = self.claim.events.recv() => Next::Event(event),
                 Some(done) = self.jobs.join_next() => Next::Done(done.unwrap_or(Done::Failed)),
+                event = self.claim.events.recv() => Next::Event(event),
                 sent = self.outbox.send_one(&self.claim.shared), if !self.outbox.is_empty() => Next::Sent(sent.is_ok()),
                 () = changed(self.share.as_ref()) => Next::Share,
             };
@@ -239,14 +242,16 @@ impl Receiving {
                     self.report.wire.overhead += self.outbox.push(message);
                 }
                 ReceiveAction::LookUp(ids) => {
-                    self.jobs.spawn_blocking(move || Done::LookedUp(look_up(&*destination, &ids)));
+                    work::spawn_blocking_on(&mut self.jobs, move || Done::LookedUp(look_up(&*destination, &ids)));
                 }
                 ReceiveAction::CheckPresence(wanted) => {
-                    self.jobs.spawn_blocking(move || Done::Present(check_presence(&*destination, wanted)));
+                    work::spawn_blocking_on(&mut self.jobs, move || {
+                        Done::Present(check_presence(&*destination, wanted))
+                    });
                 }
                 ReceiveAction::Completed(pages) => {
                     self.announcing += 1;
-                    self.jobs.spawn_blocking(move || Done::Announced(destination.completed(&pages)));
+                    work::spawn_blocking_on(&mut self.jobs, move || Done::Announced(destination.completed(&pages)));
                 }
                 ReceiveAction::Commit => self.commit_waits = true,
                 ReceiveAction::Finished(end) => return Some(end),
@@ -256,7 +261,7 @@ impl Receiving {
             self.commit_waits = false;
             let (destination, offer, manifest) =
                 (Arc::clone(&self.destination), Arc::clone(&self.offer), Arc::clone(&self.manifest));
-            self.jobs.spawn(async move { Done::Committed(destination.commit(&offer, &manifest).await) });
+            work::spawn_on(&mut self.jobs, async move { Done::Committed(destination.commit(&offer, &manifest).await) });
         }
         None
     }
@@ -268,13 +273,13 @@ impl Receiving {
             self.verifications += 1;
             let destination = Arc::clone(&self.destination);
             let (budget, unpacked_bytes) = (self.claim.shared.options.memory.clone(), verify::unpacked_bytes(&batch));
-            self.jobs.spawn(async move {
+            work::spawn_on(&mut self.jobs, async move {
                 let memory = match budget {
                     Some(budget) if unpacked_bytes > 0 => Some(Arc::new(budget.take_unpacked(unpacked_bytes).await)),
                     _ => None,
                 };
                 let verify = move || verify::verify(&*destination, batch, memory.as_ref());
-                tokio::task::spawn_blocking(verify).await.map_or(Done::Failed, Done::Verified)
+                work::spawn_blocking(verify).await.map_or(Done::Failed, Done::Verified)
             });
         }
         if !self.verified.is_empty() && self.stores < STORES_MAX {
@@ -286,7 +291,7 @@ impl Receiving {
                 memory.extend(verified.memory);
             }
             let destination = Arc::clone(&self.destination);
-            self.jobs.spawn(async move {
+            work::spawn_on(&mut self.jobs, async move {
                 let stored = destination.store(batch).await;
                 drop(memory);
                 Done::Stored(keys, stored)
@@ -450,7 +455,7 @@ impl Receiving {
         let with_expected = |item: ArrivedItem| Some((self.machine.handle_item(&item.header).ok()?, item));
         let cut: Vec<(Expected, ArrivedItem)> = cut.into_iter().filter_map(with_expected).collect();
         let destination = Arc::clone(&self.destination);
-        self.jobs.spawn_blocking(move || {
+        work::spawn_blocking_on(&mut self.jobs, move || {
             let keep = |(expected, item): &(Expected, ArrivedItem)| verify::keep(&*destination, *expected, item);
             Done::Announced(cut.iter().try_for_each(keep))
         });
@@ -481,8 +486,8 @@ impl Drop for Receiving {
         }
         let (mut jobs, share) = (std::mem::take(&mut self.jobs), self.share.take());
         // Without a runtime the jobs have ended with it.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            work::spawn(async move {
                 while jobs.join_next().await.is_some() {}
                 drop(share);
             });
@@ -492,8 +497,7 @@ impl Drop for Receiving {
 
 /// When to see whether a transfer moves.
 pub(crate) fn looks(patience: &Patience) -> Interval {
-    let mut looks =
-        tokio::time::interval_at(tokio::time::Instant::now() + patience.look_every(), patience.look_every());
+    let mut looks = tokio::time::interval_at(Instant::now() + patience.look_every(), patience.look_every());
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     looks
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -14,7 +13,7 @@ use headwater_protocol::time::Timestamp;
 use headwater_protocol::wire::{Encoding, ItemKey, Message, OrdinalRange};
 use quinn::{SendStream, VarInt};
 use tokio::task::JoinSet;
-use tokio::time::Interval;
+use tokio::time::{Instant, Interval};
 
 use super::items::TRANSFER_OVER;
 use super::outbox::Outbox;
@@ -25,6 +24,7 @@ use super::{OutgoingVersion, Source, SourceError, TransferError, UnavailableChun
 use crate::framing::append_frame;
 use crate::session::Priority;
 use crate::session::shared::{Claim, TransferEvent};
+use crate::work;
 
 /// Batches of items that are read at once.
 const LOAD_BATCHES_MAX: usize = 2;
@@ -132,6 +132,7 @@ impl Sending {
             self.start_loads();
             self.start_writes();
             let next = tokio::select! {
+                biased;
                 _ = self.look.tick() => Next::Look,
                 event = self.claim.events.recv() => Next::Event(event),
                 Some(written) = self.writes.next() => Next::Written(written),
@@ -199,7 +200,9 @@ impl Sending {
             let batch = std::mem::replace(&mut self.loads, rest);
             let source = Arc::clone(&self.source);
             let (transfer, level) = (self.claim.transfer, self.claim.shared.options.compression_level);
-            self.batches.spawn_blocking(move || load_batch(batch, |load| pack::load(&*source, transfer, load, level)));
+            work::spawn_blocking_on(&mut self.batches, move || {
+                load_batch(batch, |load| pack::load(&*source, transfer, load, level))
+            });
         }
     }
 
