@@ -6,6 +6,7 @@
 //! - [`settings`] and [`device`] are small files that outlive the catalog.
 
 pub mod agent;
+mod blocking;
 pub mod catalog;
 pub mod cli;
 mod clock;

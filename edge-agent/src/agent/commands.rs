@@ -7,7 +7,6 @@ use std::time::Duration;
 use headwater_host::control::ReplySender;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::wire::Refusal;
-use headwater_quic::work;
 use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
 
@@ -44,21 +43,25 @@ pub(super) async fn answer(agent: &Arc<Agent>, request: Request, reply: ReplySen
         }
         Request::Publish { folder, dataset, mode, every } => {
             let text = format!("`{}` is published as `{dataset}`", folder.display());
-            agent.add_publish(folder, &dataset, mode, every)?;
+            let name = dataset.clone();
+            blocking(agent, move |agent| agent.add_publish(folder, &name, mode, every)).await?;
             Ok(json!({ "dataset": dataset, "text": text }))
         }
         Request::Subscribe { dataset, to, keep } => {
             let text = format!("`{dataset}` comes to `{}`", to.display());
-            agent.add_subscribe(&dataset, to, keep)?;
+            let name = dataset.clone();
+            blocking(agent, move |agent| agent.add_subscribe(&name, to, keep)).await?;
             Ok(json!({ "dataset": dataset, "text": text }))
         }
         Request::Local { folder, dataset } => {
             let text = format!("`{}` is kept as `{dataset}`, on this device alone", folder.display());
-            agent.add_local(folder, &dataset)?;
+            let name = dataset.clone();
+            blocking(agent, move |agent| agent.add_local(folder, &name)).await?;
             Ok(json!({ "dataset": dataset, "text": text }))
         }
         Request::Remove { dataset } => {
-            agent.remove(&dataset)?;
+            let name = dataset.clone();
+            blocking(agent, move |agent| agent.remove(&name)).await?;
             Ok(json!({ "dataset": dataset, "text": format!("`{dataset}` is removed; its files stay") }))
         }
         Request::Delete { dataset, paths } => {
@@ -83,9 +86,10 @@ pub(super) async fn answer(agent: &Arc<Agent>, request: Request, reply: ReplySen
             };
             to_value(agent.healing(work).await?)
         }
-        Request::Status => to_value(agent.healing(|| async { agent.status() }).await?),
+        Request::Status => to_value(agent.healing(|| blocking(agent, |agent| agent.status())).await?),
         Request::Log { count } => {
-            to_value(LogReport { events: agent.healing(|| async { Ok(agent.catalog().events(count)?) }).await? })
+            let read = || blocking(agent, move |agent| Ok(agent.events(count)?));
+            to_value(LogReport { events: agent.healing(read).await? })
         }
         Request::Verify => to_value(verify(agent, &reply).await?),
         Request::Leave => leave(agent).await,
@@ -95,7 +99,7 @@ pub(super) async fn answer(agent: &Arc<Agent>, request: Request, reply: ReplySen
 /// Reads everything again, dataset by dataset.
 async fn verify(agent: &Arc<Agent>, reply: &ReplySender) -> Result<VerifyReport, CodedError> {
     let mut report = blocking(agent, verify::verify_catalog).await?;
-    for row in agent.datasets()? {
+    for row in blocking(agent, |agent| Ok(agent.datasets()?)).await? {
         let _mine = have(agent, &row.name, &row.folder, reply).await;
         report = blocking(agent, move |agent| {
             verify::verify_dataset(agent, &row, &mut report)?;
@@ -122,10 +126,10 @@ async fn leave(agent: &Arc<Agent>) -> Result<Value, CodedError> {
     if let Some(connected) = agent.link().borrow().connected.clone() {
         connected.link.close("the device leaves");
     }
-    Device::leave(agent.data())?;
+    blocking(agent, |agent| Device::leave(agent.data())).await?;
     agent.set_device(None);
     // What the old core acknowledged means nothing to another one.
-    for row in agent.catalog().datasets()? {
+    for row in blocking(agent, |agent| Ok(agent.catalog().datasets()?)).await? {
         if row.role == Role::Local {
             continue;
         }
@@ -182,9 +186,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Arc<Agent>) -> Result<T, CodedError> + Send + 'static,
 ) -> Result<T, CodedError> {
     let agent = Arc::clone(agent);
-    work::spawn_blocking(move || work(&agent))
-        .await
-        .map_err(|error| CodedError::new(&codes::INTERNAL, "a command failed").with_source(error))?
+    crate::blocking::blocking(move || work(&agent)).await
 }
 
 fn to_value(answer: impl serde::Serialize) -> Result<Value, CodedError> {
@@ -200,6 +202,36 @@ mod tests {
 
     /// How long a thing that must not wait may take on a busy machine.
     const PATIENCE: Duration = Duration::from_secs(30);
+
+    // One thread: what blocks it stops everything.
+    #[tokio::test]
+    async fn a_catalog_in_use_keeps_nobody_waiting_who_does_not_need_it() {
+        let data = tempfile::tempdir().expect("a folder");
+        let agent = Agent::open(data.path(), None).expect("opened");
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let (stop, stopped) = std::sync::mpsc::channel();
+        let busy = {
+            let catalog = agent.catalog();
+            std::thread::spawn(move || catalog.occupy(&begun, &stopped, PATIENCE))
+        };
+        has_begun.recv().expect("begun");
+        let asking = [Request::Status, Request::Log { count: 1 }, Request::Verify].map(|request| {
+            let agent = Arc::clone(&agent);
+            tokio::spawn(async move { answer(&agent, request, ReplySender::ignored()).await })
+        });
+        agent.note(EventLevel::Info, "", "", "something happened");
+        let collector = Collector::new(ReplySender::ignored());
+        collector.with(|report| report.wire.pages = 7);
+        crate::session::sync::count_wire(&agent, &collector);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let _ = stop.send(());
+        assert!(busy.join().expect("ended"), "everything waited for the catalog");
+        for asking in asking {
+            tokio::time::timeout(PATIENCE, asking).await.expect("in time").expect("ran").expect("answered");
+        }
+        assert_eq!(agent.status().expect("a status").wire_bytes, [("pages".to_owned(), 7)]);
+        assert_eq!(agent.events(1).expect("read")[0].text, "something happened");
+    }
 
     #[tokio::test]
     async fn a_running_transfer_keeps_no_command_waiting() {

@@ -5,6 +5,7 @@
 
 mod commands;
 mod folders;
+mod notes;
 mod report;
 
 use std::collections::{BTreeMap, HashMap};
@@ -20,6 +21,7 @@ use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
 use tokio::time::Instant;
 
 pub use folders::{Folder, Subscription};
+use notes::{InForce, Notes};
 
 use crate::catalog::{self, Catalog, CatalogError, Event, EventLevel, Role};
 use crate::clock;
@@ -31,13 +33,17 @@ use crate::settings::Settings;
 /// Folders that are scanned at once: each scan uses several threads already.
 const SCANS_MAX: usize = 1;
 
+/// So many of the newest events are not repeated.
+const NEWEST: u32 = 8;
+
 /// The agent of one data folder.
 pub struct Agent {
     data: PathBuf,
     config: Option<PathBuf>,
     settings: RwLock<Arc<Settings>>,
     device: RwLock<Option<Arc<Device>>>,
-    catalog: RwLock<Arc<Catalog>>,
+    catalog: InForce,
+    notes: Notes,
     /// Since when versions wait for the core, by dataset.
     unsent: Mutex<HashMap<String, Instant>>,
     /// What went wrong with a folder at its newest scan, by dataset.
@@ -87,12 +93,16 @@ impl Agent {
         let settings = Settings::load(data, config)?;
         let device = Device::load(data)?;
         let (catalog, rebuilt) = open_catalog(data)?;
+        let catalog = Arc::new(RwLock::new(Arc::new(catalog)));
+        let notes = Notes::start(Arc::clone(&catalog))
+            .map_err(|error| CodedError::io(&codes::INTERNAL, "a thread can't be started", error))?;
         let agent = Arc::new(Self {
             data: data.to_owned(),
             config: config.map(Path::to_owned),
             settings: RwLock::new(Arc::new(settings)),
             device: RwLock::new(device.map(Arc::new)),
-            catalog: RwLock::new(Arc::new(catalog)),
+            catalog,
+            notes,
             unsent: Mutex::default(),
             problems: Mutex::default(),
             busy: Mutex::default(),
@@ -276,19 +286,8 @@ impl Agent {
 
     /// Keeps an event, and logs it.
     pub fn note(&self, level: EventLevel, code: &str, dataset: &str, text: impl Into<String>) {
-        let text = text.into();
-        match level {
-            EventLevel::Info if dataset.is_empty() => tracing::info!("{text}"),
-            EventLevel::Info => tracing::info!(dataset, "{text}"),
-            EventLevel::Warn if dataset.is_empty() => tracing::warn!(code, "{text}"),
-            EventLevel::Warn => tracing::warn!(dataset, code, "{text}"),
-            EventLevel::Error => tracing::error!(code, "{text}"),
-        }
-        let event =
-            Event { id: 0, at_s: clock::now_s(), level, code: code.to_owned(), dataset: dataset.to_owned(), text };
-        if let Err(error) = self.catalog().put_event(&event) {
-            tracing::debug!(%error, "an event could not be kept");
-        }
+        let event = event(level, code, dataset, text.into());
+        self.notes.write(move |catalog| keep_event(catalog, &event));
     }
 
     /// Keeps an error as an event, unless it repeats one of the newest.
@@ -298,12 +297,30 @@ impl Agent {
 
     /// Keeps an event, unless it repeats one of the newest: what stays as it is need not be said at every scan.
     pub fn note_once(&self, level: EventLevel, code: &str, dataset: &str, text: String) {
-        let newest = self.catalog().events(8).unwrap_or_default();
-        if newest.iter().any(|event| event.dataset == dataset && event.text == text) {
-            tracing::debug!(dataset, "{text}");
-            return;
-        }
-        self.note(level, code, dataset, text);
+        let event = event(level, code, dataset, text);
+        self.notes.write(move |catalog| {
+            let newest = catalog.events(NEWEST).unwrap_or_default();
+            if newest.iter().any(|known| known.dataset == event.dataset && known.text == event.text) {
+                tracing::debug!(dataset = event.dataset, "{}", event.text);
+            } else {
+                keep_event(catalog, &event);
+            }
+        });
+    }
+
+    /// At most `count` of the newest events, oldest first.
+    pub fn events(&self, count: u32) -> Result<Vec<Event>, CatalogError> {
+        self.notes.settle();
+        self.catalog().events(count)
+    }
+
+    /// Adds to the bytes by reason that `status` shows.
+    pub fn count_bytes(&self, spent: Vec<(&'static str, u64)>) {
+        self.notes.write(move |catalog| {
+            if let Err(error) = catalog.count_bytes(&spent) {
+                tracing::debug!(%error, "bytes could not be counted");
+            }
+        });
     }
 
     fn note_rebuilt(&self, reason: &str) {
@@ -311,11 +328,30 @@ impl Agent {
         self.note(EventLevel::Warn, codes::CATALOG_DAMAGED.code, "", text);
     }
 
-    /// Folds the catalog's log away before the process ends.
+    /// Writes down what waits, and folds the catalog's log away, before the process ends.
     pub fn close(&self) {
+        self.notes.settle();
         if let Err(error) = self.catalog().tidy() {
             tracing::debug!(%error, "the catalog could not be tidied");
         }
+    }
+}
+
+fn event(level: EventLevel, code: &str, dataset: &str, text: String) -> Event {
+    Event { id: 0, at_s: clock::now_s(), level, code: code.to_owned(), dataset: dataset.to_owned(), text }
+}
+
+fn keep_event(catalog: &Catalog, event: &Event) {
+    let Event { level, code, dataset, text, .. } = event;
+    match level {
+        EventLevel::Info if dataset.is_empty() => tracing::info!("{text}"),
+        EventLevel::Info => tracing::info!(dataset, "{text}"),
+        EventLevel::Warn if dataset.is_empty() => tracing::warn!(code, "{text}"),
+        EventLevel::Warn => tracing::warn!(dataset, code, "{text}"),
+        EventLevel::Error => tracing::error!(code, "{text}"),
+    }
+    if let Err(error) = catalog.put_event(event) {
+        tracing::debug!(%error, "an event could not be kept");
     }
 }
 

@@ -12,6 +12,7 @@ use crate::request::{DatasetReport, StatusReport};
 impl Agent {
     /// How things are.
     pub fn status(&self) -> Result<StatusReport, CodedError> {
+        self.notes.settle();
         let catalog = self.catalog();
         let device = self.device();
         let state = self.link().borrow().clone();

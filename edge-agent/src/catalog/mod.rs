@@ -47,6 +47,7 @@ const SET_ASIDE_MAX: usize = 3;
 
 /// The open catalog. Operations block; callers in async code use a blocking thread.
 pub struct Catalog {
+    path: PathBuf,
     connection: Mutex<Connection>,
     suspect: AtomicBool,
 }
@@ -59,7 +60,7 @@ impl Catalog {
         let mut connection =
             Connection::open_with_flags(&path, flags).map_err(|source| CatalogError::sql("open", source))?;
         prepare(&mut connection)?;
-        Ok(Self { connection: Mutex::new(connection), suspect: AtomicBool::new(false) })
+        Ok(Self { path, connection: Mutex::new(connection), suspect: AtomicBool::new(false) })
     }
 
     /// A catalog in memory, for tests.
@@ -67,13 +68,15 @@ impl Catalog {
     pub(crate) fn in_memory() -> Self {
         let mut connection = Connection::open_in_memory().expect("memory");
         prepare(&mut connection).expect("a fresh catalog");
-        Self { connection: Mutex::new(connection), suspect: AtomicBool::new(false) }
+        Self { path: PathBuf::new(), connection: Mutex::new(connection), suspect: AtomicBool::new(false) }
     }
 
-    /// Checks every page of the file: what opening does not, because it reads all of it.
+    /// Checks every page of the file: what opening does not, because it reads all of it. Others can use the catalog meanwhile.
     pub fn check(&self) -> Result<(), CatalogError> {
-        let verdict: String = self
-            .lock()
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection =
+            Connection::open_with_flags(&self.path, flags).map_err(|source| CatalogError::sql("be opened", source))?;
+        let verdict: String = connection
             .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
             .map_err(|source| CatalogError::sql("be checked", source))?;
         if verdict == "ok" { Ok(()) } else { Err(CatalogError::damaged(verdict)) }
@@ -94,6 +97,19 @@ impl Catalog {
     /// Notes such a finding, where the error itself gets lost in another's.
     pub fn suspect(&self) {
         self.suspect.store(true, Ordering::Relaxed);
+    }
+
+    /// Keeps others from the catalog, as a long step of work does, until told to stop. False if nobody told it for `longest`.
+    #[cfg(test)]
+    pub(crate) fn occupy(
+        &self,
+        begun: &std::sync::mpsc::Sender<()>,
+        stop: &std::sync::mpsc::Receiver<()>,
+        longest: Duration,
+    ) -> bool {
+        let _busy = self.lock();
+        begun.send(()).expect("heard");
+        stop.recv_timeout(longest).is_ok()
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Connection> {

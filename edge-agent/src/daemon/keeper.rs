@@ -89,7 +89,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         };
         task.abort();
-        (status, peer_status(&agent).last_error)
+        (status, peer_status(&agent).await.last_error)
     }
 
     #[tokio::test]

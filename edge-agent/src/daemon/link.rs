@@ -145,11 +145,11 @@ async fn race_when_silent(agent: &Arc<Agent>, connected: &Connected) -> Arc<Conn
 }
 
 /// Tells the core how this device is, when that changes.
-async fn tell_status(agent: &Agent, connected: &Connected) -> Infallible {
-    let mut said = peer_status(agent);
+async fn tell_status(agent: &Arc<Agent>, connected: &Connected) -> Infallible {
+    let mut said = peer_status(agent).await;
     loop {
         tokio::time::sleep(STATUS_EVERY).await;
-        let status = peer_status(agent);
+        let status = peer_status(agent).await;
         let news = status.backlog_bytes != said.backlog_bytes || status.last_error != said.last_error;
         if news {
             if connected.link.send_status(status.clone()).await.is_err() {

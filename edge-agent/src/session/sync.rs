@@ -19,6 +19,7 @@ use super::publish::{Rounds, publish, serve_fetch};
 use super::subscribe::{fetch, wanted};
 use super::{Access, Connected};
 use crate::agent::{Agent, Folder, Subscription};
+use crate::blocking::blocking;
 use crate::catalog::Role;
 use crate::request::SyncReport;
 
@@ -106,19 +107,18 @@ pub(crate) fn count_wire(agent: &Agent, collector: &Collector) {
         // Nothing was exchanged: not worth a write to the disk.
         return;
     }
-    let spent = [("pages", wire.pages), ("chunks", wire.chunks), ("control", wire.overhead), ("repeated", wire.wasted)];
-    if let Err(error) = agent.catalog().count_bytes(&spent) {
-        tracing::debug!(%error, "bytes could not be counted");
-    }
+    agent.count_bytes(vec![
+        ("pages", wire.pages),
+        ("chunks", wire.chunks),
+        ("control", wire.overhead),
+        ("repeated", wire.wasted),
+    ]);
 }
 
 /// Adds all bytes of a session that has ended.
 pub(crate) fn count_udp(agent: &Agent, link: &Link) {
     let stats = link.stats();
-    let spent = [("sessions in all", stats.udp_bytes_sent + stats.udp_bytes_received)];
-    if let Err(error) = agent.catalog().count_bytes(&spent) {
-        tracing::debug!(%error, "bytes could not be counted");
-    }
+    agent.count_bytes(vec![("sessions in all", stats.udp_bytes_sent + stats.udp_bytes_received)]);
 }
 
 /// A session that is being dialled for `folders`.
@@ -131,7 +131,7 @@ pub(crate) fn dialling(agent: &Arc<Agent>, folders: &[Folder]) -> Access {
 /// Dials, and asks for the heads of this device's own datasets.
 pub(crate) async fn connect(agent: &Arc<Agent>, names: &[String]) -> Result<Arc<Connected>, CodedError> {
     let fetches: Arc<dyn Fetches> = Arc::new(ServeFetches(Arc::clone(agent)));
-    let link = super::dial::dial(agent, peer_status(agent), fetches).await?;
+    let link = super::dial::dial(agent, peer_status(agent).await, fetches).await?;
     Ok(Arc::new(Connected::new(link, names).await?))
 }
 
@@ -142,14 +142,19 @@ pub(crate) fn own_names(folders: &[Folder]) -> Vec<String> {
 }
 
 /// What this device tells the core of itself.
-pub(crate) fn peer_status(agent: &Agent) -> PeerStatus {
+pub(crate) async fn peer_status(agent: &Arc<Agent>) -> PeerStatus {
+    let looked = {
+        let agent = Arc::clone(agent);
+        blocking(move || Ok((agent.backlog_bytes(), agent.disk_free_bytes()))).await
+    };
+    let (backlog_bytes, disk_free_bytes) = looked.unwrap_or_default();
     let of_link = agent.link().borrow().problem.clone();
     let problem = of_link.or_else(|| agent.folder_problem(|role| role == Role::Publish));
     PeerStatus {
         release: env!("CARGO_PKG_VERSION").to_owned(),
-        backlog_bytes: agent.backlog_bytes(),
+        backlog_bytes,
         oldest_unsent_s: agent.oldest_unsent_s(),
-        disk_free_bytes: agent.disk_free_bytes(),
+        disk_free_bytes,
         last_error: problem.map(|problem| format!("{} {}", problem.code, problem.message)).unwrap_or_default(),
     }
 }

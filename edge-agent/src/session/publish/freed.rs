@@ -6,7 +6,8 @@ use headwater_host::error::{CodedError, codes};
 use headwater_protocol::id::VersionId;
 
 use crate::agent::Agent;
-use crate::catalog::{DatasetRow, VersionRow};
+use crate::blocking::blocking;
+use crate::catalog::{Catalog, CatalogError, DatasetId, DatasetRow, VersionRow};
 use crate::session::Connected;
 
 /// What the core must know of one dataset.
@@ -23,9 +24,12 @@ pub(in crate::session) struct FreedWord {
 /// Tells the core, if bytes of this dataset are freed and it has not noted that in this session: what was freed without a
 /// session, and what a new version has now instead of the last.
 pub(super) async fn tell(agent: &Agent, connected: &Connected, row: &DatasetRow) -> Result<(), CodedError> {
-    let Some(committed) = agent.catalog().committed(row.id)? else { return Ok(()) };
-    let has_freed = agent.catalog().freed_count(row.id)? > 0;
-    let word = word(agent, row, &committed, has_freed)?;
+    let (catalog, id) = (agent.catalog(), row.id);
+    let look = move || match catalog.committed(id)? {
+        Some(committed) => Ok(Some(word(&catalog, id, &committed, catalog.freed_count(id)? > 0)?)),
+        None => Ok(None),
+    };
+    let Some(word) = blocking(look).await? else { return Ok(()) };
     if !say(connected, row, word).await? {
         tracing::debug!(dataset = row.name, "the core does not know the version that has what was freed");
     }
@@ -40,7 +44,8 @@ pub(crate) async fn announce(
     row: &DatasetRow,
     committed: &VersionRow,
 ) -> Result<(), CodedError> {
-    let word = word(agent, row, committed, true)?;
+    let (catalog, id, version) = (agent.catalog(), row.id, committed.clone());
+    let word = blocking(move || Ok(word(&catalog, id, &version, true)?)).await?;
     let said = say(connected, row, word).await;
     may_go(&row.name, committed.number, said, connected.link.has_ended())
 }
@@ -60,12 +65,16 @@ fn may_go(dataset: &str, number: u64, said: Result<bool, CodedError>, has_ended:
         .with_hint("see with `edge-agent status` whether the core answers, and try again when the dataset is in sync"))
 }
 
-fn word(agent: &Agent, row: &DatasetRow, committed: &VersionRow, has_freed: bool) -> Result<FreedWord, CodedError> {
-    let catalog = agent.catalog();
+fn word(
+    catalog: &Catalog,
+    dataset: DatasetId,
+    committed: &VersionRow,
+    has_freed: bool,
+) -> Result<FreedWord, CatalogError> {
     let known = if has_freed {
-        Some(catalog.begin_freed_since(row.id, committed.number)?)
+        Some(catalog.begin_freed_since(dataset, committed.number)?)
     } else {
-        catalog.freed_since(row.id)?
+        catalog.freed_since(dataset)?
     };
     let (since, left) = known.map_or((committed.number, None), |known| (known.since, known.left));
     Ok(FreedWord { left, committed: has_freed.then_some(committed.version), since })

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use headwater_host::error::{CodedError, ErrorCode, codes};
 use headwater_host::scan::Cancel;
 use headwater_quic::transfer::UnavailableChunk;
-use headwater_quic::work;
 
 use super::build::{Built, build};
 use super::freed;
@@ -15,7 +14,8 @@ use super::revert::{TakenBack, revert};
 use super::send::{Sent, ask_receipt, send};
 use super::standing::{Standing, adopt, standing};
 use crate::agent::{Agent, Folder};
-use crate::catalog::{DatasetRow, EventLevel, Role, VersionRow, VersionState};
+use crate::blocking::blocking;
+use crate::catalog::{Catalog, DatasetRow, EventLevel, Role, VersionRow, VersionState};
 use crate::request::SkippedReport;
 use crate::session::collect::Collector;
 use crate::session::{Access, Connected};
@@ -64,9 +64,7 @@ pub async fn publish(
         let built = round.build().await?;
         let again = built.report.settled_in;
         let Some(access) = access else {
-            let waits = folder.role == Role::Publish && agent.catalog().pending(built.row.id)?.is_some();
-            agent.set_unsent(&built.row.name, waits);
-            round.finish_local(&built)?;
+            round.finish_here(&built).await?;
             return Ok(again);
         };
         let connected = access.connected().await?;
@@ -120,9 +118,13 @@ impl Round<'_> {
     /// Where the catalog knows no committed version, the core is asked before files are judged: if it knows one, missing
     /// files are in it.
     async fn ask_first(&self, access: &Access) -> Result<(), CodedError> {
-        let catalog = self.agent.catalog();
-        let row = catalog.dataset(self.folder.dataset.as_str(), self.folder.role, &self.folder.path)?;
-        if catalog.committed(row.id)?.is_some() {
+        let folder = self.folder.clone();
+        let look = move |catalog: &Arc<Catalog>| {
+            let row = catalog.dataset(folder.dataset.as_str(), folder.role, &folder.path)?;
+            Ok((catalog.committed(row.id)?.is_some(), row))
+        };
+        let (is_known, row) = self.look(look).await?;
+        if is_known {
             return Ok(());
         }
         // Without the core the build goes on: it is compared when there is one.
@@ -140,7 +142,8 @@ impl Round<'_> {
             if !self.level(connected, row).await? {
                 return Ok(Delivered::LookAgain);
             }
-            let pending = agent.catalog().pending(row.id)?;
+            let id = row.id;
+            let pending = self.look(move |catalog| Ok(catalog.pending(id)?)).await?;
             agent.set_unsent(dataset, pending.is_some());
             let Some(pending) = pending else {
                 return Ok(if without > 0 { Delivered::Without(without) } else { Delivered::Nothing });
@@ -189,9 +192,7 @@ impl Round<'_> {
             let _mine = mine;
             revert(&catalog, &row_here, &version, &chunks)
         };
-        let files = work::spawn_blocking(work)
-            .await
-            .map_err(|error| CodedError::new(&codes::INTERNAL, "a version can't be changed").with_source(error))??;
+        let files = blocking(work).await?;
         self.collector.left_out(files.iter().map(|file| left_out(&row.name, file)).collect());
         for (code, happened) in [(&codes::FILE_CHANGED, "changed"), (&codes::FILE_VANISHED, "vanished")] {
             let mut such = files.iter().filter(|file| reason_of(file).code == code.code).peekable();
@@ -228,7 +229,7 @@ impl Round<'_> {
         // Dropped with this future: a scan that nobody waits for any more stops.
         let stop = CancelOnDrop(cancel.clone());
         let (agent, folder, collector) = (Arc::clone(self.agent), self.folder.clone(), self.collector.clone());
-        let built = work::spawn_blocking(move || {
+        let built = blocking(move || {
             // Held until the scan has really ended, be it that nobody waits for it any more.
             let _mine = mine;
             let dataset = folder.dataset.as_str().to_owned();
@@ -240,17 +241,19 @@ impl Round<'_> {
             collector.scan_took(began.elapsed());
             built
         })
-        .await
-        .map_err(|error| CodedError::new(&codes::INTERNAL, "a scan failed").with_source(error))?;
+        .await;
         drop(stop);
         built
     }
 
-    fn finish_local(&self, built: &Built) -> Result<(), CodedError> {
-        let catalog = self.agent.catalog();
+    /// Reports a scan that nothing is sent after.
+    async fn finish_here(&self, built: &Built) -> Result<(), CodedError> {
+        let id = built.row.id;
+        let (committed, pending) = self.look(move |catalog| Ok((catalog.committed(id)?, catalog.pending(id)?))).await?;
+        self.agent.set_unsent(&built.row.name, self.folder.role == Role::Publish && pending.is_some());
         match (self.folder.role, built.is_new) {
             (Role::Local, true) => {
-                if let Some(version) = catalog.committed(built.row.id)? {
+                if let Some(version) = committed {
                     self.collector.local(self.folder.dataset.as_str(), &version);
                 }
             }
@@ -258,6 +261,15 @@ impl Round<'_> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Asks or changes the catalog.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Arc<Catalog>) -> Result<T, CodedError> + Send + 'static,
+    ) -> Result<T, CodedError> {
+        let catalog = self.agent.catalog();
+        blocking(move || look(&catalog)).await
     }
 
     fn finish_unchanged(&self, built: &Built) {
@@ -270,13 +282,18 @@ impl Round<'_> {
 
     /// Compares with the core. False if the catalog changed so that the folder must be looked at again.
     async fn level(&self, connected: &Connected, row: &DatasetRow) -> Result<bool, CodedError> {
-        let catalog = self.agent.catalog();
         // Before any newer version: what was freed and deleted since the last session is in this one only.
         freed::tell(self.agent, connected, row).await?;
         let head = connected.head(&row.name).await?;
-        match standing(&catalog, row, head.as_ref())? {
+        let row_here = row.clone();
+        let look = move |catalog: &Arc<Catalog>| {
+            let standing = standing(catalog, &row_here, head.as_ref())?;
+            Ok((standing, catalog.committed(row_here.id)?))
+        };
+        let (standing, committed) = self.look(look).await?;
+        match standing {
             Standing::Level => {
-                if let Some(committed) = catalog.committed(row.id)?
+                if let Some(committed) = committed
                     && committed.receipt.is_empty()
                     && let Err(error) = ask_receipt(self.agent, &connected.link, row, committed).await
                 {
@@ -299,7 +316,8 @@ impl Round<'_> {
             Standing::Ahead => {
                 let text = "the core does not know this dataset: it is published anew, from version 1";
                 self.agent.note(EventLevel::Warn, "", &row.name, text);
-                catalog.forget_versions(row.id)?;
+                let id = row.id;
+                self.look(move |catalog| Ok(catalog.forget_versions(id)?)).await?;
                 Ok(false)
             }
         }

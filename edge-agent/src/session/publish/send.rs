@@ -18,7 +18,9 @@ use headwater_quic::work;
 use super::keep::forget_deletions_of;
 use super::source::PublishSource;
 use crate::agent::Agent;
+use crate::blocking::blocking;
 use crate::catalog::{Catalog, DatasetPages, DatasetRow, EventLevel, Role, VersionRow, VersionState};
+use crate::device::Device;
 use crate::session::link::Link;
 use crate::session::transfer_error;
 use crate::storage::deletions;
@@ -42,14 +44,17 @@ pub(super) async fn send(
     version: VersionRow,
     progress: ProgressSink,
 ) -> Result<Sent, CodedError> {
-    let catalog = agent.catalog();
-    let version = signed(agent, &catalog, row, version)?;
-    let source = source(&catalog, DatasetPages::new(Arc::clone(&catalog), row.id), row, &version)?;
-    let outgoing = OutgoingVersion {
-        dataset: row.name.clone(),
-        manifest: version.manifest.clone().into(),
-        commit: version.record.clone().into(),
+    let (catalog, device) = (agent.catalog(), agent.joined()?);
+    let (version, source) = {
+        let (catalog, row) = (Arc::clone(&catalog), row.clone());
+        blocking(move || {
+            let version = signed(&device, &catalog, &row, version)?;
+            let source = source(&catalog, DatasetPages::new(Arc::clone(&catalog), row.id), &row, &version)?;
+            Ok((version, source))
+        })
+        .await?
     };
+    let outgoing = outgoing(&row.name, &version);
     let sent = link.handle().send_version(outgoing, Priority::Bulk, Arc::new(source), progress).await;
     match sent {
         Ok(report) => {
@@ -70,12 +75,11 @@ pub(super) async fn ask_receipt(
     version: VersionRow,
 ) -> Result<(), CodedError> {
     let catalog = agent.catalog();
-    let source = source(&catalog, DatasetPages::new(Arc::clone(&catalog), row.id), row, &version)?;
-    let outgoing = OutgoingVersion {
-        dataset: row.name.clone(),
-        manifest: version.manifest.clone().into(),
-        commit: version.record.clone().into(),
+    let source = {
+        let (catalog, row, version) = (Arc::clone(&catalog), row.clone(), version.clone());
+        blocking(move || source(&catalog, DatasetPages::new(Arc::clone(&catalog), row.id), &row, &version)).await?
     };
+    let outgoing = outgoing(&row.name, &version);
     let sent = link.handle().send_version(outgoing, Priority::Bulk, Arc::new(source), no_progress()).await;
     let report = sent.map_err(|error| transfer_error(&catalog, error))?;
     acknowledged(agent, &catalog, row, version, &report).await
@@ -86,23 +90,23 @@ pub(super) async fn ask_receipt(
 pub fn serve_fetch(agent: &Arc<Agent>, handle: SessionHandle, transfer: u32, dataset: String, version: VersionId) {
     let agent = Arc::clone(agent);
     work::spawn(async move {
-        let found = find_published(&agent, &dataset, &version);
-        let Ok(Some((row, known))) = found else {
-            let refusal = CodedError::new(&codes::NOT_FOUND, "this device has no such version");
-            let _ = handle.refuse(transfer, refusal.refusal()).await;
-            return;
-        };
-        // A newer version may be committed while this one is read.
-        let catalog = agent.catalog();
-        let pages = DatasetPages::of_passing_version(Arc::clone(&catalog), row.id);
-        let source = match source(&catalog, pages, &row, &known) {
-            Ok(source) => source,
+        let found = blocking(move || {
+            let (row, known) = find_published(&agent, &dataset, &version)
+                .ok()
+                .flatten()
+                .ok_or_else(|| CodedError::new(&codes::NOT_FOUND, "this device has no such version"))?;
+            // A newer version may be committed while this one is read.
+            let catalog = agent.catalog();
+            let pages = DatasetPages::of_passing_version(Arc::clone(&catalog), row.id);
+            Ok((outgoing(&dataset, &known), source(&catalog, pages, &row, &known)?))
+        });
+        let (outgoing, source) = match found.await {
+            Ok(found) => found,
             Err(error) => {
                 let _ = handle.refuse(transfer, error.refusal()).await;
                 return;
             }
         };
-        let outgoing = OutgoingVersion { dataset, manifest: known.manifest.into(), commit: known.record.into() };
         let sent = handle.send_version_as(transfer, outgoing, Priority::Bulk, Arc::new(source), no_progress()).await;
         if let Err(error) = sent {
             tracing::debug!(%error, "a version that the core asked for could not be sent");
@@ -128,6 +132,14 @@ pub(super) fn find_published(
     Ok(None)
 }
 
+fn outgoing(dataset: &str, version: &VersionRow) -> OutgoingVersion {
+    OutgoingVersion {
+        dataset: dataset.to_owned(),
+        manifest: version.manifest.clone().into(),
+        commit: version.record.clone().into(),
+    }
+}
+
 fn source(
     catalog: &Catalog,
     pages: DatasetPages,
@@ -147,8 +159,7 @@ fn source(
 }
 
 /// The version with this device's signature, durably noted as offered.
-fn signed(agent: &Agent, catalog: &Catalog, row: &DatasetRow, version: VersionRow) -> Result<VersionRow, CodedError> {
-    let device = agent.joined()?;
+fn signed(device: &Device, catalog: &Catalog, row: &DatasetRow, version: VersionRow) -> Result<VersionRow, CodedError> {
     let known = decode_stored::<CommitRecord>(&version.record).ok();
     let ours = known.is_some_and(|record| {
         record.author == device.identity.public_key()
@@ -194,11 +205,9 @@ async fn acknowledged(
         if catalog.deletions_after(row_here.id, b"", 1)?.is_empty() {
             deletions::forget(&data, &row_here)?;
         }
-        Ok::<_, CodedError>(())
+        Ok(())
     };
-    work::spawn_blocking(work)
-        .await
-        .map_err(|error| CodedError::new(&codes::INTERNAL, "noting a commit failed").with_source(error))??;
+    blocking(work).await?;
     agent.note(EventLevel::Info, "", &row.name, format!("version {number} is committed"));
     Ok(())
 }

@@ -25,6 +25,7 @@ use headwater_quic::work;
 use super::index::ChunkIndexer;
 use super::keep::recovering_key;
 use crate::agent::Agent;
+use crate::blocking::blocking;
 use crate::catalog::{
     Catalog, CatalogError, DatasetPages, DatasetRow, EventLevel, VersionRow, VersionState, refers_to_pages,
 };
@@ -80,9 +81,7 @@ pub async fn adopt(agent: &Agent, link: &Link, row: &DatasetRow, head: &Followin
         .await
         .map_err(|error| crate::session::transfer_error(&catalog, error))?;
     let (data, row_here) = (agent.data().to_owned(), row.clone());
-    work::spawn_blocking(move || delete_again(&data, &catalog, &row_here))
-        .await
-        .map_err(|error| CodedError::new(&codes::INTERNAL, "taking up deletions failed").with_source(error))??;
+    blocking(move || delete_again(&data, &catalog, &row_here)).await?;
     let text = format!("took over version {} from the core, because the catalog did not know it", head.number);
     agent.note(EventLevel::Info, "", &row.name, text);
     Ok(())

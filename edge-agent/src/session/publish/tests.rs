@@ -365,7 +365,7 @@ fn the_first_version_waits_until_there_is_a_file_for_it() {
         assert!(built.waits && !built.is_new && built.report.settled_in.is_some() && built.skipped.len() == 2);
         assert_eq!(site.catalog().versions(built.row.id).expect("read"), []);
     }
-    assert_eq!(site.catalog().events(9).expect("read").len(), 1, "it is said once");
+    assert_eq!(site.agent.events(9).expect("read").len(), 1, "it is said once");
 
     let site = site.with_settings("settle = \"1h\"", "settle = \"0\"");
     assert!(site.scan().is_new);

@@ -10,11 +10,11 @@ use headwater_host::materialise::{
 use headwater_host::scan::Cancel;
 use headwater_protocol::wire::Following;
 use headwater_quic::transfer::ReceiveReport;
-use headwater_quic::work;
 
 use super::destination::SubscribeDestination;
 use super::wanted::Wanted;
 use crate::agent::Agent;
+use crate::blocking::blocking;
 use crate::catalog::{Catalog, DatasetPages, DatasetRow, EventLevel, Role, VersionRow};
 use crate::session::collect::Collector;
 use crate::session::link::Link;
@@ -28,7 +28,7 @@ pub async fn fetch(agent: &Arc<Agent>, wanted: &Wanted, link: &Link, collector: 
     let catalog = agent.catalog();
     let before = {
         let (catalog, newest) = (Arc::clone(&catalog), newest.clone());
-        blocking(move || Before::look(&catalog, &newest, &folder)).await??
+        blocking(move || Before::look(&catalog, &newest, &folder)).await?
     };
     if before.is_done {
         collector.unchanged();
@@ -121,9 +121,10 @@ async fn destination(
     let authority = agent.joined()?.identity.authority().clone();
     let (agent, catalog, row, at) =
         (Arc::clone(agent), Arc::clone(catalog), row.clone(), (newest.number, newest.version));
-    blocking(move || SubscribeDestination::new(agent, catalog, row, at, authority, distrust))
-        .await?
-        .map_err(|error| staging(&error))
+    blocking(move || {
+        SubscribeDestination::new(agent, catalog, row, at, authority, distrust).map_err(|error| staging(&error))
+    })
+    .await
 }
 
 /// Writes the version's files, swaps `current`, and notes it. The inner error is one that another fetch may mend.
@@ -167,7 +168,7 @@ async fn write_out(
             Err(error) => Err(error.into()),
         }
     })
-    .await?
+    .await
 }
 
 fn add(left: &ReceiveReport, right: ReceiveReport) -> ReceiveReport {
@@ -185,10 +186,4 @@ fn add(left: &ReceiveReport, right: ReceiveReport) -> ReceiveReport {
 fn staging(error: &crate::storage::staging::StagingError) -> CodedError {
     let code = if error.is_full() { &codes::DISK_FULL } else { &codes::WRITE_FAILED };
     CodedError::new(code, error.to_string())
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CodedError> {
-    work::spawn_blocking(work)
-        .await
-        .map_err(|error| CodedError::new(&codes::INTERNAL, "a piece of work failed").with_source(error))
 }
