@@ -10,7 +10,7 @@ use headwater_protocol::wire::Refusal;
 use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
 
-use super::{Agent, Folder};
+use super::Agent;
 use crate::catalog::{EventLevel, Role};
 use crate::device::Device;
 use crate::request::{LogReport, Progress, Request, VerifyReport};
@@ -80,9 +80,10 @@ pub(super) async fn answer(agent: &Arc<Agent>, request: Request, reply: ReplySen
             let folder = agent.folder(&dataset)?;
             let _mine = have(agent, folder.dataset.as_str(), &folder.path, &reply).await;
             let work = || async {
-                announce_freed(agent, &folder).await?;
                 let (folder, paths) = (folder.clone(), paths.clone());
-                blocking(agent, move |agent| free::free(agent, &folder, &paths)).await
+                let covered = blocking(agent, move |agent| free::covered_version(agent, &folder)).await?;
+                announce_freed(agent, &covered).await?;
+                blocking(agent, move |agent| free::free(agent, &covered, &paths)).await
             };
             to_value(agent.healing(work).await?)
         }
@@ -144,12 +145,10 @@ async fn leave(agent: &Arc<Agent>) -> Result<Value, CodedError> {
 
 /// With a session, the core notes that it may hold the only copy before a byte goes. Without one the receipt does, and the
 /// next session tells.
-async fn announce_freed(agent: &Arc<Agent>, folder: &Folder) -> Result<(), CodedError> {
+async fn announce_freed(agent: &Arc<Agent>, covered: &free::Covered) -> Result<(), CodedError> {
     let Some(access) = agent.current_access() else { return Ok(()) };
     let connected = access.connected().await?;
-    let folder = folder.clone();
-    let (row, committed) = blocking(agent, move |agent| free::covered_version(agent, &folder)).await?;
-    crate::session::publish::announce_freed(agent, &connected, &row, &committed).await
+    crate::session::publish::announce_freed(agent, &connected, &covered.row, &covered.committed).await
 }
 
 /// The daemon's session, or the next one: the link is told to try at once.

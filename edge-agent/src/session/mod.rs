@@ -2,6 +2,7 @@
 
 pub mod collect;
 pub mod dial;
+mod incoming;
 pub mod link;
 pub mod publish;
 pub mod subscribe;

@@ -28,15 +28,23 @@ const KEPT_MAX: usize = 100;
 /// Bytes read at once.
 const READ_BYTES: usize = 1 << 20;
 
-/// Removes the local bytes of files that the core has a receipt for.
-pub fn free(agent: &Arc<Agent>, folder: &Folder, paths: &[String]) -> Result<FreeReport, CodedError> {
-    let dataset = folder.dataset.as_str();
-    let catalog = agent.catalog();
-    let (row, committed) = covered_version(agent, folder)?;
+/// A dataset's newest committed version, when its files can be freed: what the core is told of and what is removed must be
+/// the same one.
+pub struct Covered {
+    catalog: Arc<Catalog>,
+    /// The dataset.
+    pub row: DatasetRow,
+    /// The version; the core's receipt for it is good.
+    pub committed: VersionRow,
+}
+
+/// Removes the local bytes of files that the core has a receipt for. The caller has the dataset since the version was taken.
+pub fn free(agent: &Arc<Agent>, covered: &Covered, paths: &[String]) -> Result<FreeReport, CodedError> {
+    let Covered { catalog, row, committed } = covered;
     let manifest = committed.decode_manifest()?;
-    let pages = DatasetPages::new(Arc::clone(&catalog), row.id);
+    let pages = DatasetPages::new(Arc::clone(catalog), row.id);
     let tree = Tree::new(&manifest, &pages);
-    let mut freeing = Freeing { catalog: &catalog, row: &row, tree, batch: Vec::new(), report: FreeReport::default() };
+    let mut freeing = Freeing { catalog, row, tree, batch: Vec::new(), report: FreeReport::default() };
     for path in paths {
         freeing.below(&rel_path(path)?)?;
     }
@@ -44,7 +52,7 @@ pub fn free(agent: &Arc<Agent>, folder: &Folder, paths: &[String]) -> Result<Fre
     let report = freeing.report;
     if report.files > 0 {
         let text = format!("{} files were freed, {} bytes; the core keeps them", report.files, report.bytes);
-        agent.note(EventLevel::Info, "", dataset, text);
+        agent.note(EventLevel::Info, "", &row.name, text);
     }
     Ok(report)
 }
@@ -83,8 +91,8 @@ pub fn delete(agent: &Arc<Agent>, folder: &Folder, paths: &[String]) -> Result<u
     Ok(deleted.len())
 }
 
-/// A dataset and its newest committed version, if files of it can be freed: the core's receipt for it is good.
-pub fn covered_version(agent: &Agent, folder: &Folder) -> Result<(DatasetRow, VersionRow), CodedError> {
+/// The newest committed version, if files of it can be freed.
+pub fn covered_version(agent: &Agent, folder: &Folder) -> Result<Covered, CodedError> {
     let dataset = folder.dataset.as_str();
     if folder.role != Role::Publish {
         let message = format!("`{dataset}` is local: no core has its files, so none can be freed");
@@ -93,7 +101,7 @@ pub fn covered_version(agent: &Agent, folder: &Folder) -> Result<(DatasetRow, Ve
     let catalog = agent.catalog();
     let row = catalog.dataset(dataset, folder.role, &folder.path)?;
     let committed = covered(agent, &catalog, &row)?;
-    Ok((row, committed))
+    Ok(Covered { catalog, row, committed })
 }
 
 /// The newest committed version, if its receipt is good.

@@ -1,9 +1,10 @@
 //! The daemon and its link: offline, killed, restarted, with files that change underneath; it always catches up.
 
 use std::fs;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::support::{Core, assert_same, eventually, noise, put};
+use crate::support::{Core, PATIENCE, assert_same, eventually, noise, put};
 
 #[test]
 fn the_daemon_publishes_what_changes_and_takes_what_is_new() {
@@ -52,31 +53,62 @@ fn an_agent_works_offline_and_catches_up_when_the_core_is_back() {
     eventually("the second version", || (core.newest("data")? == 2).then_some(()));
 }
 
+/// A file that takes a while to send, and a part of it.
+const LONG: u64 = 64 << 20;
+const PART: u64 = 6 << 20;
+/// Times that a kill may come too late.
+const TRIES: u64 = 10;
+
+/// Runs `during` when the core has so much more in its packs, or `is_over` says that no more will come.
+fn when_more_is_stored<T>(
+    core: &mut Core,
+    mut is_over: impl FnMut() -> bool,
+    during: impl FnOnce(&mut Core) -> T,
+) -> T {
+    let (before, began) = (core.stored(), Instant::now());
+    while core.stored() < before + PART && !is_over() {
+        assert!(began.elapsed() < PATIENCE, "nothing is sent");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    during(core)
+}
+
 #[test]
 fn a_killed_device_goes_on_where_it_was() {
-    let core = Core::start();
+    const KILLS: u32 = 3;
+    let mut core = Core::start();
     let device = core.device("cam1");
     let files = device.files("data");
-    let size = 48 << 20;
-    put(&files, "large.bin", noise(40, size));
     device.publish(&files, "data");
-    let mut kills = 0;
-    let began = Instant::now();
-    while core.newest("data").is_none() && began.elapsed() < Duration::from_mins(2) {
-        let mut child = device.command(&["sync", "--once"]).spawn().expect("started");
-        std::thread::sleep(Duration::from_millis(250 + 200 * kills));
-        child.kill().expect("killed");
-        child.wait().expect("waited");
-        kills += 1;
-        if kills > 6 {
-            device.sync();
+    device.sync();
+    for attempt in 1..=TRIES {
+        put(&files, "large.bin", noise(40 + attempt, LONG as usize));
+        let (newest, before) = (core.newest("data"), core.stored());
+        for _ in 0..KILLS {
+            let mut child = device.command(&["sync", "--once"]).stdout(Stdio::null()).spawn().expect("started");
+            let mut look = || child.try_wait().expect("asked").is_some();
+            when_more_is_stored(&mut core, &mut look, |_| ());
+            child.kill().expect("killed");
+            child.wait().expect("waited");
         }
+        if core.newest("data") != newest {
+            device.sync();
+            continue;
+        }
+        let stored = core.stored() - before;
+        assert!(stored >= u64::from(KILLS) * PART);
+        let report = device.sync();
+        assert_eq!(report["published"].as_array().map(Vec::len), Some(1), "{report}");
+        assert_eq!(core.newest("data"), newest.map(|number| number + 1), "a kill made further versions");
+        let sent = report["wire"]["chunks"].as_u64().expect("a number");
+        // What a kill finds unfinished is little.
+        assert!(sent + stored < LONG + LONG / 20, "{sent} bytes were sent after {stored} had come: {report}");
+        assert_same(&files, &core.export("data").path().join("out"));
+        assert_eq!(device.sync()["unchanged"], 1);
+        assert_eq!(device.dataset("data")["durability"], "local-disk", "the receipt was lost with a kill");
+        return;
     }
-    assert_same(&files, &core.export("data").path().join("out"));
-    assert_eq!(core.newest("data"), Some(1), "a kill made further versions");
-    let report = device.sync();
-    assert_eq!(report["unchanged"], 1, "{report}");
-    assert_eq!(device.dataset("data")["durability"], "local-disk", "the receipt was lost with a kill");
+    panic!("no kill came while something was being sent");
 }
 
 #[test]
@@ -84,14 +116,22 @@ fn a_killed_core_loses_nothing() {
     let mut core = Core::start();
     let device = core.device("cam1");
     let files = device.files("data");
-    put(&files, "one.bin", noise(41, 8 << 20));
+    put(&files, "one.bin", "one");
     device.publish(&files, "data");
-    let daemon = device.start();
-    std::thread::sleep(Duration::from_millis(300));
-    core.restart();
-    eventually("the version", || core.newest("data"));
-    drop(daemon);
-    assert_same(&files, &core.export("data").path().join("out"));
+    let _daemon = device.start();
+    eventually("the first version", || core.newest("data"));
+    for attempt in 1..=TRIES {
+        let newest = core.newest("data").expect("a version");
+        put(&files, "large.bin", noise(60 + attempt, LONG as usize));
+        when_more_is_stored(&mut core, || false, Core::restart);
+        let was_cut = core.newest("data") == Some(newest);
+        eventually("the version", || core.newest("data").filter(|&number| number > newest));
+        assert_same(&files, &core.export("data").path().join("out"));
+        if was_cut {
+            return;
+        }
+    }
+    panic!("no kill came while something was being sent");
 }
 
 #[test]

@@ -139,6 +139,12 @@ impl Core {
         self.begin();
     }
 
+    /// Bytes in its packs.
+    pub(crate) fn stored(&self) -> u64 {
+        let packs = fs::read_dir(self.data().join("packs")).expect("listed");
+        packs.map(|pack| pack.expect("a pack").metadata().map_or(0, |metadata| metadata.len())).sum()
+    }
+
     pub(crate) fn address(&self) -> String {
         fs::read_to_string(self.data().join("address")).expect("read").trim().to_owned()
     }

@@ -303,17 +303,12 @@ impl<'o> Walk<'o> {
         while let Some(entry) = listing.next() {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
-            let file_type = entry.file_type();
             if matches!(name, b"." | b"..") {
                 continue;
             }
-            if !rules.is_empty() {
-                path.truncate(self.prefix.len());
-                path.extend_from_slice(name);
-                if rules.ignores(&path, file_type == FileType::Directory) {
-                    continue;
-                }
-            }
+            path.truncate(self.prefix.len());
+            path.extend_from_slice(name);
+            let Some(file_type) = admitted(&rules, folder, &path, name, entry.file_type()) else { continue };
             match file_type {
                 FileType::RegularFile | FileType::Directory | FileType::Symlink | FileType::Unknown => {
                     let (Ok(start), Ok(length)) = (u32::try_from(names.arena.len()), u8::try_from(name.len())) else {
@@ -349,5 +344,48 @@ impl<'o> Walk<'o> {
         for path in complaints {
             self.note(path, SkipReason::BadRule);
         }
+    }
+}
+
+/// What the listing says a name is, unless rules ignore it. Some file systems do not say it; where rules have to know, it is
+/// looked up.
+fn admitted(rules: &Rules, folder: &OwnedFd, path: &[u8], name: &[u8], listed: FileType) -> Option<FileType> {
+    if rules.is_empty() {
+        return Some(listed);
+    }
+    let file_type = match listed {
+        FileType::Unknown => rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode)),
+        known => known,
+    };
+    (!rules.ignores(path, file_type == FileType::Directory)).then_some(file_type)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_for_folders_holds_where_the_listing_does_not_say_what_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("build")).unwrap();
+        std::fs::create_dir(folder.path().join("source")).unwrap();
+        std::fs::write(folder.path().join("file"), "x").unwrap();
+        let root = beneath::root(folder.path()).unwrap();
+        let rules = Rules::configured(&["build/".to_owned(), "file/".to_owned()], &mut Vec::new());
+        let check = |name: &str, wanted: Option<FileType>| {
+            let name = name.as_bytes();
+            assert_eq!(admitted(&rules, &root, name, name, FileType::Unknown), wanted, "{name:?}");
+        };
+        check("build", None);
+        check("source", Some(FileType::Directory));
+        check("file", Some(FileType::RegularFile));
+        check("gone", Some(FileType::Unknown));
+        assert_eq!(admitted(&rules, &root, b"build", b"build", FileType::Directory), None);
+        assert_eq!(
+            admitted(&Rules::default(), &root, b"build", b"build", FileType::Unknown),
+            Some(FileType::Unknown),
+            "without rules nothing is looked up"
+        );
     }
 }

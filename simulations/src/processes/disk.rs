@@ -1,10 +1,11 @@
 //! A disk that is full soon: a file system in memory, most of it taken by a file that can go.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
+
+use super::say_skipped;
 
 /// A mounted file system of a given size; unmounted on drop.
 #[derive(Debug)]
@@ -16,8 +17,6 @@ pub struct SmallDisk {
 const BALLAST: &str = "can-go";
 /// Set in a test that runs itself again with a name space of its own.
 const INSIDE_VARIABLE: &str = "HEADWATER_TEST_INSIDE";
-/// Names a file that gets a line for each test that could not test what it is for.
-const SKIPPED_VARIABLE: &str = "HEADWATER_TEST_SKIPPED";
 
 impl SmallDisk {
     /// Whether the test `name` was run elsewhere and has passed: who is not root runs it again as root of a user name space
@@ -81,18 +80,6 @@ impl SmallDisk {
     /// Frees space, as an operator does.
     pub fn make_room(&self) {
         std::fs::remove_file(self.path().join(BALLAST)).expect("room is made once");
-    }
-}
-
-/// Says what could not be tested, where the test command finds it: output of a test that passes is shown to nobody.
-#[allow(clippy::print_stderr, reason = "a test that can't check something must say so")]
-fn say_skipped(reason: &str) {
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    let line = format!("{test}: {}\n", reason.replace('\n', " "));
-    eprint!("SKIPPED {line}");
-    if let Some(path) = std::env::var_os(SKIPPED_VARIABLE) {
-        let file = std::fs::File::options().create(true).append(true).open(path);
-        file.and_then(|mut file| file.write_all(line.as_bytes())).expect("the list of skipped tests takes a line");
     }
 }
 

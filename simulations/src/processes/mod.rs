@@ -15,6 +15,7 @@ pub mod hostile;
 mod programs;
 mod relay;
 mod said;
+mod skipped;
 
 pub use agent::AgentProcess;
 pub use core::{CoreProcess, Rights};
@@ -23,11 +24,12 @@ pub use disk::SmallDisk;
 pub use programs::{Program, program};
 pub use relay::Relay;
 pub use said::{Said, run};
+pub use skipped::say_skipped;
 
 use std::time::{Duration, Instant};
 
-/// Longest that anything may take before a test gives it up.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+/// Longest that anything may take before a test gives it up: longer than the programs themselves wait for each other.
+pub const PATIENCE: Duration = Duration::from_mins(2);
 /// Time between two looks at something that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 

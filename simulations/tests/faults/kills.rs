@@ -5,7 +5,7 @@ use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use simulations::processes::folder::{self, Dice};
-use simulations::processes::{AgentProcess, CoreProcess};
+use simulations::processes::{AgentProcess, CoreProcess, wait_for};
 
 use crate::DATASET;
 
@@ -64,7 +64,7 @@ fn sigkill_at_random_moments() {
     publisher.spawn();
     subscriber.spawn();
 
-    let mut acknowledged = 0;
+    let (mut acknowledged, mut compared) = (0, 0);
     for round in 0..KILLS {
         stir(&source, &mut dice, round);
         std::thread::sleep(Duration::from_millis(dice.below(PAUSE_MAX_MS)));
@@ -92,6 +92,7 @@ fn sigkill_at_random_moments() {
         // Whatever is in force at the subscriber is some version as a whole.
         if round % 6 == 5 && copy.exists() {
             check_visible_version(&core, &copy);
+            compared += 1;
         }
     }
     publisher.kill();
@@ -114,6 +115,7 @@ fn sigkill_at_random_moments() {
         assert!(!agent.log().contains("panicked"), "{}", agent.log());
         assert!(!agent.log().contains("error["), "a start failed:\n{}", agent.log());
     }
+    assert!(compared > 0, "nothing was visible at the subscriber between the kills");
     assert!(newest_committed(&core) > 3, "hardly anything happened between the kills");
 }
 
@@ -134,13 +136,12 @@ fn newest_committed(core: &CoreProcess) -> u64 {
 /// The folder behind `current` must be exactly the version of its number.
 #[track_caller]
 fn check_visible_version(core: &CoreProcess, copy: &std::path::Path) {
-    let target = fs::canonicalize(copy).expect("current leads somewhere");
-    let number = target.file_name().expect("a number").to_str().expect("a number").to_owned();
-    let visible = folder::listing(&target);
-    if fs::canonicalize(copy).ok() != Some(target) {
-        // It went on while it was read, and what was read may be gone in part.
-        return;
-    }
+    let (number, visible) = wait_for("a version that stays in force while it is read", || {
+        let target = fs::canonicalize(copy).expect("current leads somewhere");
+        let number = target.file_name().expect("a number").to_str().expect("a number").to_owned();
+        let visible = folder::listing(&target);
+        (fs::canonicalize(copy).ok() == Some(target)).then_some((number, visible))
+    });
     let exported = core.export(&format!("{DATASET}@{number}"));
     folder::assert_listings(
         &visible,

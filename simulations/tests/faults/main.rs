@@ -11,11 +11,13 @@ mod joining;
 mod kills;
 mod local;
 mod manifests;
+mod publishing;
 mod rights;
 mod sessions;
 mod setup;
 mod subscribing;
 mod upkeep;
+mod watching;
 mod writers;
 
 use std::path::PathBuf;

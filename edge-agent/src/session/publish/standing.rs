@@ -7,11 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use headwater_host::error::{CodedError, codes};
-use headwater_protocol::codec::decode_stored;
-use headwater_protocol::commit::CommitRecord;
-use headwater_protocol::id::{ChunkId, VersionId};
+use headwater_protocol::id::ChunkId;
 use headwater_protocol::manifest::Manifest;
-use headwater_protocol::page::Page;
 use headwater_protocol::record::ChunkRef;
 use headwater_protocol::sync::Presence;
 use headwater_protocol::tree::Tree;
@@ -26,9 +23,8 @@ use super::index::ChunkIndexer;
 use super::keep::recovering_key;
 use crate::agent::Agent;
 use crate::blocking::blocking;
-use crate::catalog::{
-    Catalog, CatalogError, DatasetPages, DatasetRow, EventLevel, VersionRow, VersionState, refers_to_pages,
-};
+use crate::catalog::{Catalog, CatalogError, DatasetPages, DatasetRow, EventLevel, VersionRow, VersionState};
+use crate::session::incoming::{checked, keep_pages};
 use crate::session::link::Link;
 use crate::storage::deletions;
 use crate::storage::free::note_deletions;
@@ -72,7 +68,7 @@ pub async fn adopt(agent: &Agent, link: &Link, row: &DatasetRow, head: &Followin
     let adopter = Adopter(Arc::new(AdopterInner {
         catalog: Arc::clone(&catalog),
         row: row.clone(),
-        version: head.version,
+        wanted: head.clone(),
         authority: device.identity.authority().clone(),
         indexer: Mutex::new(Some(indexer)),
     }));
@@ -101,44 +97,28 @@ struct Adopter(Arc<AdopterInner>);
 struct AdopterInner {
     catalog: Arc<Catalog>,
     row: DatasetRow,
-    version: VersionId,
+    wanted: Following,
     authority: Certificate,
     indexer: Mutex<Option<ChunkIndexer>>,
 }
 
 impl AdopterInner {
     fn store(&self, batch: &[IncomingItem]) -> Result<(), CatalogError> {
-        let mut pages = Vec::with_capacity(batch.len());
         let mut indexer = self.indexer.lock().unwrap_or_else(PoisonError::into_inner);
-        for item in batch.iter().filter(|item| item.is_page) {
-            let Ok(page) = Page::decode(&item.plain) else { continue };
-            pages.push((item.id, refers_to_pages(&page), item.plain.to_vec()));
+        let pages = batch.iter().filter(|item| item.is_page).map(|item| (item.id, &*item.plain));
+        keep_pages(&self.catalog, &self.row, pages, |id, page| {
             if let Some(indexer) = indexer.as_mut() {
-                indexer.page(item.id, &page);
+                indexer.page(id, page);
             }
-        }
-        self.catalog.put_pages(self.row.id, &pages)?;
+        })?;
         indexer.as_mut().map_or(Ok(()), ChunkIndexer::write_full)
     }
 
-    fn commit(&self, manifest: &[u8], commit: &[u8]) -> Result<(), CodedError> {
-        let bad = |reason: String| CodedError::new(&codes::UNSAFE_MANIFEST, reason);
-        let record: CommitRecord = decode_stored(commit).map_err(|error| bad(error.to_string()))?;
-        record.verify_offline(&self.authority).map_err(|error| bad(error.to_string()))?;
-        if record.dataset != self.row.name || record.version != self.version {
-            return Err(bad(format!("the core gave version {} of `{}`", record.number, record.dataset)));
-        }
+    fn commit(&self, offer: &IncomingOffer, manifest: &Manifest) -> Result<(), CodedError> {
+        let version = checked(&self.catalog, &self.row, &self.wanted, &self.authority, (offer, manifest))?;
         if let Some(indexer) = self.indexer.lock().unwrap_or_else(PoisonError::into_inner).take() {
             indexer.finish()?;
         }
-        let version = VersionRow {
-            number: record.number,
-            version: self.version,
-            state: VersionState::Committed,
-            manifest: manifest.to_vec(),
-            record: commit.to_vec(),
-            receipt: Vec::new(),
-        };
         self.catalog.put_meta(&recovering_key(self.row.id), b"1")?;
         self.catalog.forget_versions(self.row.id)?;
         self.catalog.commit_version(self.row.id, &version, 1)?;
@@ -186,12 +166,11 @@ impl Destination for Adopter {
     fn commit<'a>(
         &'a self,
         offer: &'a IncomingOffer,
-        _manifest: &'a Manifest,
+        manifest: &'a Manifest,
     ) -> BoxFuture<'a, Result<Committed, Refusal>> {
-        let inner = Arc::clone(&self.0);
-        let (manifest, commit) = (offer.manifest.clone(), offer.commit.clone());
+        let (inner, offer, manifest) = (Arc::clone(&self.0), offer.clone(), manifest.clone());
         Box::pin(async move {
-            let committed = work::spawn_blocking(move || inner.commit(&manifest, &commit)).await;
+            let committed = work::spawn_blocking(move || inner.commit(&offer, &manifest)).await;
             match committed {
                 Ok(Ok(())) => Ok(Committed::default()),
                 Ok(Err(error)) => Err(error.refusal()),

@@ -8,21 +8,18 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use headwater_host::error::{CodedError, codes};
 use headwater_host::materialise::{ChunkProvider, ProviderError, is_complete};
-use headwater_protocol::codec::decode_stored;
-use headwater_protocol::commit::CommitRecord;
-use headwater_protocol::id::{ChunkId, VersionId};
+use headwater_protocol::id::ChunkId;
 use headwater_protocol::manifest::Manifest;
-use headwater_protocol::page::Page;
 use headwater_protocol::record::ChunkRef;
 use headwater_protocol::sync::Presence;
-use headwater_protocol::tree::{Tree, verify_shape};
 use headwater_protocol::trust::Certificate;
-use headwater_protocol::wire::{DeltaSource, Refusal};
+use headwater_protocol::wire::{DeltaSource, Following, Refusal};
 use headwater_quic::transfer::{Committed, Destination, DestinationError, HeldPage, IncomingItem, IncomingOffer};
 use headwater_quic::work;
 
 use crate::agent::Agent;
-use crate::catalog::{Catalog, CatalogError, DatasetPages, DatasetRow, VersionRow, VersionState, refers_to_pages};
+use crate::catalog::{Catalog, CatalogError, DatasetRow};
+use crate::session::incoming::{checked, keep_pages};
 use crate::session::publish::index_version;
 use crate::storage::holdings::Holdings;
 use crate::storage::staging::{Staging, StagingError};
@@ -35,8 +32,7 @@ struct Inner {
     agent: Arc<Agent>,
     catalog: Arc<Catalog>,
     row: DatasetRow,
-    version: VersionId,
-    number: u64,
+    wanted: Following,
     authority: Certificate,
     staging: Staging,
     holdings: Holdings,
@@ -49,12 +45,12 @@ struct Inner {
 }
 
 impl SubscribeDestination {
-    /// Takes version `number` of a dataset. With `distrust` no file is believed to hold a chunk before it was read.
+    /// Takes the wanted version of a dataset. With `distrust` no file is believed to hold a chunk before it was read.
     pub(super) fn new(
         agent: Arc<Agent>,
         catalog: Arc<Catalog>,
         row: DatasetRow,
-        (number, version): (u64, VersionId),
+        wanted: Following,
         authority: Certificate,
         distrust: bool,
     ) -> Result<Self, StagingError> {
@@ -63,21 +59,9 @@ impl SubscribeDestination {
             Some(committed) if !distrust => catalog.reachable_pages(row.id, &committed)?,
             _ => HashSet::new(),
         };
-        let is_written = is_complete(&row.folder, number, version);
+        let is_written = is_complete(&row.folder, wanted.number, wanted.version);
         let holdings = Holdings::new(Arc::clone(&agent), Arc::clone(&catalog));
-        let inner = Inner {
-            agent,
-            catalog,
-            row,
-            version,
-            number,
-            authority,
-            staging,
-            holdings,
-            complete,
-            distrust,
-            is_written,
-        };
+        let inner = Inner { agent, catalog, row, wanted, authority, staging, holdings, complete, distrust, is_written };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -115,17 +99,8 @@ impl Inner {
     /// A page that another dataset of this device has is kept for this one too.
     fn page_of_another(&self, id: &ChunkId) -> Result<Option<Vec<u8>>, CatalogError> {
         let Some(bytes) = self.catalog.page_of_any(id, |row| self.agent.has(row))? else { return Ok(None) };
-        self.keep_pages(&[(*id, bytes.clone().into())])?;
+        keep_pages(&self.catalog, &self.row, [(*id, &*bytes)].into_iter(), |_, _| {})?;
         Ok(Some(bytes))
-    }
-
-    fn keep_pages(&self, pages: &[(ChunkId, Bytes)]) -> Result<(), CatalogError> {
-        let mut rows = Vec::with_capacity(pages.len());
-        for (id, bytes) in pages {
-            let page = Page::decode(bytes).map_err(|error| CatalogError::damaged(error.to_string()))?;
-            rows.push((*id, refers_to_pages(&page), bytes.to_vec()));
-        }
-        self.catalog.put_pages(self.row.id, &rows)
     }
 
     fn presence(&self, chunk: &ChunkRef) -> Result<Presence, DestinationError> {
@@ -163,8 +138,8 @@ impl Inner {
     fn store(&self, batch: Vec<IncomingItem>) -> Result<(), DestinationError> {
         let (pages, chunks): (Vec<_>, Vec<_>) = batch.into_iter().partition(|item| item.is_page);
         if !pages.is_empty() {
-            let pages: Vec<_> = pages.into_iter().map(|item| (item.id, item.plain)).collect();
-            self.keep_pages(&pages).map_err(catalog_error)?;
+            let pages = pages.iter().map(|item| (item.id, &*item.plain));
+            keep_pages(&self.catalog, &self.row, pages, |_, _| {}).map_err(catalog_error)?;
         }
         if !chunks.is_empty() {
             let chunks: Vec<_> = chunks.into_iter().map(|item| (item.id, item.plain)).collect();
@@ -175,29 +150,11 @@ impl Inner {
 
     /// Checks that this is what was asked for, by the author's and the core's word, and that its tree can be.
     fn commit(&self, offer: &IncomingOffer, manifest: &Manifest) -> Result<(), CodedError> {
-        let bad = |reason: String| CodedError::new(&codes::UNSAFE_MANIFEST, reason);
-        let record: CommitRecord = decode_stored(&offer.commit).map_err(|error| bad(error.to_string()))?;
-        record.verify_offline(&self.authority).map_err(|error| bad(error.to_string()))?;
-        if record.dataset != self.row.name || record.version != self.version || record.number != self.number {
-            return Err(bad(format!("the core gave version {} of `{}`", record.number, record.dataset)));
-        }
-        let pages = DatasetPages::new(Arc::clone(&self.catalog), self.row.id);
-        let before = self.catalog.committed(self.row.id)?;
-        let before = before.as_ref().map(VersionRow::decode_manifest).transpose()?;
-        let verified = before.as_ref().map(|before| Tree::new(before, &pages));
-        verify_shape(Tree::new(manifest, &pages), verified).map_err(|error| bad(error.to_string()))?;
-        if self.catalog.version(self.row.id, &self.version)?.is_some() {
+        let version = checked(&self.catalog, &self.row, &self.wanted, &self.authority, (offer, manifest))?;
+        if self.catalog.version(self.row.id, &version.version)?.is_some() {
             // It comes once more, because files of it proved damaged or a transfer was cut.
             return Ok(());
         }
-        let version = VersionRow {
-            number: record.number,
-            version: self.version,
-            state: VersionState::Offered,
-            manifest: offer.manifest.to_vec(),
-            record: offer.commit.to_vec(),
-            receipt: Vec::new(),
-        };
         self.catalog.put_version(self.row.id, &version)?;
         Ok(())
     }

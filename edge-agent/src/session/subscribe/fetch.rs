@@ -119,10 +119,9 @@ async fn destination(
     distrust: bool,
 ) -> Result<SubscribeDestination, CodedError> {
     let authority = agent.joined()?.identity.authority().clone();
-    let (agent, catalog, row, at) =
-        (Arc::clone(agent), Arc::clone(catalog), row.clone(), (newest.number, newest.version));
+    let (agent, catalog, row, wanted) = (Arc::clone(agent), Arc::clone(catalog), row.clone(), newest.clone());
     blocking(move || {
-        SubscribeDestination::new(agent, catalog, row, at, authority, distrust).map_err(|error| staging(&error))
+        SubscribeDestination::new(agent, catalog, row, wanted, authority, distrust).map_err(|error| staging(&error))
     })
     .await
 }

@@ -23,6 +23,8 @@ const STREAM_BYTES_MAX: usize = 16 << 20;
 pub struct Conduct {
     /// Versions that it has for subscribers, by dataset.
     pub versions: HashMap<String, Forgery>,
+    /// What it says are the newest versions of devices' own datasets.
+    pub heads: Vec<Following>,
     /// Names that subscribers follow, and datasets that it claims to stand behind them, with versions that are nowhere.
     pub foreign: Vec<(String, String)>,
     /// Datasets and versions that it asks devices for at the start of each session.
@@ -140,7 +142,13 @@ impl Session {
         let items = tokio::spawn(listen_to_items(connection.clone(), Arc::clone(&self.heard)));
         let mut wire = Wire::new(connection, streams);
         let mut kept = 0;
-        while let Heard::Message(message) = wire.hear().await {
+        loop {
+            let message = match wire.hear().await {
+                Heard::Message(message) => message,
+                // A device may have nothing to say for long.
+                Heard::Silence => continue,
+                Heard::Closed(..) | Heard::Ended => break,
+            };
             self.note(|heard| {
                 heard.bytes.extend_from_slice(&wire.transcript[kept..]);
                 heard.messages.push(format!("{message:?}"));
@@ -158,7 +166,9 @@ impl Session {
     async fn apply(&mut self, wire: &mut Wire, message: Message) {
         match message {
             Message::Hello(hello) => self.welcome(wire, hello).await,
-            Message::Heads { question, .. } => wire.say(&Message::HeadsAre { question, heads: Vec::new() }).await,
+            Message::Heads { question, .. } => {
+                wire.say(&Message::HeadsAre { question, heads: self.conduct.heads.clone() }).await
+            }
             Message::Follow { question, names } => {
                 let followed = |dataset: &str| {
                     let dataset = DatasetName::new(dataset).ok();
