@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use headwater_protocol::id::VersionId;
 use headwater_protocol::manifest::Manifest;
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::marks::freed_since_key;
 use super::{Catalog, CatalogError, sum_of};
@@ -196,25 +196,7 @@ impl Catalog {
     /// Keeps a version, replacing what was known of it.
     pub fn put_version(&self, dataset: DatasetId, version: &VersionRow) -> Result<(), CatalogError> {
         let failed = |source| CatalogError::sql("keep a version", source);
-        self.lock()
-            .prepare_cached(
-                "INSERT OR REPLACE INTO versions (dataset, number, version, state, manifest, record, receipt, sum)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            )
-            .and_then(|mut statement| {
-                statement.execute(params![
-                    dataset.0,
-                    version.number as i64,
-                    version.version.as_bytes().as_slice(),
-                    version.state.number(),
-                    version.manifest,
-                    version.record,
-                    version.receipt,
-                    version.sum(dataset).as_slice(),
-                ])
-            })
-            .map_err(failed)?;
-        Ok(())
+        put_row(&self.lock(), dataset, version).map_err(failed)
     }
 
     /// The version with this id.
@@ -283,22 +265,7 @@ impl Catalog {
             )
             .map_err(failed)?;
         let committed = VersionRow { state: VersionState::Committed, ..version.clone() };
-        transaction
-            .execute(
-                "INSERT INTO versions (dataset, number, version, state, manifest, record, receipt, sum)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-                params![
-                    dataset.0,
-                    committed.number as i64,
-                    committed.version.as_bytes().as_slice(),
-                    committed.state.number(),
-                    committed.manifest,
-                    committed.record,
-                    committed.receipt,
-                    committed.sum(dataset).as_slice(),
-                ],
-            )
-            .map_err(failed)?;
+        put_row(&transaction, dataset, &committed).map_err(failed)?;
         transaction
             .execute(
                 "DELETE FROM versions WHERE dataset = ?1 AND state = 2 AND id NOT IN
@@ -355,6 +322,25 @@ impl Catalog {
         transaction.execute("DELETE FROM meta WHERE name = ?1", [freed_since_key(dataset)]).map_err(failed)?;
         transaction.commit().map_err(failed)
     }
+}
+
+fn put_row(connection: &Connection, dataset: DatasetId, version: &VersionRow) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO versions (dataset, number, version, state, manifest, record, receipt, sum)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            dataset.0,
+            version.number as i64,
+            version.version.as_bytes().as_slice(),
+            version.state.number(),
+            version.manifest,
+            version.record,
+            version.receipt,
+            version.sum(dataset).as_slice(),
+        ])
+        .map(|_| ())
 }
 
 fn dataset_row(row: &Row<'_>) -> Result<DatasetRow, CatalogError> {

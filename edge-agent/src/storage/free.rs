@@ -4,11 +4,12 @@
 //! leave later versions too.
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use headwater_host::error::{CodedError, codes};
+use headwater_host::scan::Stamp;
 use headwater_protocol::codec::decode_stored;
 use headwater_protocol::commit::{CommitRecord, Receipt};
 use headwater_protocol::id::ChunkId;
@@ -128,20 +129,8 @@ struct Freeing<'a> {
     row: &'a DatasetRow,
     tree: Tree<'a>,
     /// Files that were read and are what the core has, with the stamp at that time.
-    batch: Vec<(Vec<u8>, PathBuf, FileStamp)>,
+    batch: Vec<(Vec<u8>, PathBuf, Stamp)>,
     report: FreeReport,
-}
-
-#[derive(PartialEq, Eq)]
-struct FileStamp(u64, u64, i64, i64, i64, i64);
-
-impl FileStamp {
-    fn of(path: &Path) -> Option<Self> {
-        let found = path.symlink_metadata().ok()?;
-        let stamp =
-            Self(found.ino(), found.size(), found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec());
-        found.is_file().then_some(stamp)
-    }
 }
 
 impl Freeing<'_> {
@@ -165,7 +154,7 @@ impl Freeing<'_> {
     fn one(&mut self, record: &RecordAt) -> Result<(), CodedError> {
         let Some(path) = local_path(&self.row.folder, &record.path) else { return Ok(()) };
         // What is not here is freed already, or was deleted.
-        let Some(before) = FileStamp::of(&path) else { return Ok(()) };
+        let Some(before) = Stamp::of_file(&path) else { return Ok(()) };
         match self.holds(&path, record) {
             Ok(true) => {
                 self.batch.push((record.path.clone(), path, before));
@@ -216,10 +205,10 @@ impl Freeing<'_> {
         let mut stayed = Vec::new();
         for (path, local, before) in batch {
             // Somebody may have written to it since it was read.
-            let removed = FileStamp::of(&local).as_ref() == Some(&before) && fs::remove_file(&local).is_ok();
+            let removed = Stamp::of_file(&local) == Some(before) && fs::remove_file(&local).is_ok();
             if removed {
                 self.report.files += 1;
-                self.report.bytes += before.1;
+                self.report.bytes += before.size;
             } else {
                 stayed.push(path);
             }

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-pub use units::{HumanBytes, HumanDuration, HumanRate, ParseUnitError};
+pub use units::{HumanBytes, HumanDuration, ParseUnitError};
 
 use crate::error::{CodedError, codes};
 

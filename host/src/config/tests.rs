@@ -20,7 +20,7 @@ struct Sample {
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Link {
-    rate: Option<HumanRate>,
+    rate: Option<HumanBytes>,
     window: HumanBytes,
 }
 
@@ -74,10 +74,10 @@ fn complaints(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
 fn later_sources_win() {
     let text = "listen = '1.1.1.1:1'\nrescan = '5m'\nlabels = { site = 'x' }\n[link]\nwindow = '4MiB'\n";
     let sample =
-        load(text, &[("HW_LINK__RATE", "2Mbit/s"), ("HW_KEEP", "7"), ("HW_DATA", "/x"), ("OTHER", "1")]).unwrap();
+        load(text, &[("HW_LINK__RATE", "250kB"), ("HW_KEEP", "7"), ("HW_DATA", "/x"), ("OTHER", "1")]).unwrap();
     assert_eq!(sample.listen, "1.1.1.1:1");
     assert_eq!(sample.rescan.0.as_secs(), 300);
-    assert_eq!((sample.link.rate, sample.link.window), (Some(HumanRate(250_000)), HumanBytes(4 << 20)));
+    assert_eq!((sample.link.rate, sample.link.window), (Some(HumanBytes(250_000)), HumanBytes(4 << 20)));
     assert_eq!(sample.keep, 7);
     let flagged: Sample = ConfigSources::new().flag("link.window", "1MiB").flag("keep", 9).load().unwrap();
     assert_eq!((flagged.link.window, flagged.keep), (HumanBytes(1 << 20), 9));

@@ -23,10 +23,6 @@ pub struct HumanDuration(pub Duration);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HumanBytes(pub u64);
 
-/// Bytes per second: `256kbit/s`, `2Mbit/s`, `10MB/s`, `1MiB/s`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HumanRate(pub u64);
-
 const DURATION_UNITS_MS: [(&str, u64); 6] =
     [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000), ("w", 604_800_000)];
 
@@ -47,8 +43,6 @@ const BYTE_UNITS: [(&str, u64); 15] = [
     ("ki", 1 << 10),
     ("mi", 1 << 20),
 ];
-
-const BIT_UNITS: [(&str, u64); 4] = [("bit", 1), ("kbit", 1000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)];
 
 impl FromStr for HumanDuration {
     type Err = ParseUnitError;
@@ -121,37 +115,6 @@ impl fmt::Display for HumanBytes {
     }
 }
 
-impl FromStr for HumanRate {
-    type Err = ParseUnitError;
-
-    fn from_str(text: &str) -> Result<Self, ParseUnitError> {
-        let amount = text.trim().strip_suffix("/s").unwrap_or(text.trim());
-        scaled(amount, &BIT_UNITS)
-            .filter(|_| amount.to_ascii_lowercase().ends_with("bit"))
-            .map(|bits| bits / 8)
-            .or_else(|| scaled(amount, &BYTE_UNITS))
-            .map(Self)
-            .ok_or_else(|| ParseUnitError {
-                text: text.to_owned(),
-                what: "rate",
-                example: "`2Mbit/s`, `256kbit/s` or `10MB/s`",
-            })
-    }
-}
-
-impl fmt::Display for HumanRate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bits = self.0.saturating_mul(8);
-        for (unit, factor) in BIT_UNITS.iter().rev() {
-            if bits >= *factor && bits.is_multiple_of(*factor) {
-                let unit = unit.replace('m', "M").replace('g', "G");
-                return write!(f, "{}{unit}/s", bits / factor);
-            }
-        }
-        write!(f, "{bits}bit/s")
-    }
-}
-
 /// A number with an optional fraction of at most six digits, times its unit; exact.
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();
@@ -209,7 +172,6 @@ macro_rules! human_serde {
 human_serde!(HumanDuration, "a span of time such as \"30s\" or \"5m\"", |number| (number == 0)
     .then(HumanDuration::default));
 human_serde!(HumanBytes, "a size such as \"64MiB\"", |number| Some(HumanBytes(number)));
-human_serde!(HumanRate, "a rate such as \"2Mbit/s\"", |number| (number == 0).then(HumanRate::default));
 
 #[cfg(test)]
 mod tests {
@@ -222,9 +184,6 @@ mod tests {
         }
         for (text, bytes) in [("64MiB", 64 << 20), ("4096", 4096), ("1.5GiB", 3 << 29), ("10 GB", 10_000_000_000)] {
             assert_eq!(text.parse(), Ok(HumanBytes(bytes)), "{text}");
-        }
-        for (text, rate) in [("256kbit/s", 32_000), ("2Mbit/s", 250_000), ("10MB/s", 10_000_000), ("1MiB", 1 << 20)] {
-            assert_eq!(text.parse(), Ok(HumanRate(rate)), "{text}");
         }
         for bad in ["", "5", "m", "5 parsecs", "-1s", "99999999999999999999s"] {
             assert!(bad.parse::<HumanDuration>().is_err(), "{bad:?}");
@@ -242,6 +201,5 @@ mod tests {
         for text in ["64MiB", "1.5GiB", "17B"] {
             assert_eq!(text.parse::<HumanBytes>().unwrap().to_string(), text);
         }
-        assert_eq!("2Mbit/s".parse::<HumanRate>().unwrap().to_string(), "2Mbit/s");
     }
 }

@@ -1,6 +1,8 @@
 //! A file's stamp: what its metadata said when it was read. As long as it says the same, the file is not read again.
 
-use rustix::fs::Stat;
+use std::path::Path;
+
+use rustix::fs::{FileType, Stat};
 
 /// Bytes of an encoded stamp.
 pub const STAMP_BYTES: usize = 40;
@@ -34,6 +36,12 @@ impl Stamp {
             inode: stat.st_ino,
             mode: stat.st_mode & 0o7777,
         }
+    }
+
+    /// The stamp of a regular file; none of anything else, and of what can't be looked at.
+    pub fn of_file(path: &Path) -> Option<Self> {
+        let stat = rustix::fs::lstat(path).ok()?;
+        (FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile).then(|| Self::of(&stat))
     }
 
     /// Whether it is [`Self::NONE`].

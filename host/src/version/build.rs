@@ -1,12 +1,12 @@
 //! Building the next version of a folder.
 
 use std::cell::RefCell;
-use std::io::Read;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use bytes::Bytes;
-use headwater_protocol::chunking::{ChunkerParams, GroupingParams};
+use headwater_protocol::chunking::{CHUNK_BYTES_MAX, ChunkerParams, GroupingParams};
 use headwater_protocol::id::{ChunkId, VersionId};
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::path::RelPath;
@@ -180,7 +180,7 @@ pub fn build(
             None => Ok(None),
             Some(first) => {
                 let mut sink = StampingSink::new(pages, &book, old);
-                let mut shared = FolderShared { root: root.as_fd(), chunks };
+                let mut shared = FolderShared { root: Root::Borrowed(root.as_fd()), chunks };
                 let builder = TreeBuilder::new(chunker, grouping, &mut sink, &mut shared)?;
                 edit(old, std::iter::once(first).chain(&mut merge), builder).map(Some)
             }
@@ -212,19 +212,39 @@ pub fn build(
 }
 
 /// Small files' bytes from the folder, for shared chunks that lose or gain a neighbour.
-struct FolderShared<'a> {
-    root: BorrowedFd<'a>,
+pub struct FolderShared<'a> {
+    root: Root<'a>,
     chunks: &'a dyn ChunkSink,
+}
+
+enum Root<'a> {
+    Borrowed(BorrowedFd<'a>),
+    Own(OwnedFd),
+}
+
+impl<'a> FolderShared<'a> {
+    /// The files of `folder`; the chunks that are put together go to `chunks`.
+    pub fn open(folder: &Path, chunks: &'a dyn ChunkSink) -> io::Result<Self> {
+        Ok(Self { root: Root::Own(beneath::root(folder)?), chunks })
+    }
+
+    /// The bytes of a small file, if they are still these.
+    pub fn small(&self, path: &[u8], hash: &ChunkId) -> Option<Bytes> {
+        let root = match &self.root {
+            Root::Borrowed(root) => *root,
+            Root::Own(root) => root.as_fd(),
+        };
+        let file = beneath::open_file(root, path).ok()?;
+        let mut bytes = Vec::new();
+        file.take(u64::from(CHUNK_BYTES_MAX)).read_to_end(&mut bytes).ok()?;
+        (ChunkId::of(&bytes) == *hash).then(|| Bytes::from(bytes))
+    }
 }
 
 impl SharedSink for FolderShared<'_> {
     fn read_small(&mut self, path: &RelPath, hash: &ChunkId) -> Result<Option<Bytes>, SinkError> {
-        // Whatever stands in the way, the file's earlier stretch serves as well.
-        let Ok(file) = beneath::open_file(self.root, path.as_bytes()) else { return Ok(None) };
-        let mut bytes = Vec::new();
-        let limit = u64::from(headwater_protocol::chunking::CHUNK_BYTES_MAX);
-        let read = file.take(limit).read_to_end(&mut bytes);
-        Ok((read.is_ok() && ChunkId::of(&bytes) == *hash).then(|| Bytes::from(bytes)))
+        // Whatever stands in the way, the file's earlier stretch serves as well, or proves unavailable in its turn.
+        Ok(self.small(path.as_bytes(), hash))
     }
 
     fn put_shared(&mut self, chunk: ChunkRef, bytes: &[u8]) -> Result<(), SinkError> {

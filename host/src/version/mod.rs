@@ -16,7 +16,9 @@ mod streams;
 mod tests;
 
 pub(crate) use build::is_disk_full;
-pub use build::{BuildContext, BuildOptions, BuildVersionError, BuiltVersion, ChunkSink, Earlier, NoChunks, build};
+pub use build::{
+    BuildContext, BuildOptions, BuildVersionError, BuiltVersion, ChunkSink, Earlier, FolderShared, NoChunks, build,
+};
 pub use guard::{Standing, StandingError, Suspicion, standing};
 pub use local::{LocalChunks, LocalError};
 pub use report::{BuildReport, Deferred, DeferredReason, NOTES_MAX, Progress};

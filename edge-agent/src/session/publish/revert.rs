@@ -3,24 +3,17 @@
 //! waits for no file.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use headwater_host::error::{CodedError, codes};
 use headwater_host::scan::Stamp;
-use headwater_protocol::chunking::CHUNK_BYTES_MAX;
+use headwater_host::version::{FolderShared, NoChunks};
 use headwater_protocol::id::ChunkId;
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::page::{LeafPage, Page};
 use headwater_protocol::path::RelPath;
-use headwater_protocol::record::{ChunkRef, Content, FileRecord};
-use headwater_protocol::tree::{
-    BuildEntry, Edit, PageSink, SharedSink, SinkError, Tree, TreeBuilder, TreeError, Within, edit,
-};
+use headwater_protocol::record::{Content, FileRecord};
+use headwater_protocol::tree::{BuildEntry, Edit, PageSink, SinkError, Tree, TreeBuilder, TreeError, Within, edit};
 use headwater_quic::transfer::UnavailableChunk;
 
 use super::build::{CatalogSink, is_hollow};
@@ -48,7 +41,10 @@ pub(super) fn revert(
     let pages = DatasetPages::new(Arc::clone(catalog), row.id);
     let manifest = version.decode_manifest()?;
     let tree = Tree::new(&manifest, &pages);
-    let bad = bad_files(&tree, &row.folder, unavailable).map_err(|error| unreadable(&error))?;
+    let mut shared = FolderShared::open(&row.folder, &NoChunks).map_err(|error| {
+        CodedError::io(&codes::FOLDER_MISSING, format!("`{}` can't be opened", row.folder.display()), error)
+    })?;
+    let bad = bad_files(&tree, &shared, unavailable).map_err(|error| unreadable(&error))?;
     if bad.is_empty() {
         return Ok(Vec::new());
     }
@@ -73,7 +69,6 @@ pub(super) fn revert(
         bad: &bad,
         stamps: Vec::new(),
     };
-    let mut shared = FolderFiles(&row.folder);
     let builder = TreeBuilder::new(manifest.chunker, manifest.grouping, &mut sink, &mut shared)
         .map_err(|error| failed(&error))?;
     let built = edit(Some(tree), edits, builder).map_err(|error| failed(&error))?;
@@ -94,7 +89,11 @@ pub(super) fn revert(
 }
 
 /// The files that no longer hold what the version says of the chunks that could not be sent.
-fn bad_files(tree: &Tree<'_>, folder: &Path, unavailable: &[UnavailableChunk]) -> Result<BTreeSet<RelPath>, TreeError> {
+fn bad_files(
+    tree: &Tree<'_>,
+    files: &FolderShared<'_>,
+    unavailable: &[UnavailableChunk],
+) -> Result<BTreeSet<RelPath>, TreeError> {
     let mut bad = BTreeSet::new();
     for chunk in unavailable {
         for ordinal in chunk.range.first..chunk.range.first.saturating_add(chunk.range.count) {
@@ -105,9 +104,7 @@ fn bad_files(tree: &Tree<'_>, folder: &Path, unavailable: &[UnavailableChunk]) -
             };
             for record in members {
                 let still_good = match &record.content {
-                    Content::Shared { extent, hash } => {
-                        read(folder, &record.path, extent.length).is_some_and(|bytes| ChunkId::of(&bytes) == *hash)
-                    }
+                    Content::Shared { hash, .. } => files.small(&record.path, hash).is_some(),
                     _ => false,
                 };
                 if !still_good && let Ok(path) = RelPath::new(record.path.clone()) {
@@ -127,33 +124,6 @@ fn names(record: &FileRecord, index: usize) -> bool {
         Content::Shared { extent, .. } => extent.chunk as usize == index,
         Content::Whole(extents) => extents.iter().any(|extent| extent.chunk as usize == index),
         Content::Empty | Content::Paged { .. } => false,
-    }
-}
-
-fn read(folder: &Path, path: &[u8], length: u32) -> Option<Bytes> {
-    let path = folder.join(std::ffi::OsStr::from_bytes(path));
-    if !path.symlink_metadata().ok()?.is_file() {
-        return None;
-    }
-    let mut bytes = Vec::with_capacity(length as usize);
-    File::open(path).ok()?.take(u64::from(CHUNK_BYTES_MAX)).read_to_end(&mut bytes).ok()?;
-    (bytes.len() == length as usize).then(|| bytes.into())
-}
-
-/// Small files' bytes, where a shared chunk loses a member and its neighbours have to be put together anew.
-struct FolderFiles<'a>(&'a Path);
-
-impl SharedSink for FolderFiles<'_> {
-    fn read_small(&mut self, path: &RelPath, hash: &ChunkId) -> Result<Option<Bytes>, SinkError> {
-        let length =
-            self.0.join(std::ffi::OsStr::from_bytes(path.as_bytes())).symlink_metadata().map(|found| found.len());
-        let length = length.unwrap_or(0).min(u64::from(CHUNK_BYTES_MAX)) as u32;
-        // Whatever stands in the way, the file's earlier stretch serves, or proves unavailable in its turn.
-        Ok(read(self.0, path.as_bytes(), length).filter(|bytes| ChunkId::of(bytes) == *hash))
-    }
-
-    fn put_shared(&mut self, _chunk: ChunkRef, _bytes: &[u8]) -> Result<(), SinkError> {
-        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use headwater_host::error::{CodedError, codes};
+use headwater_host::error::CodedError;
 use headwater_protocol::id::ChunkId;
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::record::ChunkRef;
@@ -170,12 +170,8 @@ impl Destination for Adopter {
     ) -> BoxFuture<'a, Result<Committed, Refusal>> {
         let (inner, offer, manifest) = (Arc::clone(&self.0), offer.clone(), manifest.clone());
         Box::pin(async move {
-            let committed = work::spawn_blocking(move || inner.commit(&offer, &manifest)).await;
-            match committed {
-                Ok(Ok(())) => Ok(Committed::default()),
-                Ok(Err(error)) => Err(error.refusal()),
-                Err(_) => Err(CodedError::new(&codes::INTERNAL, "taking over a version failed").refusal()),
-            }
+            let committed = blocking(move || inner.commit(&offer, &manifest)).await;
+            committed.map(|()| Committed::default()).map_err(|error| error.refusal())
         })
     }
 }

@@ -18,6 +18,7 @@ use headwater_quic::transfer::{Committed, Destination, DestinationError, HeldPag
 use headwater_quic::work;
 
 use crate::agent::Agent;
+use crate::blocking::blocking;
 use crate::catalog::{Catalog, CatalogError, DatasetRow};
 use crate::session::incoming::{checked, keep_pages};
 use crate::session::publish::index_version;
@@ -201,11 +202,8 @@ impl Destination for SubscribeDestination {
     ) -> BoxFuture<'a, Result<Committed, Refusal>> {
         let (inner, offer, manifest) = (Arc::clone(&self.0), offer.clone(), manifest.clone());
         Box::pin(async move {
-            match work::spawn_blocking(move || inner.commit(&offer, &manifest)).await {
-                Ok(Ok(())) => Ok(Committed::default()),
-                Ok(Err(error)) => Err(error.refusal()),
-                Err(_) => Err(CodedError::new(&codes::INTERNAL, "taking a version failed").refusal()),
-            }
+            let committed = blocking(move || inner.commit(&offer, &manifest)).await;
+            committed.map(|()| Committed::default()).map_err(|error| error.refusal())
         })
     }
 }
