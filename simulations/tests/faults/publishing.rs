@@ -57,7 +57,7 @@ fn a_version_of_its_own_that_can_not_be_is_not_taken_over() {
 fn nothing_is_freed_while_the_core_does_not_say_that_it_has_noted_it() {
     let mut pair = Pair::new();
     let freed = pair.source.join("freed.bin");
-    folder::write(&freed, &[7; 300_000]);
+    folder::write(&freed, &vec![7; 300_000]);
     pair.publisher.sync();
     let newest = head(&pair);
     pair.core.stop();
