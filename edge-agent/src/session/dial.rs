@@ -9,6 +9,7 @@ use headwater_protocol::trust::{Token, TokenError};
 use headwater_protocol::wire::{Hello, Message, PROTOCOL_REVISION, PeerStatus, Welcome};
 use headwater_quic::endpoint::close;
 use headwater_quic::session::{Session, SessionOptions, Side};
+use headwater_quic::transfer::Loaders;
 use headwater_quic::{
     ClientOptions, ConnectError, ControlStream, FrameError, JoinError, TransportOptions, connect, resolve,
 };
@@ -25,6 +26,8 @@ const REVISION_MIN: u32 = 1;
 const WELCOME_WAIT: Duration = Duration::from_secs(30);
 /// Bytes under way and not acknowledged on the session: a device has little memory.
 const SEND_WINDOW_BYTES: u64 = 8 << 20;
+/// Threads that read what is sent; few, because memory stays with each of them.
+const LOAD_THREADS: usize = 2;
 /// Bytes that the core may send ahead of what the device has taken.
 const RECEIVE_WINDOW_BYTES: u32 = 12 << 20;
 
@@ -94,7 +97,10 @@ pub async fn dial(agent: &Agent, status: PeerStatus, fetches: Arc<dyn Fetches>) 
         }
     };
     keep(agent, &device, welcome)?;
-    let (handle, events) = Session::start(connection.clone(), control, Side::Dialler, SessionOptions::default());
+    // Where threads can't be had, those that there are read.
+    let loaders = Loaders::start(LOAD_THREADS);
+    let options = SessionOptions { loaders, ..SessionOptions::default() };
+    let (handle, events) = Session::start(connection.clone(), control, Side::Dialler, options);
     Ok(Link::start(connection, handle, events, fetches))
 }
 

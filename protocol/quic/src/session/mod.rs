@@ -22,7 +22,8 @@ use tokio::time::Instant;
 use crate::framing::ControlStream;
 use crate::transfer::receive::looks;
 use crate::transfer::{
-    self, Destination, IncomingOffer, OutgoingVersion, ProgressSink, ReceiveReport, SendReport, Source, TransferError,
+    self, Destination, IncomingOffer, Loaders, OutgoingVersion, ProgressSink, ReceiveReport, SendReport, Source,
+    TransferError,
 };
 use crate::work;
 pub use memory::MemoryBudget;
@@ -54,11 +55,20 @@ pub struct SessionOptions {
     pub memory: Option<MemoryBudget>,
     /// How long a transfer may stand still before it is given up; see [`Patience`](headwater_protocol::sync::Patience).
     pub patience: Duration,
+    /// Threads that read what is sent; none takes tokio's blocking threads, of which there are as many as are wanted.
+    pub loaders: Option<Loaders>,
 }
 
 impl Default for SessionOptions {
     fn default() -> Self {
-        Self { item_streams: 4, window_bytes: 8 << 20, compression_level: Some(1), memory: None, patience: PATIENCE }
+        Self {
+            item_streams: 4,
+            window_bytes: 8 << 20,
+            compression_level: Some(1),
+            memory: None,
+            patience: PATIENCE,
+            loaders: None,
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod api;
 pub(crate) mod items;
+mod loaders;
 mod outbox;
 mod pack;
 pub(crate) mod receive;
@@ -19,4 +20,5 @@ pub use api::{
     LoadedItem, OutgoingVersion, Source, SourceError, TransferError, UnavailableChunk,
 };
 pub use headwater_protocol::sync::Presence;
+pub use loaders::Loaders;
 pub use report::{Progress, ProgressSink, ReceiveReport, SendReport, WireBytes, no_progress};

@@ -52,7 +52,8 @@ struct Sending {
     priority: Priority,
     outbox: Outbox,
     loads: Vec<Load>,
-    batches: JoinSet<Loaded>,
+    /// None where the source panicked.
+    batches: JoinSet<Option<Loaded>>,
     ready: BTreeMap<ItemKey, Packed>,
     idle: Vec<SendStream>,
     opened: usize,
@@ -137,8 +138,8 @@ impl Sending {
                 event = self.claim.events.recv() => Next::Event(event),
                 Some(written) = self.writes.next() => Next::Written(written),
                 Some(loaded) = self.batches.join_next() => match loaded {
-                    Ok(loaded) => Next::Loaded(loaded),
-                    Err(_) => Next::Panicked,
+                    Ok(Some(loaded)) => Next::Loaded(loaded),
+                    Ok(None) | Err(_) => Next::Panicked,
                 },
                 sent = self.outbox.send_one(&self.claim.shared), if !self.outbox.is_empty() => { sent?; Next::Sent }
             };
@@ -200,9 +201,14 @@ impl Sending {
             let batch = std::mem::replace(&mut self.loads, rest);
             let source = Arc::clone(&self.source);
             let (transfer, level) = (self.claim.transfer, self.claim.shared.options.compression_level);
-            work::spawn_blocking_on(&mut self.batches, move || {
-                load_batch(batch, |load| pack::load(&*source, transfer, load, level))
-            });
+            let load = move || load_batch(batch, |load| pack::load(&*source, transfer, load, level));
+            match &self.claim.shared.options.loaders {
+                Some(loaders) => {
+                    let loaded = loaders.run(load);
+                    self.batches.spawn(async move { loaded.await.ok() });
+                }
+                None => work::spawn_blocking_on(&mut self.batches, move || Some(load())),
+            }
         }
     }
 
