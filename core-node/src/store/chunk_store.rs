@@ -15,7 +15,7 @@ use super::commit_order::{CommitOrder, PackLimits};
 use super::format::{self, RECORD_HEADER_BYTES, RecordHeader};
 use super::pack::{PackError, PackStore};
 use super::recovery::{self, OpenStoreError, RecoveryReport};
-use super::writer::{Counters, Request, Writer, WriterHome};
+use super::writer::{Counters, Event, Request, Writer, WriterHome};
 use crate::catalog::{Catalog, CatalogError, ChunkEntry, ChunkLocation, PackNumber, Principal, UnixMs};
 
 /// Bytes that one permit of the queue stands for.
@@ -173,7 +173,7 @@ pub struct ChunkStore {
     options: ChunkStoreOptions,
     counters: Arc<Counters>,
     queue: Arc<Semaphore>,
-    requests: Option<UnboundedSender<Request>>,
+    events: UnboundedSender<Event>,
     writer: WriterHome,
     /// Held by a gc or a verification: one runs at a time.
     maintenance: Mutex<()>,
@@ -192,9 +192,9 @@ impl ChunkStore {
         let limits = PackLimits { bytes: options.pack_bytes_max, records: format::PACK_RECORDS_MAX };
         let order = CommitOrder::new(limits, format::PACK_HEADER_BYTES as u64, resumed.pack, resumed.next_pack);
         let counters = Arc::new(Counters::default());
+        let (events, receiver) = mpsc::unbounded_channel();
         let writer = Writer::new(Arc::clone(&packs), Arc::clone(&catalog), Arc::clone(&counters), order, resumed.index);
-        let (requests, receiver) = mpsc::unbounded_channel();
-        let writer = WriterHome::start(writer, receiver).map_err(OpenStoreError::Thread)?;
+        let writer = WriterHome::start(writer, events.clone(), receiver).map_err(OpenStoreError::Thread)?;
         let queue = Arc::new(Semaphore::new(options.queue_permits() as usize));
         let store = Self {
             catalog,
@@ -202,7 +202,7 @@ impl ChunkStore {
             options,
             counters,
             queue,
-            requests: Some(requests),
+            events,
             writer,
             maintenance: Mutex::new(()),
             damage: watch::Sender::new(0),
@@ -260,8 +260,7 @@ impl ChunkStore {
     }
 
     pub(super) fn send(&self, request: Request) -> Result<(), StoreError> {
-        let requests = self.requests.as_ref().ok_or(StoreError::Closed)?;
-        requests.send(request).map_err(|_| StoreError::Closed)
+        self.events.send(Event::Request(request)).map_err(|_| StoreError::Closed)
     }
 
     /// The plain bytes of a chunk, verified. Blocks.
@@ -370,7 +369,8 @@ impl ChunkStore {
 impl Drop for ChunkStore {
     /// Lets the writer finish what was handed over.
     fn drop(&mut self) {
-        drop(self.requests.take());
+        // If it is gone, there is nothing to wait for.
+        let _ = self.events.send(Event::Close);
         self.writer.join();
     }
 }

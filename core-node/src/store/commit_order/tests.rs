@@ -56,13 +56,26 @@ impl World {
     }
 }
 
+/// An action that was begun, and what the disk held then.
+struct Begun {
+    action: Action,
+    fails: bool,
+    /// Of the pack to sync: a sync vouches for what was there when it began.
+    length: u64,
+}
+
 struct Shell {
     order: CommitOrder,
     world: World,
     sizes: BTreeMap<Ticket, u64>,
-    group: Vec<(Ticket, Option<(PackNumber, u64)>)>,
+    /// Where the records of each request end, once they are written.
+    written: BTreeMap<Ticket, Option<(PackNumber, u64)>>,
+    front: Option<Begun>,
+    back: Option<Begun>,
     mistake: Mistake,
     failures: Vec<bool>,
+    /// Which lane ends first where both are at work: the front where it is true.
+    front_first: Vec<bool>,
     history: Vec<&'static str>,
 }
 
@@ -72,9 +85,12 @@ impl Shell {
             order: CommitOrder::new(LIMITS, HEADER_BYTES, None, PackNumber(1)),
             world: World::default(),
             sizes: BTreeMap::new(),
-            group: Vec::new(),
+            written: BTreeMap::new(),
+            front: None,
+            back: None,
             mistake,
             failures,
+            front_first: Vec::new(),
             history: Vec::new(),
         }
     }
@@ -85,21 +101,64 @@ impl Shell {
     }
 
     fn run(&mut self) {
+        while self.step() {}
+    }
+
+    /// Begins what can be begun, and ends one action of those under way; whether there was one.
+    fn step(&mut self) -> bool {
+        self.begin_all();
+        self.end_one()
+    }
+
+    fn begin_all(&mut self) {
         while let Some(action) = self.order.poll_action() {
             let name = name_of(&action);
             self.history.push(name);
-            let fails = self.failures.pop().unwrap_or(false);
-            if let Some(outcome) = self.carry_out(action, fails) {
-                self.order.handle_outcome(outcome);
+            match action {
+                Action::Acknowledge { tickets } => self.world.acknowledged.extend(tickets),
+                Action::Refuse { tickets } => self.world.refused.extend(tickets),
+                action => self.begin(action),
             }
             self.world.check(name);
         }
     }
 
-    fn carry_out(&mut self, action: Action, fails: bool) -> Option<Outcome> {
+    fn end_one(&mut self) -> bool {
+        let lane = match (&self.front, &self.back) {
+            (None, None) => return false,
+            (Some(_), None) => Lane::Front,
+            (Some(_), Some(_)) if self.front_first.pop().unwrap_or(true) => Lane::Front,
+            (_, Some(_)) => Lane::Back,
+        };
+        let begun = match lane {
+            Lane::Front => self.front.take(),
+            Lane::Back => self.back.take(),
+        };
+        let Begun { action, fails, length } = begun.expect("just looked at");
+        let name = name_of(&action);
+        let outcome = self.carry_out(action, fails, length);
+        self.order.handle_outcome(lane, outcome);
+        self.world.check(name);
+        true
+    }
+
+    fn begin(&mut self, action: Action) {
+        let fails = self.failures.pop().unwrap_or(false);
+        let length = match &action {
+            Action::Sync { pack } => self.world.packs[pack].0,
+            _ => 0,
+        };
+        let lane = match action.lane().expect("it has an outcome") {
+            Lane::Front => &mut self.front,
+            Lane::Back => &mut self.back,
+        };
+        assert!(lane.replace(Begun { action, fails, length }).is_none(), "a lane has one action at most");
+    }
+
+    fn carry_out(&mut self, action: Action, fails: bool, length_at_start: u64) -> Outcome {
         let world = &mut self.world;
         let done = if fails { Outcome::Failed } else { Outcome::Done };
-        Some(match action {
+        match action {
             Action::CreatePack { pack } => {
                 assert!(!world.packs.contains_key(&pack), "a number was used twice");
                 world.packs.insert(pack, (HEADER_BYTES, 0, false));
@@ -110,13 +169,12 @@ impl Shell {
                 if self.mistake != Mistake::SkipsCutBack {
                     assert_eq!(*length, at_bytes, "records are appended where the last one ended");
                 }
-                self.group.clear();
                 let (mut bytes, mut records) = (0, 0);
                 for ticket in tickets {
                     let size = self.sizes[&ticket];
                     bytes += size;
                     records += u64::from(size > 0);
-                    self.group.push((ticket, (size > 0).then_some((pack, at_bytes + bytes))));
+                    self.written.insert(ticket, (size > 0).then_some((pack, at_bytes + bytes)));
                 }
                 *length += if fails { bytes / 2 } else { bytes };
                 if fails { Outcome::Failed } else { Outcome::Written { bytes, records } }
@@ -131,11 +189,11 @@ impl Shell {
             }
             Action::Sync { pack } => {
                 if fails && self.mistake == Mistake::CommitsAfterFailedSync {
-                    return Some(Outcome::Done);
+                    return Outcome::Done;
                 }
                 if !fails && self.mistake != Mistake::SkipsSync {
-                    let (length, durable, _) = world.packs.get_mut(&pack).expect("the pack exists");
-                    *durable = *length;
+                    let (_, durable, _) = world.packs.get_mut(&pack).expect("the pack exists");
+                    *durable = (*durable).max(length_at_start);
                 }
                 done
             }
@@ -145,23 +203,21 @@ impl Shell {
                 }
                 done
             }
-            Action::Commit { tickets, .. } => {
-                assert!(self.group.iter().map(|(ticket, _)| *ticket).eq(tickets), "what was written is entered");
+            Action::Commit { tickets, pack_end } => {
+                let last = tickets.iter().filter_map(|ticket| self.written[ticket]).next_back();
+                assert_eq!(pack_end, last, "the end is that of the last record of the group");
                 if !fails {
-                    world.entered.extend(self.group.drain(..));
+                    world.entered.extend(tickets.iter().map(|ticket| (*ticket, self.written[ticket])));
                 }
                 done
             }
-            Action::Seal { .. } => done,
-            Action::Acknowledge { tickets } => {
-                world.acknowledged.extend(tickets);
-                return None;
+            Action::Seal { pack, records_end_bytes } => {
+                let open = world.packs[&pack];
+                assert!(open.0 == records_end_bytes, "an index goes behind the last record");
+                done
             }
-            Action::Refuse { tickets } => {
-                world.refused.extend(tickets);
-                return None;
-            }
-        })
+            Action::Acknowledge { .. } | Action::Refuse { .. } => unreachable!("these have no outcome"),
+        }
     }
 }
 
@@ -269,13 +325,78 @@ fn planted_mistakes_are_caught() {
     assert_ne!(length, shell.order.open_pack().expect("it is open").bytes, "the torn write is still there");
 }
 
+#[test]
+fn the_next_group_is_written_while_one_is_synced() {
+    let mut shell = Shell::new(Mistake::None, Vec::new());
+    shell.request(1, 50);
+    // The pack is created, and the first request written.
+    assert!(shell.step() && shell.step());
+    shell.request(2, 50);
+    shell.request(3, 50);
+    assert!(shell.step());
+    assert_eq!(shell.history, ["create", "write", "sync", "write"], "the front goes on while the back syncs");
+    assert!(shell.back.is_some(), "the sync is still under way");
+    shell.run();
+    let rest = ["sync folder", "commit", "acknowledge", "sync", "commit", "acknowledge"];
+    assert_eq!(shell.history[4..], rest, "what was written meanwhile is one group");
+    assert_eq!(shell.world.acknowledged, BTreeSet::from([1, 2, 3]));
+}
+
+#[test]
+fn what_was_written_behind_a_failure_is_refused_with_it() {
+    for (failing, packs) in [("sync", 2), ("sync folder", 2), ("commit", 1)] {
+        let mut shell = Shell::new(Mistake::None, Vec::new());
+        shell.request(1, 50);
+        assert!(shell.step() && shell.step());
+        shell.request(2, 50);
+        // The front writes the second, and then the third, while the back has the first.
+        shell.begin_all();
+        while shell.back.as_ref().is_none_or(|begun| name_of(&begun.action) != failing) {
+            assert!(shell.end_one());
+            shell.begin_all();
+        }
+        while shell.front.is_some() {
+            assert!(shell.step());
+        }
+        shell.request(3, 50);
+        shell.begin_all();
+        assert!(shell.front.is_some(), "the third is being written");
+        shell.back.as_mut().expect("just looked at").fails = true;
+        shell.front_first = vec![false; 9];
+        shell.run();
+        shell.request(4, 50);
+        shell.run();
+        assert_eq!(shell.world.acknowledged, BTreeSet::from([4]), "{failing}");
+        assert_eq!(shell.world.packs.len(), packs, "{failing}");
+        assert!(shell.order.is_idle() && shell.world.violations.is_empty(), "{:?}", shell.world.violations);
+    }
+}
+
+#[test]
+fn nothing_is_under_way_while_it_is_held() {
+    let mut shell = Shell::new(Mistake::None, Vec::new());
+    shell.request(1, 50);
+    assert!(shell.step());
+    shell.order.handle_hold(true);
+    shell.request(2, 50);
+    shell.run();
+    assert!(shell.order.is_between_groups() && !shell.order.is_idle());
+    assert_eq!(shell.world.acknowledged, BTreeSet::from([1]));
+    shell.order.handle_hold(false);
+    shell.run();
+    assert_eq!(shell.world.acknowledged, BTreeSet::from([1, 2]));
+}
+
 proptest! {
     #[test]
     fn nothing_acknowledged_is_ever_lost(
         requests in proptest::collection::vec((0u64..120, any::<bool>(), proptest::bool::weighted(0.1)), 1..60),
         failures in proptest::collection::vec(proptest::bool::weighted(0.15), 0..200),
+        front_first in proptest::collection::vec(any::<bool>(), 0..200),
+        steps in proptest::collection::vec(0usize..6, 60),
     ) {
         let mut shell = Shell::new(Mistake::None, failures);
+        shell.front_first = front_first;
         for (ticket, (bytes, run_now, seal)) in requests.iter().enumerate() {
             shell.request(ticket as Ticket, *bytes);
             if let Some(open) = shell.order.open_pack().filter(|_| *seal) {
@@ -283,6 +404,9 @@ proptest! {
             }
             if *run_now {
                 shell.run();
+            }
+            for _ in 0..steps[ticket] {
+                shell.step();
             }
         }
         shell.run();

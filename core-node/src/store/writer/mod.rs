@@ -1,19 +1,20 @@
-//! The one thread that writes packs: it carries out what [`CommitOrder`] says.
+//! What writes packs: it carries out what [`CommitOrder`] says for its front, and has the back carried out beside it.
 
-use std::collections::{HashMap, HashSet};
-use std::io;
+mod home;
+mod syncer;
+
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use headwater_protocol::id::ChunkId;
-use headwater_quic::work;
-use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+pub(super) use self::home::WriterHome;
+use self::syncer::{Job, Jobs};
 use super::chunk_store::{StoreBatch, StoreError, Stored};
-use super::commit_order::{Action, CommitOrder, Outcome, Ticket};
+use super::commit_order::{Action, CommitOrder, Lane, Outcome, Ticket};
 use super::format::{self, IndexEntry, RecordHeader};
 use super::pack::{PackError, PackStore};
 use super::{recovery, scan};
@@ -65,7 +66,20 @@ pub(super) enum Request {
         tried: oneshot::Sender<()>,
     },
     /// Something that must not overlap with a group.
-    Between(Box<dyn FnOnce(&CommitOrder) + Send>),
+    Between(Between),
+}
+
+type Between = Box<dyn FnOnce(&CommitOrder) + Send>;
+
+/// What the writer waits for.
+pub(super) enum Event {
+    Request(Request),
+    /// How the back's action ended.
+    Settled(Result<(), StoreError>),
+    /// The back's thread panicked.
+    Panicked,
+    /// The store is dropped: what was handed over is finished, and nothing more comes.
+    Close,
 }
 
 enum Work {
@@ -78,42 +92,11 @@ struct Pending {
     reply: Reply,
     stored: Stored,
     known_bytes: u64,
+    /// What of it was written.
+    adopted: Vec<AdoptedChunk>,
+    moved: Vec<ChunkMove>,
     /// The batch's share of the queue, given back when it is answered.
     _permit: Option<OwnedSemaphorePermit>,
-}
-
-/// Where the writer runs.
-pub(super) enum WriterHome {
-    /// On a thread of its own.
-    Thread(Option<JoinHandle<()>>),
-    /// As a task of a simulated process.
-    Task(tokio::task::JoinHandle<()>),
-}
-
-impl WriterHome {
-    pub(super) fn start(writer: Writer, requests: UnboundedReceiver<Request>) -> io::Result<Self> {
-        if let Some(process) = work::process() {
-            return Ok(Self::Task(work::spawn(writer.run_in(process, requests))));
-        }
-        let thread = std::thread::Builder::new().name("pack-writer".into()).spawn(move || writer.run(requests))?;
-        Ok(Self::Thread(Some(thread)))
-    }
-
-    pub(super) fn is_alive(&self) -> bool {
-        match self {
-            Self::Thread(thread) => thread.as_ref().is_some_and(|thread| !thread.is_finished()),
-            Self::Task(task) => !task.is_finished(),
-        }
-    }
-
-    /// Waits until what was handed over is done. A task is on this very thread: it does so by itself.
-    pub(super) fn join(&mut self) {
-        if let Self::Thread(thread) = self
-            && let Some(thread) = thread.take()
-        {
-            let _ = thread.join();
-        }
-    }
 }
 
 pub(super) struct Writer {
@@ -125,10 +108,11 @@ pub(super) struct Writer {
     next_ticket: Ticket,
     /// Of the open pack.
     index: Vec<IndexEntry>,
-    /// Of the group that is under way.
-    written: Vec<IndexEntry>,
-    adopted: Vec<AdoptedChunk>,
-    moved: Vec<ChunkMove>,
+    /// Chunks that were written and not yet entered.
+    under_way: HashSet<ChunkId>,
+    between: VecDeque<Between>,
+    sealing: Vec<oneshot::Sender<()>>,
+    /// The last one.
     failure: Option<StoreError>,
 }
 
@@ -148,59 +132,36 @@ impl Writer {
             requests: HashMap::new(),
             next_ticket: 0,
             index,
-            written: Vec::new(),
-            adopted: Vec::new(),
-            moved: Vec::new(),
+            under_way: HashSet::new(),
+            between: VecDeque::new(),
+            sealing: Vec::new(),
             failure: None,
         }
     }
 
-    /// [`Writer::run`] in a simulated process: each action waits for its turn, so that the process can die between any two.
-    async fn run_in(mut self, process: Arc<dyn work::Process>, mut requests: UnboundedReceiver<Request>) {
-        while let Some(first) = requests.recv().await {
-            self.take(first);
-            loop {
-                while self.order.is_between_groups()
-                    && let Ok(more) = requests.try_recv()
-                {
-                    self.take(more);
-                }
-                if self.order.is_idle() {
-                    break;
-                }
-                process.turn().await;
-                self.step();
+    fn apply(&mut self, event: Event) -> Applied {
+        match event {
+            Event::Request(request) => self.take(request),
+            Event::Settled(result) => {
+                let outcome = self.settle(result);
+                self.order.handle_outcome(Lane::Back, outcome);
             }
+            Event::Panicked => return Applied::Broken,
+            Event::Close => return Applied::Closed,
         }
-    }
-
-    /// Serves requests until all senders are gone.
-    pub(super) fn run(mut self, mut requests: UnboundedReceiver<Request>) {
-        while let Some(first) = requests.blocking_recv() {
-            self.take(first);
-            loop {
-                while let Ok(more) = requests.try_recv() {
-                    self.take(more);
-                }
-                if !self.step_group() {
-                    break;
-                }
-            }
-        }
+        Applied::More
     }
 
     fn take(&mut self, request: Request) {
         let (bytes, pending) = match request {
             Request::Between(job) => {
-                // Nothing is under way here: groups run to their end before requests are taken.
-                job(&self.order);
+                self.between.push_back(job);
+                self.order.handle_hold(true);
                 return;
             }
             Request::Seal { pack, tried } => {
                 self.order.handle_seal(pack);
-                self.step_group();
-                // Whoever asked may have given up.
-                let _ = tried.send(());
+                self.sealing.push(tried);
                 return;
             }
             Request::Store { batch, reply, permit } => {
@@ -218,74 +179,61 @@ impl Writer {
         self.order.handle_request(ticket, bytes);
     }
 
-    /// Carries out actions up to the end of a group; whether there was one.
-    fn step_group(&mut self) -> bool {
-        let mut worked = false;
-        while self.step() {
-            worked = true;
-            if self.order.is_between_groups() {
-                break;
+    /// The next action of the front; what else there is to do is done or handed over to `jobs`.
+    fn next_front(&mut self, jobs: &Jobs) -> Option<Action> {
+        loop {
+            while let Some(action) = self.order.poll_action() {
+                match action {
+                    Action::Sync { pack } => jobs.begin(Job::Sync(pack)),
+                    Action::SyncFolder => jobs.begin(Job::SyncFolder),
+                    Action::Commit { tickets, pack_end } => jobs.begin(self.commit(&tickets, pack_end)),
+                    Action::Acknowledge { tickets } => self.acknowledge(&tickets),
+                    Action::Refuse { tickets } => self.refuse(&tickets),
+                    front => return Some(front),
+                }
             }
+            if !self.order.is_seal_wanted() {
+                for tried in self.sealing.drain(..) {
+                    // Whoever asked may have given up.
+                    let _ = tried.send(());
+                }
+            }
+            if self.between.is_empty() || !self.order.is_between_groups() {
+                return None;
+            }
+            for job in std::mem::take(&mut self.between) {
+                job(&self.order);
+            }
+            self.order.handle_hold(false);
         }
-        worked
     }
 
-    /// Carries out one action, if there is one.
-    fn step(&mut self) -> bool {
-        let Some(action) = self.order.poll_action() else { return false };
-        if let Some(outcome) = self.carry_out(action) {
-            self.order.handle_outcome(outcome);
-        }
-        true
-    }
-
-    fn carry_out(&mut self, action: Action) -> Option<Outcome> {
-        match action {
-            Action::CreatePack { pack } => Some(self.create(pack)),
-            Action::Write { pack, at_bytes, tickets } => Some(self.write(pack, at_bytes, &tickets)),
-            Action::CutBack { pack, to_bytes } => Some(match self.packs.truncate(pack, to_bytes) {
+    /// Carries out an action of the front.
+    fn carry_out(&mut self, action: Action) {
+        let outcome = match action {
+            Action::CreatePack { pack } => self.create(pack),
+            Action::Write { pack, at_bytes, tickets } => self.write(pack, at_bytes, &tickets),
+            Action::CutBack { pack, to_bytes } => match self.packs.truncate(pack, to_bytes) {
                 Ok(()) => Outcome::Done,
                 Err(error) => {
                     tracing::error!(%pack, %error, "a torn write could not be cut back; the pack is left behind");
                     Outcome::Failed
                 }
-            }),
-            Action::Sync { pack } => {
-                let synced = self.packs.sync(pack);
-                Some(self.settle(synced.map_err(StoreError::from)))
-            }
-            Action::SyncFolder => {
-                let synced = self.packs.sync_folder();
-                Some(self.settle(synced.map_err(StoreError::from)))
-            }
-            Action::Commit { tickets, pack_end } => {
-                let committed = self.commit(&tickets, pack_end);
-                Some(self.settle(committed.map_err(StoreError::from)))
-            }
-            Action::Acknowledge { tickets } => {
-                self.acknowledge(&tickets);
-                None
-            }
-            Action::Refuse { tickets } => {
-                let failure = self.failure.take().unwrap_or(StoreError::Closed);
-                for ticket in tickets {
-                    if let Some(pending) = self.requests.remove(&ticket) {
-                        let _ = pending.reply.send(Err(failure.clone()));
-                    }
-                }
-                None
-            }
+            },
             Action::Seal { pack, records_end_bytes } => {
                 let index = std::mem::take(&mut self.index);
-                Some(match recovery::seal(&*self.packs, &*self.catalog, pack, records_end_bytes, &index) {
+                match recovery::seal(&*self.packs, &*self.catalog, pack, records_end_bytes, &index) {
                     Ok(()) => Outcome::Done,
                     Err(error) => {
                         tracing::warn!(%pack, %error, "a full pack could not be sealed; the next start tries again");
                         Outcome::Failed
                     }
-                })
+                }
             }
-        }
+            Action::Sync { .. } | Action::SyncFolder | Action::Commit { .. } => unreachable!("the back's"),
+            Action::Acknowledge { .. } | Action::Refuse { .. } => unreachable!("these have no outcome"),
+        };
+        self.order.handle_outcome(Lane::Front, outcome);
     }
 
     fn settle(&mut self, result: Result<(), StoreError>) -> Outcome {
@@ -312,34 +260,32 @@ impl Writer {
     }
 
     fn write(&mut self, pack: PackNumber, at_bytes: u64, tickets: &[Ticket]) -> Outcome {
-        self.written.clear();
-        self.adopted.clear();
-        self.moved.clear();
         let wanted = match self.unknown(tickets) {
             Ok(wanted) => wanted,
             Err(error) => return self.settle(Err(error.into())),
         };
-        let parts = self.lay_out(pack, at_bytes, tickets, wanted);
+        let (parts, mut written) = self.lay_out(pack, at_bytes, tickets, wanted);
         if parts.is_empty() {
             return Outcome::Written { bytes: 0, records: 0 };
         }
         let bytes = parts.iter().map(|part| part.len() as u64).sum();
         match self.packs.append(pack, at_bytes, &parts) {
             Ok(()) => {
-                let records = self.written.len() as u64;
-                self.index.append(&mut self.written);
+                let records = written.len() as u64;
+                self.under_way.extend(written.iter().map(|entry| entry.header.id));
+                self.index.append(&mut written);
                 Outcome::Written { bytes, records }
             }
             Err(error) => self.settle(Err(error.into())),
         }
     }
 
-    /// Those chunks of the group that are not stored, or damaged.
+    /// Those chunks of the requests that are not stored, or damaged, and not under way.
     fn unknown(&self, tickets: &[Ticket]) -> Result<HashSet<ChunkId>, CatalogError> {
         let mut ids: Vec<ChunkId> = Vec::new();
         for ticket in tickets {
             if let Work::Store(batch) = &self.requests[ticket].work {
-                ids.extend(batch.chunks.iter().map(|chunk| chunk.id));
+                ids.extend(batch.chunks.iter().map(|chunk| chunk.id).filter(|id| !self.under_way.contains(id)));
             }
         }
         let entries = self.catalog.locate(&ids)?;
@@ -347,17 +293,18 @@ impl Writer {
         Ok(unknown.map(|(id, _)| id).collect())
     }
 
-    /// The bytes to append: for each chunk in `wanted`, and for each that is moved, its header and its stored form.
+    /// The bytes to append, and what stands in them: for each chunk in `wanted`, and for each that is moved, its header and
+    /// its stored form.
     fn lay_out(
         &mut self,
         pack: PackNumber,
         at_bytes: u64,
         tickets: &[Ticket],
         mut wanted: HashSet<ChunkId>,
-    ) -> Vec<Bytes> {
-        let mut parts = Vec::new();
+    ) -> (Vec<Bytes>, Vec<IndexEntry>) {
+        let (mut parts, mut written) = (Vec::new(), Vec::new());
         let mut offset = at_bytes;
-        let mut place = |header: RecordHeader, body: Bytes, written: &mut Vec<IndexEntry>| {
+        let mut place = |header: RecordHeader, body: Bytes| {
             let entry = IndexEntry { header, offset };
             parts.push(Bytes::copy_from_slice(&format::encode_record_header(&header)));
             parts.push(body);
@@ -367,7 +314,7 @@ impl Writer {
         };
         for ticket in tickets {
             let Some(pending) = self.requests.get_mut(ticket) else { continue };
-            let Pending { work, stored, known_bytes, .. } = pending;
+            let Pending { work, stored, known_bytes, adopted, moved, .. } = pending;
             match work {
                 Work::Store(batch) => {
                     for chunk in &batch.chunks {
@@ -377,11 +324,9 @@ impl Writer {
                             continue;
                         }
                         let body = chunk.stored_body().clone();
-                        let header = chunk.header();
                         stored.written_chunks += 1;
                         stored.written_bytes += body.len() as u64;
-                        let location = place(header, body, &mut self.written);
-                        self.adopted.push(AdoptedChunk { id: chunk.id, location });
+                        adopted.push(AdoptedChunk { id: chunk.id, location: place(chunk.header(), body) });
                     }
                 }
                 Work::Move(chunks) => {
@@ -394,19 +339,23 @@ impl Writer {
                         };
                         stored.written_chunks += 1;
                         stored.written_bytes += chunk.stored.len() as u64;
-                        let to = place(header, chunk.stored.clone(), &mut self.written);
-                        self.moved.push(ChunkMove { id: chunk.id, from: chunk.from, to });
+                        let to = place(header, chunk.stored.clone());
+                        moved.push(ChunkMove { id: chunk.id, from: chunk.from, to });
                     }
                 }
             }
         }
-        parts
+        (parts, written)
     }
 
-    fn commit(&mut self, tickets: &[Ticket], pack_end: Option<(PackNumber, u64)>) -> Result<(), CatalogError> {
-        let mut pins = Vec::new();
+    /// What is to be entered for a group.
+    fn commit(&mut self, tickets: &[Ticket], pack_end: Option<(PackNumber, u64)>) -> Job {
+        let (mut pins, mut chunks, mut moved) = (Vec::new(), Vec::new(), Vec::new());
         for ticket in tickets {
-            if let Work::Store(batch) = &self.requests[ticket].work {
+            let Some(pending) = self.requests.get_mut(ticket) else { continue };
+            chunks.extend_from_slice(&pending.adopted);
+            moved.extend_from_slice(&pending.moved);
+            if let Work::Store(batch) = &pending.work {
                 pins.push(Pin {
                     principal: batch.uploader,
                     expires_at: batch.pin_until,
@@ -414,18 +363,32 @@ impl Writer {
                 });
             }
         }
-        let chunks = std::mem::take(&mut self.adopted);
-        self.catalog.adopt(&AdoptGroup { chunks, pins, pack_ends: pack_end.into_iter().collect() })?;
-        if let (false, Some(pack_end)) = (self.moved.is_empty(), pack_end) {
-            self.catalog.relocate(&std::mem::take(&mut self.moved), pack_end)?;
+        let moved = pack_end.filter(|_| !moved.is_empty()).map(|pack_end| (moved, pack_end));
+        Job::Commit { group: AdoptGroup { chunks, pins, pack_ends: pack_end.into_iter().collect() }, moved }
+    }
+
+    /// A request that is about to be answered: what it had under way is entered, or never will be.
+    fn take_out(&mut self, ticket: Ticket) -> Option<Pending> {
+        let pending = self.requests.remove(&ticket)?;
+        for id in pending.adopted.iter().map(|chunk| &chunk.id).chain(pending.moved.iter().map(|moved| &moved.id)) {
+            self.under_way.remove(id);
         }
-        Ok(())
+        Some(pending)
+    }
+
+    fn refuse(&mut self, tickets: &[Ticket]) {
+        let failure = self.failure.clone().unwrap_or(StoreError::Closed);
+        for ticket in tickets {
+            if let Some(pending) = self.take_out(*ticket) {
+                let _ = pending.reply.send(Err(failure.clone()));
+            }
+        }
     }
 
     fn acknowledge(&mut self, tickets: &[Ticket]) {
         Counters::add(&self.counters.groups, 1);
         for ticket in tickets {
-            if let Some(pending) = self.requests.remove(ticket) {
+            if let Some(pending) = self.take_out(*ticket) {
                 Counters::add(&self.counters.written_chunks, pending.stored.written_chunks);
                 Counters::add(&self.counters.written_bytes, pending.stored.written_bytes);
                 Counters::add(&self.counters.known_chunks, pending.stored.known_chunks);
@@ -436,9 +399,17 @@ impl Writer {
     }
 }
 
+/// What follows from an event.
+enum Applied {
+    More,
+    Closed,
+    Broken,
+}
+
 impl Pending {
     fn new(work: Work, reply: Reply, permit: Option<OwnedSemaphorePermit>) -> Self {
-        Self { work, reply, stored: Stored::default(), known_bytes: 0, _permit: permit }
+        let (adopted, moved) = (Vec::new(), Vec::new());
+        Self { work, reply, stored: Stored::default(), known_bytes: 0, adopted, moved, _permit: permit }
     }
 }
 
