@@ -64,8 +64,8 @@ fn next_nonce(core: &Core, mut device: DeviceRecord, shown: &[u8]) -> Result<Vec
         work::fill_random(&mut random)
             .map_err(|_| CodedError::new(&codes::INTERNAL, "the core's system gave no random bytes").refusal())?;
         let after = ledger.after(shown, random);
-        let given = after.newest.clone();
-        let nonces: Vec<Vec<u8>> = after.before.into_iter().chain([after.newest]).collect();
+        let given = after.newest().to_vec();
+        let nonces: Vec<Vec<u8>> = after.before.into_iter().chain(after.given).collect();
         if core.catalog.swap_nonces(&device.key, &device.nonces, &nonces).map_err(catalog)? {
             return Ok(given);
         }
@@ -83,12 +83,11 @@ fn cloned(core: &Core, device: &DeviceRecord) -> Refusal {
     refusal
 }
 
-/// As the catalog keeps a ledger: the nonce before, then the newest.
+/// As the catalog keeps a ledger: what was shown last, then what was given since.
 fn ledger(nonces: &[Vec<u8>]) -> NonceLedger {
     match nonces {
         [] => NonceLedger::default(),
-        [newest] => NonceLedger { newest: newest.clone(), before: None },
-        [.., before, newest] => NonceLedger { newest: newest.clone(), before: Some(before.clone()) },
+        [before, given @ ..] => NonceLedger { before: Some(before.clone()), given: given.to_vec() },
     }
 }
 
@@ -133,7 +132,7 @@ mod tests {
         let first = ledger(&[]);
         assert_eq!(first.judge(b""), NonceVerdict::Known);
         let after = first.after(b"", [1; NONCE_RANDOM_BYTES]);
-        let kept: Vec<Vec<u8>> = after.before.clone().into_iter().chain([after.newest.clone()]).collect();
+        let kept: Vec<Vec<u8>> = after.before.clone().into_iter().chain(after.given.clone()).collect();
         assert_eq!(ledger(&kept), after);
         assert_eq!(ledger(&kept).judge(&[0; 16]), NonceVerdict::Clone);
     }

@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_host::systemd;
+use headwater_protocol::sync::retry_within;
 use headwater_quic::work;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
+use super::race::{connect_soon, race_when_silent};
 use crate::agent::{Agent, LinkState, problem};
 use crate::catalog::EventLevel;
 use crate::session::Connected;
@@ -17,10 +19,6 @@ use crate::session::sync::{connect, own_names, peer_status};
 
 /// A session that lasted this long was a good one: the next wait is short again.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
-/// How often a session in use is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A session in use from which nothing came for so long is raced against a new one: its end may be told only much later.
-const SILENCE_MAX: Duration = Duration::from_secs(5);
 /// How often the core is told how this device is, if something changed.
 const STATUS_EVERY: Duration = Duration::from_mins(1);
 
@@ -30,6 +28,7 @@ const STATUS_EVERY: Duration = Duration::from_mins(1);
 pub(super) async fn keep(agent: Arc<Agent>) -> Infallible {
     let mut backoff = Backoff::default();
     let mut changes = agent.changes();
+    let mut good_until: Option<Instant> = None;
     loop {
         changes.mark_unchanged();
         if agent.device().is_none() {
@@ -37,13 +36,18 @@ pub(super) async fn keep(agent: Arc<Agent>) -> Infallible {
             let _ = changes.changed().await;
             continue;
         }
-        let names = own_names(&agent.folders().0);
-        let began = Instant::now();
-        let error = match Box::pin(connect(&agent, &names)).await {
+        let soon = retry_within(work_waits(&agent), good_until.map(|until| until.elapsed()));
+        let connected = match soon {
+            Some(_) => Box::pin(connect_soon(&agent)).await,
+            None => Box::pin(connect(&agent, &own_names(&agent.folders().0))).await,
+        };
+        let error = match connected {
             Ok(connected) => {
+                let began = Instant::now();
                 let error = Box::pin(hold(&agent, connected)).await;
                 if began.elapsed() >= GOOD_SESSION {
                     backoff.reset();
+                    good_until = Some(Instant::now());
                 }
                 error
             }
@@ -67,7 +71,8 @@ pub(super) async fn keep(agent: Arc<Agent>) -> Infallible {
             let _ = changes.changed().await;
             continue;
         }
-        let wait = backoff.next(work::random_byte());
+        let longest = retry_within(work_waits(&agent), good_until.map(|until| until.elapsed()));
+        let wait = backoff.next(work::random_byte()).min(longest.unwrap_or(Duration::MAX));
         agent.note_once(
             EventLevel::Info,
             &error.code,
@@ -108,38 +113,11 @@ async fn hold(agent: &Arc<Agent>, connected: Arc<Connected>) -> CodedError {
         crate::session::sync::count_udp(agent, &connected.link);
         match outcome {
             Ok(better) => {
-                connected.link.close("a newer session took its place");
+                agent.note(EventLevel::Info, "", "", "the session was silent; a new one took its place");
+                connected.link.replace();
                 connected = better;
             }
             Err(error) => return error,
-        }
-    }
-}
-
-/// Watches a session, and dials another one when it is silent though something is under way. Gives the new session.
-async fn race_when_silent(agent: &Arc<Agent>, connected: &Connected) -> Arc<Connected> {
-    let mut heard = connected.link.stats().udp_bytes_received;
-    let mut heard_at = Instant::now();
-    let mut backoff = Backoff::default();
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let stats = connected.link.stats();
-        if stats.transfers == 0 || stats.udp_bytes_received != heard {
-            heard = stats.udp_bytes_received;
-            heard_at = Instant::now();
-            backoff.reset();
-            continue;
-        }
-        if heard_at.elapsed() < SILENCE_MAX {
-            continue;
-        }
-        let names = own_names(&agent.folders().0);
-        match Box::pin(connect(agent, &names)).await {
-            Ok(better) => return better,
-            Err(error) => {
-                tracing::debug!(%error, "the session is silent, and no other can be had");
-                tokio::time::sleep(backoff.next(work::random_byte())).await;
-            }
         }
     }
 }
@@ -158,6 +136,11 @@ async fn tell_status(agent: &Arc<Agent>, connected: &Connected) -> Infallible {
             said = status;
         }
     }
+}
+
+/// Whether something is to go to the core, or may have to come from it.
+fn work_waits(agent: &Agent) -> bool {
+    agent.unsent_since().is_some() || !agent.subscriptions().is_empty()
 }
 
 /// Whether knocking again is of no use: the core has said that it will not have this device.

@@ -7,6 +7,7 @@
 mod backoff;
 mod keeper;
 mod link;
+mod race;
 mod subscriptions;
 mod supervisor;
 

@@ -173,6 +173,21 @@ impl Link {
         self.news.borrow().ended.is_some()
     }
 
+    /// Asks the core for a sign of life, without waiting: what arrives shows in the counters.
+    pub fn ask_for_sign(&self) {
+        let handle = self.handle.clone();
+        work::spawn(async move {
+            // A session that has ended gives none.
+            let _ = handle.ping().await;
+        });
+    }
+
+    /// Ends the session at once, because another one has taken its place: the core then keeps what it has of it before it is
+    /// asked over the other.
+    pub fn replace(&self) {
+        self.connection.close(close::DONE, b"a newer session took its place");
+    }
+
     /// Ends the session cleanly.
     pub fn close(&self, reason: &str) {
         self.handle.close(0, reason);

@@ -132,7 +132,21 @@ pub(crate) fn dialling(agent: &Arc<Agent>, folders: &[Folder]) -> Access {
 pub(crate) async fn connect(agent: &Arc<Agent>, names: &[String]) -> Result<Arc<Connected>, CodedError> {
     let fetches: Arc<dyn Fetches> = Arc::new(ServeFetches(Arc::clone(agent)));
     let link = super::dial::dial(agent, peer_status(agent).await, fetches).await?;
-    Ok(Arc::new(Connected::new(link, names).await?))
+    let mut unused = Unused(Some(link.clone()));
+    let connected = Connected::new(link, names).await?;
+    unused.0 = None;
+    Ok(Arc::new(connected))
+}
+
+/// Ends a session that nobody came to use, as where another attempt was faster: it would live on without its handles.
+struct Unused(Option<Link>);
+
+impl Drop for Unused {
+    fn drop(&mut self) {
+        if let Some(link) = self.0.take() {
+            link.close("nobody waits for this session any more");
+        }
+    }
 }
 
 /// The names of the datasets that this device publishes.

@@ -19,6 +19,7 @@
 //! Neither does anything: a shell carries out their actions, tells them the outcome, and moves the bytes.
 
 mod patience;
+mod race;
 mod ranges;
 mod receiver;
 mod sender;
@@ -29,6 +30,7 @@ use crate::id::ChunkId;
 use crate::wire::{ItemKey, Refusal};
 
 pub use patience::{PATIENCE, Patience};
+pub use race::{ATTEMPTS_AT_ONCE_MAX, Attempts, Race, RaceStep, retry_within};
 pub use ranges::Ranges;
 pub use receiver::{
     Expected, Held, ReceiveAction, ReceiveEnd, ReceiveLimits, ReceiveState, ReceiveStats, Receiver, WINDOW_BYTES_MIN,

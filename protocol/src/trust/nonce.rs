@@ -1,8 +1,9 @@
 //! Noticing a cloned device: two machines with one key, from a copied disk image.
 //!
 //! Each session gives the device a nonce to keep and to show at the next. A device that shows the newest is the one we
-//! know; one that shows the nonce before lost the newest, because its session died before it was stored; anything older
-//! was shown by somebody already, so two hold the key.
+//! know. One that shows again what it showed before lost what it was given since, because its session died before that was
+//! stored, or dials several times at once because its link is silent: it may then have kept any of those nonces. Anything
+//! older was shown by somebody already, so two hold the key.
 //!
 //! ```text
 //!            session 1      session 2      session 3           a copy made after session 1
@@ -19,13 +20,16 @@ pub const NONCE_BYTES: usize = NUMBER_BYTES + NONCE_RANDOM_BYTES;
 pub const NONCE_RANDOM_BYTES: usize = 8;
 const NUMBER_BYTES: usize = 8;
 
-/// The two last nonces of one device, as the core keeps them.
+/// Nonces that one device may have been given in answer to the same one; of more, the oldest are lost.
+const GIVEN_MAX: usize = 8;
+
+/// The last nonces of one device, as the core keeps them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NonceLedger {
-    /// What the last session gave; empty before the first.
-    pub newest: Vec<u8>,
-    /// What the device showed then; none before the first session.
+    /// What the device showed last; none before the first session.
     pub before: Option<Vec<u8>>,
+    /// What it was given since it showed that for the first time, the newest last; empty before the first session.
+    pub given: Vec<Vec<u8>>,
 }
 
 /// What a shown nonce says.
@@ -40,7 +44,10 @@ pub enum NonceVerdict {
 impl NonceLedger {
     /// What `shown` says of who shows it.
     pub fn judge(&self, shown: &[u8]) -> NonceVerdict {
-        if shown == self.newest || self.before.as_deref() == Some(shown) || number_of(shown) > number_of(&self.newest) {
+        let is_first = self.given.is_empty() && shown.is_empty();
+        let is_given = self.given.iter().any(|given| given == shown);
+        let is_before = self.before.as_deref() == Some(shown);
+        if is_first || is_given || is_before || number_of(shown) > number_of(self.newest()) {
             NonceVerdict::Known
         } else {
             NonceVerdict::Clone
@@ -51,8 +58,17 @@ impl NonceLedger {
     /// is the newest now. The ledger must be durable before that leaves the core.
     #[must_use]
     pub fn after(&self, shown: &[u8], random: [u8; NONCE_RANDOM_BYTES]) -> Self {
-        let number = number_of(&self.newest).max(number_of(shown)).unwrap_or(0).saturating_add(1);
-        Self { newest: [number.to_be_bytes(), random].concat(), before: Some(shown.to_vec()) }
+        let number = number_of(self.newest()).max(number_of(shown)).unwrap_or(0).saturating_add(1);
+        let mut given = if self.before.as_deref() == Some(shown) { self.given.clone() } else { Vec::new() };
+        given.push([number.to_be_bytes(), random].concat());
+        let lost = given.len().saturating_sub(GIVEN_MAX);
+        given.drain(..lost);
+        Self { before: Some(shown.to_vec()), given }
+    }
+
+    /// The nonce that was handed out last; empty before the first session.
+    pub fn newest(&self) -> &[u8] {
+        self.given.last().map_or(&[], Vec::as_slice)
     }
 }
 

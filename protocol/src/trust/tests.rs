@@ -234,7 +234,7 @@ fn notices_a_copy(mut ledger: NonceLedger, held: &[u8]) -> bool {
     for (turn, who) in [0usize, 1, 0, 1].into_iter().enumerate() {
         noticed |= ledger.judge(&holders[who]) == NonceVerdict::Clone;
         ledger = ledger.after(&holders[who], [100 + turn as u8; NONCE_RANDOM_BYTES]);
-        holders[who].clone_from(&ledger.newest);
+        holders[who] = ledger.newest().to_vec();
     }
     noticed
 }
@@ -249,20 +249,42 @@ fn nonces() {
     let forged = [&1u64.to_be_bytes()[..], &random(7)].concat();
     for (shown, wanted) in [
         (&b""[..], NonceVerdict::Known),
-        (&first.newest, NonceVerdict::Known),
+        (first.newest(), NonceVerdict::Known),
         (&forged, NonceVerdict::Clone),
-        (&first.newest[1..], NonceVerdict::Clone),
+        (&first.newest()[1..], NonceVerdict::Clone),
     ] {
         assert_eq!(first.judge(shown), wanted, "{shown:?}");
     }
-    let second = first.after(&first.newest, random(2));
+    let second = first.after(first.newest(), random(2));
     assert_eq!(second.judge(b""), NonceVerdict::Clone);
-    let held = first.newest.clone();
+    let held = first.newest().to_vec();
     assert_eq!(second.judge(&held), NonceVerdict::Known, "the session may have died before the nonce was stored");
     // It did, and again: the device keeps showing the one it has.
     let third = second.after(&held, random(3)).after(&held, random(4));
     assert_eq!(third.judge(&held), NonceVerdict::Known);
-    assert_eq!(third.judge(&second.newest), NonceVerdict::Clone);
+}
+
+#[test]
+fn a_device_may_keep_any_nonce_of_several_that_it_was_given_at_once() {
+    let random = |byte: u8| [byte; NONCE_RANDOM_BYTES];
+    let ledger = NonceLedger::default().after(b"", random(0));
+    let shown = ledger.newest().to_vec();
+    // The link was silent, so it dialled three times with what it had; the second welcome arrived.
+    let mut raced = ledger.clone();
+    for attempt in 1..=3 {
+        assert_eq!(raced.judge(&shown), NonceVerdict::Known);
+        raced = raced.after(&shown, random(attempt));
+    }
+    let kept = raced.given[1].clone();
+    assert_eq!(raced.judge(&kept), NonceVerdict::Known);
+    // What it did not keep is nobody's any more once it has shown what it kept.
+    let next = raced.after(&kept, random(9));
+    for lost in [&raced.given[0], &raced.given[2], &shown] {
+        assert_eq!(next.judge(lost), NonceVerdict::Clone);
+    }
+    // However often it dials, what is kept of it is bounded.
+    let many = (0..100).fold(raced, |ledger, turn| ledger.after(&shown, random(turn)));
+    assert!(many.given.len() <= 8 && many.judge(many.newest()) == NonceVerdict::Known);
 }
 
 proptest! {
@@ -276,7 +298,7 @@ proptest! {
             prop_assert_eq!(ledger.judge(&held), NonceVerdict::Known);
             ledger = ledger.after(&held, [turn as u8; NONCE_RANDOM_BYTES]);
             if stored {
-                held.clone_from(&ledger.newest);
+                held = ledger.newest().to_vec();
             }
         }
         prop_assert!(notices_a_copy(ledger, &held));
@@ -288,7 +310,7 @@ proptest! {
         let (mut ledger, mut backup, mut held) = (NonceLedger::default(), NonceLedger::default(), Vec::new());
         for turn in 0..sessions {
             ledger = ledger.after(&held, [turn as u8; NONCE_RANDOM_BYTES]);
-            held.clone_from(&ledger.newest);
+            held = ledger.newest().to_vec();
             if turn < backup_after {
                 backup = ledger.clone();
             }

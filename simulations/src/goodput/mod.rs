@@ -1,6 +1,7 @@
 //! What a link gives to a sender, in virtual time: quinn's protocol machine with the transport settings that ship, over links
 //! as edges have them. A run of minutes takes seconds, and the same seed gives the same run.
 
+mod flow;
 mod link;
 mod peer;
 pub mod scenarios;

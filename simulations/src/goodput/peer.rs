@@ -21,6 +21,9 @@ const NAME: &str = "peer.invalid";
 const WRITE_BYTES: usize = 64 << 10;
 /// What is written.
 static DATA: [u8; WRITE_BYTES] = [0x5a; WRITE_BYTES];
+/// A question and its answer.
+const QUESTION_BYTES: u64 = 256;
+const ANSWER_BYTES: u64 = 1024;
 /// Datagrams in one call of quinn's.
 const DATAGRAMS: usize = 10;
 
@@ -67,11 +70,24 @@ struct Sending {
     next: usize,
 }
 
+/// Questions and answers, one after the other on one stream.
+#[derive(Debug, Default)]
+struct Talk {
+    stream: Option<StreamId>,
+    /// At the end that dials: how many questions to ask, and how many it has asked.
+    wanted: u32,
+    asked: u32,
+    read_bytes: u64,
+    /// Bytes that are to be written.
+    unwritten_bytes: u64,
+}
+
 /// One end.
 pub(super) struct Peer {
     endpoint: Endpoint,
     connection: Option<(ConnectionHandle, Connection)>,
-    remote: SocketAddr,
+    dials: bool,
+    talk: Talk,
     sending: Option<Sending>,
     /// Payload bytes that were read.
     pub(super) received_bytes: u64,
@@ -79,54 +95,81 @@ pub(super) struct Peer {
     pub(super) outgoing: Vec<Vec<u8>>,
 }
 
-fn address(number: u16) -> SocketAddr {
-    SocketAddr::from((Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1), number))
+/// The other end's address, to both.
+fn remote() -> SocketAddr {
+    SocketAddr::from((Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1), 4733))
 }
 
 impl Peer {
     /// The end that listens.
-    pub(super) fn listening(number: u16, keys: &Keys, transport: TransportConfig, seed: u64) -> Self {
+    pub(super) fn listening(keys: &Keys, transport: TransportConfig, seed: u64) -> Self {
         let mut config = ServerConfig::with_crypto(keys.server.clone());
         config.transport_config(Arc::new(transport));
-        Self::new(address(number + 1), Some(Arc::new(config)), seed)
+        Self::new(Some(Arc::new(config)), seed)
     }
 
-    /// The end that dials and sends `bytes` on so many streams.
-    pub(super) fn sending(
-        number: u16,
-        keys: &Keys,
-        transport: TransportConfig,
-        now: Instant,
-        (bytes, streams): (u64, usize),
-        seed: u64,
-    ) -> Self {
-        let mut peer = Self::new(address(number), None, seed);
+    /// The end that dials, and will send.
+    pub(super) fn dialling(keys: &Keys, transport: TransportConfig, now: Instant, seed: u64) -> Self {
+        let mut peer = Self::new(None, seed);
         let mut config = ClientConfig::new(keys.client.clone());
         config.transport_config(Arc::new(transport));
-        let connected = peer.endpoint.connect(now, config, peer.remote, NAME).expect("the settings are possible");
+        let connected = peer.endpoint.connect(now, config, remote(), NAME).expect("the settings are possible");
         peer.connection = Some(connected);
-        peer.sending = Some(Sending { streams: Vec::new(), streams_wanted: streams, left_bytes: bytes, next: 0 });
         peer
     }
 
-    fn new(remote: SocketAddr, server: Option<Arc<ServerConfig>>, seed: u64) -> Self {
+    fn new(server: Option<Arc<ServerConfig>>, seed: u64) -> Self {
         let mut config = EndpointConfig::default();
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
         config.rng_seed(Some(bytes));
         Self {
+            dials: server.is_none(),
             endpoint: Endpoint::new(Arc::new(config), server, true, None),
             connection: None,
-            remote,
+            talk: Talk::default(),
             sending: None,
             received_bytes: 0,
             outgoing: Vec::new(),
         }
     }
 
-    /// Smoothed round trip; none without a connection.
-    pub(super) fn rtt(&self) -> Option<Duration> {
-        self.connection.as_ref().map(|(_, connection)| connection.rtt())
+    /// Asks questions until there are so many in all.
+    pub(super) fn ask(&mut self, questions: u32) {
+        self.talk.wanted = questions;
+    }
+
+    /// How many were answered.
+    pub(super) fn answered(&self) -> u32 {
+        (self.talk.read_bytes / ANSWER_BYTES) as u32
+    }
+
+    /// Sends so many bytes, if it does not send already.
+    pub(super) fn send(&mut self, bytes: u64, streams_wanted: usize) {
+        self.sending.get_or_insert(Sending { streams: Vec::new(), streams_wanted, left_bytes: bytes, next: 0 });
+    }
+
+    /// Asks for a sign of life.
+    pub(super) fn ping(&mut self, now: Instant) {
+        if let Some((_, connection)) = &mut self.connection {
+            connection.ping();
+        }
+        self.drive(now);
+    }
+
+    /// Bytes that came over the link.
+    pub(super) fn heard_bytes(&self) -> u64 {
+        self.connection.as_ref().map_or(0, |(_, connection)| connection.stats().udp_rx.bytes)
+    }
+
+    /// Whether its connection has ended.
+    pub(super) fn is_closed(&self) -> bool {
+        self.connection.as_ref().is_some_and(|(_, connection)| connection.is_closed())
+    }
+
+    /// Smoothed round trip; zero without a connection.
+    pub(super) fn rtt(&self) -> Duration {
+        self.connection.as_ref().map_or(Duration::ZERO, |(_, connection)| connection.rtt())
     }
 
     /// When it wants to be called without a datagram.
@@ -145,7 +188,7 @@ impl Peer {
     /// A datagram has come.
     pub(super) fn handle_datagram(&mut self, now: Instant, datagram: &[u8]) {
         let mut buffer = Vec::new();
-        match self.endpoint.handle(now, self.remote, None, None, BytesMut::from(datagram), &mut buffer) {
+        match self.endpoint.handle(now, remote(), None, None, BytesMut::from(datagram), &mut buffer) {
             Some(DatagramEvent::NewConnection(incoming)) if self.connection.is_none() => {
                 match self.endpoint.accept(incoming, now, &mut buffer, None) {
                     Ok(connected) => self.connection = Some(connected),
@@ -175,6 +218,7 @@ impl Peer {
     /// Does what can be done at this moment.
     pub(super) fn drive(&mut self, now: Instant) {
         self.handle_events();
+        self.talk();
         self.write();
         self.transmit(now);
     }
@@ -193,10 +237,44 @@ impl Peer {
                         self.received_bytes += read(connection, stream);
                     }
                 }
-                Some(Event::Stream(StreamEvent::Readable { id })) => self.received_bytes += read(connection, id),
+                Some(Event::Stream(StreamEvent::Opened { dir: Dir::Bi })) => {
+                    self.talk.stream = connection.streams().accept(Dir::Bi);
+                    if let Some(stream) = self.talk.stream {
+                        self.talk.read_bytes += read(connection, stream);
+                    }
+                }
+                Some(Event::Stream(StreamEvent::Readable { id })) => {
+                    let bytes = read(connection, id);
+                    let counter =
+                        if self.talk.stream == Some(id) { &mut self.talk.read_bytes } else { &mut self.received_bytes };
+                    *counter += bytes;
+                }
                 Some(_) => {}
                 None => return,
             }
+        }
+    }
+
+    /// Asks the next question when the last is answered; answers what was asked.
+    fn talk(&mut self) {
+        let (answered, talk) = (self.answered(), &mut self.talk);
+        let Some((_, connection)) = &mut self.connection else { return };
+        if self.dials {
+            if talk.stream.is_none() {
+                talk.stream = connection.streams().open(Dir::Bi);
+            }
+            if talk.asked < talk.wanted && talk.asked == answered {
+                talk.asked += 1;
+                talk.unwritten_bytes += QUESTION_BYTES;
+            }
+        } else {
+            let questions = (talk.read_bytes / QUESTION_BYTES) as u32;
+            talk.unwritten_bytes += u64::from(questions - talk.asked) * ANSWER_BYTES;
+            talk.asked = questions;
+        }
+        let Some(stream) = talk.stream.filter(|_| talk.unwritten_bytes > 0) else { return };
+        if let Ok(written) = connection.send_stream(stream).write(&DATA[..talk.unwritten_bytes as usize]) {
+            talk.unwritten_bytes -= written as u64;
         }
     }
 

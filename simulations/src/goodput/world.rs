@@ -2,13 +2,12 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
-use headwater_quic::{Congestion, TransportOptions};
+use headwater_quic::Congestion;
 
+use super::flow::Flow;
 use super::link::{Capacity, Link, LinkShape, MS, Nanos, SECOND, Turns, carried};
-use super::peer::{Keys, Peer};
 use crate::random::Random;
 
 /// IPv4 and UDP headers of a datagram.
@@ -17,8 +16,6 @@ const HEADERS_BYTES: u64 = 28;
 const FROM: Nanos = 5 * SECOND;
 /// How often round trips are looked at.
 const LOOK_EVERY: Nanos = 100 * MS;
-/// Streams of a transfer.
-const STREAMS: usize = 4;
 /// Bytes that a sender has ready beyond the ones that it is measured by: nothing.
 const FOREVER: u64 = 1 << 40;
 
@@ -60,21 +57,16 @@ pub struct Measured {
     pub took: Duration,
     /// Of what both flows got after five seconds, the share of the first; 1 without a second.
     pub fairness: f64,
+    /// Connections that were begun.
+    pub connections: u32,
     /// Whether all that was to be sent has arrived.
     pub complete: bool,
     /// A number that tells two runs apart.
     pub trace: u64,
 }
 
-struct Flow {
-    sender: Peer,
-    receiver: Peer,
-    at_from: u64,
-    wanted: u64,
-}
-
-/// A datagram on its way: when, order, flow, whether towards the receiver, and its bytes.
-type Arrival = Reverse<(Nanos, u64, usize, bool, Vec<u8>)>;
+/// A datagram on its way: when, order, flow, connection, whether towards the receiver, and its bytes.
+type Arrival = Reverse<(Nanos, u64, usize, u32, bool, Vec<u8>)>;
 
 struct World {
     base: Instant,
@@ -115,31 +107,9 @@ pub fn run(scenario: &Scenario, congestion: Congestion, seed: u64) -> Measured {
     let wanted = scenario.bytes.unwrap_or(FOREVER);
     for (number, controller) in std::iter::once(congestion).chain(scenario.rival).enumerate() {
         let wanted = if number == 0 { wanted } else { FOREVER };
-        world.flows.push(Flow::new(number, base, controller, wanted, &mut random));
+        world.flows.push(Flow::new(controller, wanted, random.split()));
     }
     world.play(scenario)
-}
-
-impl Flow {
-    fn new(number: usize, now: Instant, congestion: Congestion, wanted: u64, random: &mut Random) -> Self {
-        let keys = Keys::new();
-        let network = IpAddr::from(Ipv4Addr::new(192, 0, 2, 1));
-        let sending =
-            TransportOptions { congestion, send_window_bytes: 8 << 20, gso: false, ..TransportOptions::default() };
-        let receiving = TransportOptions { congestion, gso: false, ..TransportOptions::default() };
-        let port = 1000 + 10 * number as u16;
-        let (seed, other) = (random.next(), random.next());
-        Self {
-            sender: Peer::sending(port, &keys, sending.config(network), now, (wanted, STREAMS), seed),
-            receiver: Peer::listening(port, &keys, receiving.config(network), other),
-            at_from: 0,
-            wanted,
-        }
-    }
-
-    fn is_complete(&self) -> bool {
-        self.receiver.received_bytes >= self.wanted
-    }
 }
 
 impl World {
@@ -147,22 +117,19 @@ impl World {
         let base_rtt = scenario.rtt as f64;
         let mut rtts: Vec<f64> = Vec::new();
         let (mut next_look, mut passed_from) = (FROM, false);
-        for flow in &mut self.flows {
-            flow.sender.drive(self.base);
-        }
-        self.collect();
-        while let Some(next) = self.next_event() {
+        loop {
+            let next = self.next_event();
             if next > scenario.time || self.flows[0].is_complete() {
                 break;
             }
             if next >= FROM && !passed_from {
                 passed_from = true;
                 for flow in &mut self.flows {
-                    flow.at_from = flow.receiver.received_bytes;
+                    flow.at_from = flow.received_bytes();
                 }
             }
             while next >= next_look {
-                if let Some(rtt) = self.flows[0].sender.rtt() {
+                if let Some(rtt) = self.flows[0].rtt() {
                     rtts.push(rtt.as_nanos() as f64 / base_rtt);
                 }
                 next_look += LOOK_EVERY;
@@ -171,7 +138,7 @@ impl World {
             self.step();
         }
         let end = if self.flows[0].is_complete() { self.now } else { scenario.time };
-        let after: Vec<u64> = self.flows.iter().map(|flow| flow.receiver.received_bytes - flow.at_from).collect();
+        let after: Vec<u64> = self.flows.iter().map(|flow| flow.received_bytes() - flow.at_from).collect();
         let up_time = |from: Nanos, to: Nanos| match scenario.turns {
             // Constant links only: what it carries while it is up.
             Some(turns) => {
@@ -186,62 +153,53 @@ impl World {
         Measured {
             rtt_median: rtts.get(rtts.len() / 2).copied().unwrap_or(0.0),
             share: after[0] as f64 / room,
-            share_in_all: self.flows[0].receiver.received_bytes as f64 / up_time(0, end).max(1) as f64,
+            share_in_all: self.flows[0].received_bytes() as f64 / up_time(0, end).max(1) as f64,
             rtt_mean: rtts.iter().sum::<f64>() / rtts.len().max(1) as f64,
             rtt_max: rtts.iter().copied().fold(0.0, f64::max),
             took: Duration::from_nanos(end),
             fairness: after[0] as f64 / after.iter().sum::<u64>().max(1) as f64,
+            connections: self.flows[0].connections(),
             complete: self.flows[0].is_complete(),
             trace: self.trace,
         }
     }
 
-    fn at(&self, nanos: Nanos) -> Instant {
-        self.base + Duration::from_nanos(nanos)
-    }
-
     /// When something happens next.
-    fn next_event(&mut self) -> Option<Nanos> {
+    fn next_event(&mut self) -> Nanos {
+        let arrival = self.arrivals.peek().map_or(Nanos::MAX, |Reverse(arrival)| arrival.0);
         let base = self.base;
-        let mut next = self.arrivals.peek().map(|Reverse(arrival)| arrival.0);
-        for flow in &mut self.flows {
-            for timeout in [flow.sender.timeout(), flow.receiver.timeout()].into_iter().flatten() {
-                let at = timeout.saturating_duration_since(base).as_nanos() as Nanos;
-                next = Some(next.map_or(at, |next| next.min(at)));
-            }
-        }
-        next.map(|next| next.max(self.now))
+        self.flows.iter_mut().map(|flow| flow.next_event(base)).fold(arrival, Nanos::min).max(self.now)
     }
 
     fn step(&mut self) {
-        let now = self.at(self.now);
+        let now = self.base + Duration::from_nanos(self.now);
         while self.arrivals.peek().is_some_and(|Reverse(arrival)| arrival.0 <= self.now) {
-            let Some(Reverse((at, _, flow, to_receiver, datagram))) = self.arrivals.pop() else { break };
+            let Some(Reverse((at, _, flow, number, to_receiver, datagram))) = self.arrivals.pop() else { break };
             self.trace = self.trace.rotate_left(5) ^ at.wrapping_mul(31).wrapping_add(datagram.len() as u64);
-            let flow = &mut self.flows[flow];
-            let peer = if to_receiver { &mut flow.receiver } else { &mut flow.sender };
+            // What comes for a connection that was given up goes nowhere.
+            let Some(pair) = self.flows[flow].pairs.iter_mut().find(|pair| pair.number == number) else { continue };
+            let peer = if to_receiver { &mut pair.receiver } else { &mut pair.sender };
             peer.handle_datagram(now, &datagram);
         }
         for flow in &mut self.flows {
-            for peer in [&mut flow.sender, &mut flow.receiver] {
-                if peer.timeout().is_some_and(|timeout| timeout <= now) {
-                    peer.handle_timeout(now);
-                }
-            }
+            flow.handle_time(self.base, self.now);
         }
         self.collect();
     }
 
     /// Puts what peers want to send onto the link.
     fn collect(&mut self) {
-        for (number, flow) in self.flows.iter_mut().enumerate() {
-            for (peer, link, to_receiver) in
-                [(&mut flow.sender, &mut self.up, true), (&mut flow.receiver, &mut self.down, false)]
-            {
-                for datagram in peer.outgoing.drain(..) {
-                    if let Some(at) = link.send(self.now, datagram.len() as u64 + HEADERS_BYTES) {
-                        self.sequence += 1;
-                        self.arrivals.push(Reverse((at, self.sequence, number, to_receiver, datagram)));
+        for (flow, pairs) in self.flows.iter_mut().map(|flow| &mut flow.pairs).enumerate() {
+            for pair in pairs {
+                let number = pair.number;
+                for (peer, link, to_receiver) in
+                    [(&mut pair.sender, &mut self.up, true), (&mut pair.receiver, &mut self.down, false)]
+                {
+                    for datagram in peer.outgoing.drain(..) {
+                        if let Some(at) = link.send(self.now, datagram.len() as u64 + HEADERS_BYTES) {
+                            self.sequence += 1;
+                            self.arrivals.push(Reverse((at, self.sequence, flow, number, to_receiver, datagram)));
+                        }
                     }
                 }
             }

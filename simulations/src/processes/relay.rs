@@ -1,11 +1,11 @@
 //! A link that can be held: a relay of UDP datagrams between one device and its core, which stops after so many bytes.
 //!
 //! What comes while it is held is lost, as on a cut link, and QUIC sends it again once the link is back. So a test can do
-//! something at an exact point of a transfer, however fast the machine is.
+//! something at an exact point of a transfer, however fast the machine is. Or it forgets one flow and carries the next.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -22,6 +22,9 @@ struct State {
     bytes_up: AtomicU64,
     hold_after_bytes: AtomicU64,
     held: AtomicBool,
+    /// Whether only the flow that reaches the limit stops, and which one that was.
+    one_flow: bool,
+    dead: Mutex<Option<SocketAddr>>,
     ended: AtomicBool,
 }
 
@@ -36,6 +39,16 @@ pub struct Relay {
 impl Relay {
     /// A relay to `core` that holds once the device has sent `hold_after_bytes`.
     pub fn start(core: SocketAddr, hold_after_bytes: u64) -> Self {
+        Self::with(core, State { hold_after_bytes: hold_after_bytes.into(), ..State::default() })
+    }
+
+    /// A relay that then carries nothing more of this one socket of the device, and all of others: as a network does that
+    /// has forgotten a flow.
+    pub fn forgetting(core: SocketAddr, after_bytes: u64) -> Self {
+        Self::with(core, State { hold_after_bytes: after_bytes.into(), one_flow: true, ..State::default() })
+    }
+
+    fn with(core: SocketAddr, state: State) -> Self {
         let near = UdpSocket::bind((core.ip(), 0)).expect("a socket");
         let far = UdpSocket::bind((core.ip(), 0)).expect("a socket");
         far.connect(core).expect("an address");
@@ -43,19 +56,28 @@ impl Relay {
             socket.set_read_timeout(Some(LOOK_EVERY)).expect("a timeout can be set");
         }
         let address = near.local_addr().expect("bound");
-        let state = Arc::new(State { hold_after_bytes: hold_after_bytes.into(), ..State::default() });
-        let device = Arc::new(std::sync::Mutex::new(None));
+        let state = Arc::new(state);
+        let device = Arc::new(Mutex::new(None));
         let (near, far) = (Arc::new(near), Arc::new(far));
         let up = {
             let (near, far, state, device) =
                 (Arc::clone(&near), Arc::clone(&far), Arc::clone(&state), Arc::clone(&device));
             std::thread::spawn(move || {
                 carry(&near, &state, |datagram, from| {
-                    *device.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(from);
+                    let mut dead = locked(&state.dead);
+                    if *dead == Some(from) {
+                        return;
+                    }
+                    *locked(&device) = Some(from);
                     let sent = state.bytes_up.fetch_add(datagram.len() as u64, Ordering::Relaxed);
                     if sent >= state.hold_after_bytes.load(Ordering::Relaxed) {
-                        state.held.store(true, Ordering::Relaxed);
-                        return;
+                        if !state.one_flow {
+                            state.held.store(true, Ordering::Relaxed);
+                            return;
+                        } else if dead.is_none() {
+                            *dead = Some(from);
+                            return;
+                        }
                     }
                     // A core that is down is a cut link too.
                     let _ = far.send(datagram);
@@ -66,8 +88,9 @@ impl Relay {
             let state = Arc::clone(&state);
             std::thread::spawn(move || {
                 carry(&far, &state, |datagram, _| {
-                    let device = *device.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    if let Some(device) = device.filter(|_| !state.held.load(Ordering::Relaxed)) {
+                    let device = *locked(&device);
+                    let is_held = state.held.load(Ordering::Relaxed) || device == *locked(&state.dead);
+                    if let Some(device) = device.filter(|_| !is_held) {
                         // A device that is gone needs no answer.
                         let _ = near.send_to(datagram, device);
                     }
@@ -103,6 +126,10 @@ impl Drop for Relay {
             let _ = thread.join();
         }
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn carry(socket: &UdpSocket, state: &State, mut pass: impl FnMut(&[u8], SocketAddr)) {

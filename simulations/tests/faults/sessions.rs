@@ -1,8 +1,9 @@
 //! Sessions of peers that ask too much, or listen to nothing.
 
 use headwater_protocol::wire::Message;
+use simulations::processes::folder::{self, Dice};
 use simulations::processes::hostile::{Heard, HostileDevice};
-use simulations::processes::{CoreProcess, wait_for};
+use simulations::processes::{CoreProcess, Relay, wait_for};
 
 use crate::Pair;
 
@@ -65,4 +66,23 @@ fn a_session_that_was_not_told_of_its_revocation_sees_it_at_its_next_look() {
     pair.core.run_command(&["device", "label", "north", "site=x"]).success();
     assert!(matches!(device.until_closed(), Heard::Closed(..)), "it goes on, revoked");
     pair.still_works();
+}
+
+/// The network forgets the flow in the middle of a transfer, and neither side is told.
+#[test]
+fn a_session_that_falls_silent_is_replaced_by_another() {
+    let mut pair = Pair::synced();
+    let large = Dice::new(77).bytes(24 << 20);
+    folder::write(&pair.source.join("large.bin"), &large);
+    let relay = Relay::forgetting(pair.core.address(), 2 << 20);
+    pair.publisher.dial(relay.address());
+    pair.publisher.run();
+    wait_for("the version", || (pair.core.list(&["dataset", "log", "cam/north"]).len() == 2).then_some(()));
+    let log = pair.publisher.log();
+    assert!(log.contains("a new one took its place"), "{log}");
+    assert!(!log.contains("HW-1011"), "a race is taken for a clone: {log}");
+    pair.publisher.stop();
+    pair.publisher.dial_as_joined();
+    pair.still_works();
+    pair.core.verify();
 }

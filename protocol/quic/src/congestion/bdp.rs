@@ -53,6 +53,7 @@ const STARTUP_GROWTH: f64 = 1.25;
 const STARTUP_FLAT_ROUNDS: u32 = 3;
 /// Startup also ends when even the shortest round trip of a round is this times the shortest ever: a queue builds.
 const STARTUP_QUEUE: f64 = 1.4;
+const STARTUP_QUEUE_PACKETS: u64 = 10;
 /// The queue is not ours if the shortest round trip of a probing round is this times the shortest ever ...
 const OTHERS_QUEUE: f64 = 1.3;
 /// ... and others have left if it is below this.
@@ -112,10 +113,12 @@ struct Round {
     delivered: u64,
     lost: u64,
     shortest: Duration,
+    /// Whether there was always more to send.
+    full: bool,
 }
 
 impl Round {
-    const EMPTY: Self = Self { delivered: 0, lost: 0, shortest: Duration::MAX };
+    const EMPTY: Self = Self { delivered: 0, lost: 0, shortest: Duration::MAX, full: true };
 }
 
 /// The controller.
@@ -222,13 +225,20 @@ impl Bdp {
         }
         if let Phase::Startup { rate, flat_rounds } = self.phase {
             let highest = self.rate.highest();
-            let flat_rounds = if highest >= rate * STARTUP_GROWTH { 0 } else { flat_rounds + 1 };
-            let builds = self.queue(round.shortest) >= STARTUP_QUEUE;
+            let (rate, flat_rounds) = match (highest >= rate * STARTUP_GROWTH, round.full) {
+                (true, _) => (highest, 0),
+                (false, true) => (rate, flat_rounds + 1),
+                // There was not enough to send for more.
+                (false, false) => (rate, flat_rounds),
+            };
+            // Few packets may have a late acknowledgement in common.
+            let builds =
+                round.delivered >= STARTUP_QUEUE_PACKETS * self.mtu && self.queue(round.shortest) >= STARTUP_QUEUE;
             self.phase = if flat_rounds >= STARTUP_FLAT_ROUNDS || builds {
                 self.probed_at = now;
                 Phase::Drain
             } else {
-                Phase::Startup { rate: if flat_rounds == 0 { highest } else { rate }, flat_rounds }
+                Phase::Startup { rate, flat_rounds }
             };
         }
     }
@@ -309,6 +319,7 @@ impl Controller for Bdp {
         self.in_flight = in_flight;
         let Some(sample) = self.rate.sample(now, app_limited) else { return };
         self.see_round_trip(now, sample.rtt);
+        self.round.full &= !app_limited;
         if sample.ends_round {
             self.end_round(now);
         }
