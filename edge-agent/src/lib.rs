@@ -3,7 +3,7 @@
 //! - [`agent`] is what one data folder amounts to, and answers commands; [`daemon`] runs it for long, [`cli`] is the program.
 //! - [`catalog`] knows what is in the datasets; it is all that speaks SQL, and it can be rebuilt.
 //! - [`session`] reaches the core, publishes and subscribes; [`storage`] is what happens on the device's own disk.
-//! - [`settings`] and [`device`] are small files that outlive the catalog.
+//! - [`settings`] and [`device`] are small files that outlive the catalog; [`watched`] is a value that tasks wait for.
 
 pub mod agent;
 mod blocking;
@@ -17,3 +17,4 @@ pub mod request;
 pub mod session;
 pub mod settings;
 pub mod storage;
+pub mod watched;

@@ -1,6 +1,8 @@
 //! Where the real programs and state machines are put through what the world does to them: lies, kills, full disks.
 
+pub mod checkers;
 pub mod goodput;
+pub mod machines;
 pub mod processes;
 pub mod random;
-pub mod sync;
+pub mod world;

@@ -1,38 +1,53 @@
-//! `cargo run -p simulations -- sync --seeds 1000`: plays seeds, prints what the checkers found, and how to replay it.
+//! `cargo run -p simulations -- sync --seeds 1000`: plays seeds of the world, prints what the checkers found, and how to
+//! replay it.
+//! `cargo run -p simulations -- machines --seeds 1000`: the same with the two machines that move versions alone.
 //! `cargo run -p simulations -- goodput bdp cubic`: what congestion controllers make of links, in virtual time.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a command")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use headwater_quic::Congestion;
 use simulations::goodput::scenarios;
-use simulations::{goodput, sync};
+use simulations::world::{self, BUGS, Bug, Plan};
+use simulations::{goodput, machines};
 
-const USAGE: &str = "usage: simulations sync [--seeds N] [--from S] [--trace]
+const USAGE: &str = "usage: simulations sync [--seeds N] [--from S] [--plan FILE] [--bug NAME] [--trace]
+       simulations machines [--seeds N] [--from S] [--trace]
        simulations goodput [CONTROLLER ...] [FILE ...]
 
-  --seeds N  how many seeds to play (default 1000)
-  --from S   the first of them (default 0)
-  --trace    print everything that happens
+  --seeds N    how many seeds to play (default 1000)
+  --from S     the first of them (default 0)
+  --plan FILE  what runs are to be like (default simulations/plans/default.toml)
+  --bug NAME   plant a mistake, to see that it is noticed: one of those in simulations/src/world/bugs.rs
+  --trace      print everything that happens
 
-  CONTROLLER cubic, newreno, bbr, bdp (default bdp and cubic)
-  FILE       a recorded link: a time in milliseconds a line, at each of which 1500 bytes may cross";
+  CONTROLLER   cubic, newreno, bbr, bdp (default bdp and cubic)
+  FILE         a recorded link: a time in milliseconds a line, at each of which 1500 bytes may cross";
 
 /// What is to be played.
 struct Arguments {
     seeds: u64,
     from: u64,
+    plan: Option<PathBuf>,
+    bug: Option<Bug>,
     trace: bool,
 }
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("goodput") {
-        return goodput(std::env::args().skip(2));
-    }
-    match arguments(std::env::args().skip(1)) {
-        Ok(arguments) => play(&arguments),
+    let mut given = std::env::args().skip(1);
+    let result = match given.next().as_deref() {
+        Some("goodput") => return goodput(given),
+        Some("sync") => arguments(given).and_then(|arguments| sync(&arguments)),
+        Some("machines") => arguments(given).map(|arguments| play_machines(&arguments)),
+        Some(other) => Err(format!("there is no simulation called `{other}`")),
+        None => Err("which simulation?".into()),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(reason) => {
             eprintln!("error: {reason}\n{USAGE}");
             ExitCode::from(2)
@@ -41,20 +56,19 @@ fn main() -> ExitCode {
 }
 
 fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    match given.next().as_deref() {
-        Some("sync") => {}
-        Some(other) => return Err(format!("there is no simulation called `{other}`")),
-        None => return Err("which simulation?".into()),
-    }
-    let mut arguments = Arguments { seeds: 1000, from: 0, trace: false };
+    let mut arguments = Arguments { seeds: 1000, from: 0, plan: None, bug: None, trace: false };
     while let Some(option) = given.next() {
-        let mut number = || {
-            let value = given.next().ok_or(format!("`{option}` needs a number"))?;
-            value.parse().map_err(|_| format!("`{value}` is no number"))
-        };
+        let mut value = || given.next().ok_or(format!("`{option}` needs a value"));
+        let number = |value: String| value.parse().map_err(|_| format!("`{value}` is no number"));
         match option.as_str() {
-            "--seeds" => arguments.seeds = number()?,
-            "--from" => arguments.from = number()?,
+            "--seeds" => arguments.seeds = value().and_then(number)?,
+            "--from" => arguments.from = value().and_then(number)?,
+            "--plan" => arguments.plan = Some(value()?.into()),
+            "--bug" => {
+                let name = value()?;
+                let known = BUGS.iter().map(|(bug, _)| *bug).find(|bug| format!("{bug:?}") == name);
+                arguments.bug = Some(known.ok_or(format!("there is no mistake called `{name}`"))?);
+            }
             "--trace" => arguments.trace = true,
             _ => return Err(format!("there is no option `{option}`")),
         }
@@ -62,13 +76,47 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, Strin
     Ok(arguments)
 }
 
-fn play(arguments: &Arguments) -> ExitCode {
+/// Plays seeds of the world; whether all hold.
+fn sync(arguments: &Arguments) -> Result<bool, String> {
+    let plan = match &arguments.plan {
+        Some(path) => Plan::load(path).map_err(|error| error.to_string())?,
+        None => Plan::standard(),
+    };
+    let began = Instant::now();
     let mut failed = 0;
-    let mut played = sync::Tally::default();
+    let (mut played, mut hashes) = (world::Tally::default(), blake3::Hasher::new());
+    for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
+        let sink = || Box::new(|line: &str| println!("{line}")) as world::TraceSink;
+        let outcome = world::run(seed, &plan, arguments.bug, arguments.trace.then(sink));
+        played.add(&outcome.tally);
+        hashes.update(outcome.trace_hash.as_bytes());
+        if !outcome.problems.is_empty() {
+            failed += 1;
+            println!("seed {seed} failed (trace {}):", outcome.trace_hash);
+            for problem in &outcome.problems {
+                println!("  {problem}");
+            }
+            println!("  replay: {}", outcome.replay(arguments.plan.as_deref()));
+        }
+    }
+    let hash = &hashes.finalize().to_hex()[..16];
+    println!(
+        "{} seeds from {} in {:.1} s, {failed} failed, traces {hash}: {played}",
+        arguments.seeds,
+        arguments.from,
+        began.elapsed().as_secs_f64()
+    );
+    Ok(failed == 0)
+}
+
+/// Plays seeds of the two machines; whether all hold.
+fn play_machines(arguments: &Arguments) -> bool {
+    let mut failed = 0;
+    let mut played = machines::Tally::default();
     for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
         let mut print = |line: &str| println!("{line}");
-        let trace: Option<sync::TraceSink<'_>> = if arguments.trace { Some(&mut print) } else { None };
-        let outcome = sync::run(seed, None, trace);
+        let trace: Option<machines::TraceSink<'_>> = if arguments.trace { Some(&mut print) } else { None };
+        let outcome = machines::run(seed, None, trace);
         played.add(&outcome.tally);
         if !outcome.problems.is_empty() {
             failed += 1;
@@ -82,7 +130,7 @@ fn play(arguments: &Arguments) -> ExitCode {
         }
     }
     println!("{} seeds from {}, {failed} failed: {played}", arguments.seeds, arguments.from);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    failed == 0
 }
 
 fn goodput(given: impl Iterator<Item = String>) -> ExitCode {

@@ -1,36 +1,51 @@
-//! A few hundred seeds of the machines that move versions, and bugs that the checkers must notice.
+//! Seeds of the world that every test run plays, and bugs that the checkers must notice.
 
-use simulations::sync::{BUGS, run};
+use simulations::world::{BUGS, Plan, run};
 
 /// Seeds that every test run plays.
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 1000;
+/// Threads that play them.
+const THREADS: u64 = 2;
+/// Seeds in which a planted bug must be noticed.
+const SEEDS_WITH_BUG: u64 = 60;
+
+fn short() -> Plan {
+    Plan::load(concat!(env!("CARGO_MANIFEST_DIR"), "/plans/short.toml").as_ref()).expect("a plan")
+}
 
 #[test]
 fn every_seed_holds() {
-    for seed in 0..SEEDS {
-        let outcome = run(seed, None, None);
-        assert!(outcome.problems.is_empty(), "seed {seed}: {:#?}\nreplay it: {}", outcome.problems, outcome.replay());
-    }
+    let plan = short();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let plan = &plan;
+            scope.spawn(move || {
+                for seed in (thread..SEEDS).step_by(THREADS as usize) {
+                    let outcome = run(seed, plan, None, None);
+                    let replay = outcome.replay(Some("simulations/plans/short.toml".as_ref()));
+                    assert!(outcome.problems.is_empty(), "seed {seed}: {:#?}\nreplay it: {replay}", outcome.problems);
+                }
+            });
+        }
+    });
 }
 
 #[test]
 fn a_seed_gives_one_trace() {
-    for seed in 0..20 {
-        let mut lines = Vec::new();
-        let first = run(seed, None, Some(&mut |line| lines.push(line.to_owned())));
-        let mut again = Vec::new();
-        let second = run(seed, None, Some(&mut |line| again.push(line.to_owned())));
-        assert_eq!(first, second);
-        assert_eq!(lines, again);
+    for plan in [short(), Plan::standard()] {
+        for seed in 0..4 {
+            assert_eq!(run(seed, &plan, None, None), run(seed, &plan, None, None));
+        }
+        assert_ne!(run(1, &plan, None, None).trace_hash, run(2, &plan, None, None).trace_hash);
     }
-    assert_ne!(run(1, None, None).trace_hash, run(2, None, None).trace_hash);
 }
 
 #[test]
 fn every_planted_bug_is_noticed_by_the_checker_that_should() {
+    let plan = Plan::standard();
     for (bug, checker) in BUGS {
-        let noticed = (0..SEEDS)
-            .any(|seed| run(seed, Some(*bug), None).problems.iter().any(|problem| problem.starts_with(checker)));
-        assert!(noticed, "{bug:?} was not noticed by `{checker}` in {SEEDS} seeds");
+        let noticed = (0..SEEDS_WITH_BUG)
+            .any(|seed| run(seed, &plan, Some(*bug), None).problems.iter().any(|problem| problem.starts_with(checker)));
+        assert!(noticed, "{bug:?} was not noticed by `{checker}` in {SEEDS_WITH_BUG} seeds");
     }
 }

@@ -17,7 +17,7 @@ use headwater_host::control::{ControlHandler, ReplySender};
 use headwater_host::error::{CodedError, codes};
 use headwater_host::lock::DataFolderLock;
 use serde_json::Value;
-use tokio::sync::{OwnedMutexGuard, Semaphore, watch};
+use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio::time::Instant;
 
 pub use folders::{Folder, Subscription};
@@ -29,6 +29,7 @@ use crate::device::Device;
 use crate::request::{ProblemReport, Request};
 use crate::session::Connected;
 use crate::settings::Settings;
+use crate::watched;
 
 /// Folders that are scanned at once: each scan uses several threads already.
 const SCANS_MAX: usize = 1;
@@ -51,9 +52,9 @@ pub struct Agent {
     busy: Mutex<HashMap<BusyKey, DatasetLock>>,
     scans: Arc<Semaphore>,
     /// Says that settings or the device changed, so that the daemon looks again.
-    changed: watch::Sender<u64>,
+    changed: watched::Sender<u64>,
     /// The session in force, and how the link is.
-    link: watch::Sender<LinkState>,
+    link: watched::Sender<LinkState>,
     /// Held while the folders that commands added are read, changed and written.
     added: Mutex<()>,
     daemon: std::sync::atomic::AtomicBool,
@@ -107,8 +108,8 @@ impl Agent {
             problems: Mutex::default(),
             busy: Mutex::default(),
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
-            changed: watch::channel(0).0,
-            link: watch::channel(LinkState::default()).0,
+            changed: watched::Sender::new(0),
+            link: watched::Sender::new(LinkState::default()),
             added: Mutex::default(),
             daemon: false.into(),
             _lock: lock,
@@ -249,12 +250,12 @@ impl Agent {
     }
 
     /// Watches for changes of settings and device.
-    pub fn changes(&self) -> watch::Receiver<u64> {
+    pub fn changes(&self) -> watched::Receiver<u64> {
         self.changed.subscribe()
     }
 
     /// How the link is, to be watched or set.
-    pub fn link(&self) -> &watch::Sender<LinkState> {
+    pub fn link(&self) -> &watched::Sender<LinkState> {
         &self.link
     }
 

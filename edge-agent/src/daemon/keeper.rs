@@ -7,13 +7,14 @@ use std::time::Duration;
 use headwater_host::control::ReplySender;
 use headwater_host::watch::Again;
 use headwater_quic::work;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::backoff::Backoff;
 use crate::agent::{Agent, Folder, LinkState};
 use crate::session::Connected;
 use crate::session::collect::Collector;
 use crate::session::publish::{Rounds, publish};
+use crate::watched;
 
 /// The longest wait after something went wrong with a folder.
 const RETRY_LONGEST: Duration = Duration::from_mins(2);
@@ -59,7 +60,7 @@ pub(super) async fn keep(agent: Arc<Agent>, folder: Folder, changed: Arc<Notify>
 }
 
 /// Resolves when there is another session than the one that was used.
-async fn session_begins(link: &mut watch::Receiver<LinkState>, used: Option<&Arc<Connected>>) {
+async fn session_begins(link: &mut watched::Receiver<LinkState>, used: Option<&Arc<Connected>>) {
     let is_new = |state: &LinkState| {
         state.connected.as_ref().is_some_and(|now| !used.is_some_and(|used| Arc::ptr_eq(used, now)))
     };

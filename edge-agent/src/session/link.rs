@@ -13,7 +13,8 @@ use headwater_protocol::wire::{Following, MESSAGE_LIST_MAX, Message, News, PeerS
 use headwater_quic::endpoint::close;
 use headwater_quic::session::{SessionEvent, SessionEvents, SessionHandle, SessionStats};
 use headwater_quic::work;
-use tokio::sync::watch;
+
+use crate::watched;
 
 /// How long the core may take to answer a question that needs no work.
 const ANSWER_WAIT: Duration = Duration::from_mins(1);
@@ -23,7 +24,7 @@ const ANSWER_WAIT: Duration = Duration::from_mins(1);
 pub struct Link {
     connection: quinn::Connection,
     handle: SessionHandle,
-    news: watch::Sender<Said>,
+    news: watched::Sender<Said>,
     /// One question at a time; the number of the last one.
     questions: Arc<tokio::sync::Mutex<u32>>,
 }
@@ -87,7 +88,7 @@ impl Link {
         events: SessionEvents,
         fetches: Arc<dyn Fetches>,
     ) -> Self {
-        let (news, _) = watch::channel(Said::default());
+        let news = watched::Sender::new(Said::default());
         let link = Self { connection, handle, news, questions: Arc::default() };
         work::spawn(link.clone().pump(events, fetches));
         link

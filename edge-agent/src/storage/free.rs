@@ -195,7 +195,10 @@ impl Freeing<'_> {
     }
 
     fn flush(&mut self) -> Result<(), CodedError> {
-        let batch = std::mem::take(&mut self.batch);
+        let mut batch = std::mem::take(&mut self.batch);
+        // A file that was named twice, as by itself and by its folder, is removed once; the second time it would seem to stay.
+        batch.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        batch.dedup_by(|a, b| a.0 == b.0);
         let paths: Vec<_> = batch.iter().map(|(path, ..)| path.clone()).collect();
         // What is here to be freed is not deleted, whatever an earlier command could not finish.
         self.catalog.forget_deletions(self.row.id, &paths)?;
@@ -258,4 +261,26 @@ fn remove(folder: &Folder, path: &RelPath) -> Result<(), CodedError> {
 fn rel_path(path: &str) -> Result<RelPath, CodedError> {
     RelPath::new(path.trim_end_matches('/'))
         .map_err(|error| CodedError::new(&codes::PATH_NOT_IN_DATASET, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::DatasetPages;
+
+    #[test]
+    fn a_file_that_is_named_twice_stays_freed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (catalog, local) = (Arc::new(Catalog::in_memory()), folder.path().join("a"));
+        let row = catalog.dataset("cam", Role::Publish, folder.path()).expect("a dataset");
+        fs::write(&local, "bytes").expect("written");
+        let pages = DatasetPages::new(Arc::clone(&catalog), row.id);
+        let tree = Tree::from_root(None, 0, &pages);
+        let named = || (b"a".to_vec(), local.clone(), FileStamp::of(&local).expect("a file"));
+        let batch = vec![named(), named()];
+        let mut freeing = Freeing { catalog: &catalog, row: &row, tree, batch, report: FreeReport::default() };
+        freeing.flush().expect("freed");
+        assert_eq!((freeing.report.files, local.exists()), (1, false));
+        assert!(catalog.is_freed(row.id, b"a").expect("asked"));
+    }
 }

@@ -28,6 +28,7 @@ pub struct MemoryCatalog {
 struct State {
     epoch: u64,
     root_sequence: u64,
+    believes: bool,
     packs: BTreeMap<PackNumber, PackRecord>,
     chunks: BTreeMap<ChunkId, Chunk>,
     /// And whether each was committed as a page.
@@ -83,6 +84,12 @@ impl MemoryCatalog {
         Self { state: Mutex::new(self.state().clone()) }
     }
 
+    /// From now on it believes of every stored chunk that it is a page with everything below it: a mistake, for simulations
+    /// to find.
+    pub fn believe_pages(&self) {
+        self.state().believes = true;
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -95,7 +102,7 @@ impl State {
     }
 
     fn is_page_of(&self, dataset: DatasetId, id: &ChunkId) -> bool {
-        self.members.get(&(dataset, *id)) == Some(&true)
+        (self.believes || self.members.get(&(dataset, *id)) == Some(&true))
             && self.chunks.get(id).is_some_and(|chunk| !chunk.entry.damaged)
     }
 }

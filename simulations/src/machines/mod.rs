@@ -93,7 +93,7 @@ impl fmt::Display for Tally {
 impl Outcome {
     /// The command that plays the same run again, line by line.
     pub fn replay(&self) -> String {
-        format!("cargo run -p simulations -- sync --from {} --seeds 1 --trace", self.seed)
+        format!("cargo run -p simulations -- machines --from {} --seeds 1 --trace", self.seed)
     }
 }
 

@@ -1,0 +1,286 @@
+//! A device: its folders and its agent's data, which outlive the agent's process, and the process.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use edge_agent::agent::{Agent, Handler};
+use edge_agent::catalog::Role;
+use edge_agent::daemon;
+use edge_agent::device::{Card, Device};
+use edge_agent::request::Request;
+use headwater_host::control::{ControlHandler, ReplySender};
+use headwater_host::materialise::CURRENT_LINK;
+use headwater_protocol::codec::decode_stored;
+use headwater_protocol::commit::{CommitRecord, Receipt};
+use headwater_protocol::id::VersionId;
+use tempfile::TempDir;
+
+use super::bugs::Bug;
+use super::contents;
+use super::history::Fact;
+use super::identities::{Identities, device_name, folder};
+use super::net::CORE;
+use super::process::{Machine, Process, lock};
+use super::trace::Trace;
+use super::users::Folder;
+use crate::random::Random;
+
+/// A device.
+pub(super) struct DeviceMachine {
+    pub(super) index: u8,
+    pub(super) machine: Machine,
+    root: TempDir,
+    pub(super) folders: Vec<Folder>,
+    mirrors: Vec<bool>,
+    subscription: Option<String>,
+    scan_every: Duration,
+    bug: Option<Bug>,
+    trace: Arc<Trace>,
+    random: Random,
+    process: Option<Arc<Process>>,
+    running: Arc<Mutex<Running>>,
+    /// What commands that are under way are to delete.
+    deleted: Arc<Mutex<Vec<(String, String)>>>,
+}
+
+#[derive(Default)]
+struct Running {
+    agent: Weak<Agent>,
+    ended: Option<String>,
+}
+
+/// What a device is made with.
+pub(super) struct DeviceOptions {
+    pub(super) scan_every: Duration,
+    pub(super) subscription: Option<String>,
+    pub(super) bug: Option<Bug>,
+    pub(super) trace: Arc<Trace>,
+}
+
+impl DeviceMachine {
+    pub(super) fn new(index: u8, machine: Machine, options: DeviceOptions, random: Random) -> Self {
+        let DeviceOptions { scan_every, subscription, bug, trace } = options;
+        let root = folder().expect("a folder");
+        Self {
+            index,
+            machine,
+            root,
+            folders: Vec::new(),
+            mirrors: Vec::new(),
+            subscription,
+            scan_every,
+            bug,
+            trace,
+            random,
+            process: None,
+            running: Arc::default(),
+            deleted: Arc::default(),
+        }
+    }
+
+    /// A path on it.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.root.path().join(name)
+    }
+
+    /// Gives it a folder.
+    pub(super) fn add_folder(&mut self, folder: Folder, is_mirror: bool) {
+        self.folders.push(folder);
+        self.mirrors.push(is_mirror);
+    }
+
+    /// Joins the core and writes the settings, before the first start.
+    pub(super) fn set_up(&self) {
+        let data = self.path("agent");
+        std::fs::create_dir_all(data.join("identity")).expect("a folder");
+        let card = Card { name: device_name(self.index), labels: Vec::new(), addresses: vec![CORE.to_string()] };
+        Device::joined(&data, Identities::get().device(self.index).clone(), card).expect("it joins");
+        let every = self.scan_every.as_secs();
+        let mut text = "[scan]\nthreads = 1\nwatch = false\nsettle = \"0s\"\n".to_owned();
+        for (folder, is_mirror) in self.folders.iter().zip(&self.mirrors) {
+            let (path, dataset) = (folder.path.display(), &folder.dataset);
+            // Writing into a string can't fail.
+            let _ = if folder.is_local {
+                write!(text, "[[local]]\nfolder = \"{path}\"\ndataset = \"{dataset}\"\n")
+            } else {
+                let mode = if *is_mirror { "mirror" } else { "append" };
+                write!(
+                    text,
+                    "[[publish]]\nfolder = \"{path}\"\ndataset = \"{dataset}\"\nmode = \"{mode}\"\nevery = \"{every}s\"\n"
+                )
+            };
+        }
+        if let Some(subscription) = &self.subscription {
+            let to = self.path("taken");
+            let _ = write!(text, "[[subscribe]]\ndataset = \"{subscription}\"\nto = \"{}\"\n", to.display());
+        }
+        std::fs::write(data.join("agent.toml"), text).expect("settings");
+    }
+
+    /// Starts the agent.
+    pub(super) fn start(&mut self) {
+        let forgets = (self.bug == Some(Bug::LosesWakeUps)).then_some(40);
+        let name = device_name(self.index);
+        let process = Process::new(name, self.machine.clone(), self.random.split(), forgets);
+        *lock(&self.running) = Running::default();
+        let (running, data) = (Arc::clone(&self.running), self.path("agent"));
+        process.spawn(async move {
+            let agent = match Agent::open(&data, None) {
+                Ok(agent) => agent,
+                Err(error) => {
+                    lock(&running).ended = Some(error.to_string());
+                    return;
+                }
+            };
+            agent.set_daemon();
+            lock(&running).agent = Arc::downgrade(&agent);
+            daemon::keep(agent).await;
+            lock(&running).ended = Some("it ended by itself".to_owned());
+        });
+        self.process = Some(process);
+    }
+
+    /// Kills the agent. What is committed in its catalog is durable, also when the power goes.
+    pub(super) fn kill(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Whether nothing of a killed process is left.
+    pub(super) fn is_gone(&self) -> bool {
+        self.process.is_none() && lock(&self.running).agent.strong_count() == 0
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// The running agent, if it has come so far.
+    pub(super) fn agent(&self) -> Option<Arc<Agent>> {
+        lock(&self.running).agent.upgrade()
+    }
+
+    /// Why the process ended by itself, if it did.
+    pub(super) fn ended(&self) -> Option<String> {
+        lock(&self.running).ended.take()
+    }
+
+    /// Sets its clock.
+    pub(super) fn set_clock(&self, seconds: u64) {
+        lock(&self.machine.clock).set(seconds);
+    }
+
+    /// What its clock shows.
+    pub(super) fn clock(&self) -> Duration {
+        lock(&self.machine.clock).now()
+    }
+
+    /// Somebody frees files by command.
+    pub(super) fn free(&mut self, folder: usize) {
+        let folder = &mut self.folders[folder];
+        let paths = (0..3).filter_map(|_| folder.any()).collect();
+        let request = Request::Free { dataset: folder.dataset.clone(), paths };
+        self.command(request, Vec::new());
+    }
+
+    /// Somebody deletes a file by command.
+    pub(super) fn delete(&mut self, folder: usize) {
+        let folder = &mut self.folders[folder];
+        if folder.files.len() < 2 {
+            return;
+        }
+        let Some(path) = folder.any() else { return };
+        let dataset = folder.dataset.clone();
+        let request = Request::Delete { dataset: dataset.clone(), paths: vec![path.clone()] };
+        self.command(request, vec![(dataset, path)]);
+    }
+
+    fn command(&self, request: Request, deletes: Vec<(String, String)>) {
+        let (Some(process), Some(agent)) = (&self.process, self.agent()) else { return };
+        let (deleted, trace) = (Arc::clone(&self.deleted), Arc::clone(&self.trace));
+        process.spawn(async move {
+            let request = serde_json::to_value(request).expect("a request");
+            let answer = Handler(agent).handle(request.clone(), ReplySender::ignored()).await;
+            trace
+                .line(&format!("{request}: {}", answer.as_ref().map_or_else(ToString::to_string, ToString::to_string)));
+            if answer.is_ok() {
+                lock(&deleted).extend(deletes);
+            }
+        });
+    }
+
+    /// What became of files that commands took away: those that were to be deleted, and all others were freed.
+    pub(super) fn taken_away(&mut self) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        for (dataset, path) in lock(&self.deleted).drain(..) {
+            if let Some(folder) = self.folders.iter_mut().find(|folder| folder.dataset == dataset) {
+                folder.files.remove(&path);
+            }
+            facts.push(Fact::Deleted { dataset, path });
+        }
+        for folder in &mut self.folders {
+            for (path, hash) in folder.gone() {
+                folder.files.remove(&path);
+                facts.push(Fact::Freed { dataset: folder.dataset.clone(), path, hash });
+            }
+        }
+        facts
+    }
+
+    /// The receipts that its catalog has for the newest committed versions, but for those that are `known`.
+    pub(super) fn receipts(&self, known: impl Fn(&str, VersionId) -> bool) -> Vec<Fact> {
+        let Some(agent) = self.agent() else { return Vec::new() };
+        let catalog = agent.catalog();
+        let mut facts = Vec::new();
+        for row in catalog.datasets().unwrap_or_default().into_iter().filter(|row| row.role == Role::Publish) {
+            let Ok(Some(committed)) = catalog.committed(row.id) else { continue };
+            if known(&row.name, committed.version) {
+                continue;
+            }
+            let record = decode_stored::<CommitRecord>(&committed.record).ok();
+            let Ok(receipt) = decode_stored::<Receipt>(&committed.receipt) else { continue };
+            let authority = Identities::get().device(self.index).authority();
+            let is_good = record.is_some_and(|record| receipt.verify(&record, authority).is_ok());
+            facts.push(Fact::Receipt {
+                dataset: row.name,
+                number: committed.number,
+                version: committed.version,
+                is_good,
+            });
+        }
+        facts
+    }
+
+    /// What the agent noted last, for the trace.
+    pub(super) fn events(&self) -> Vec<String> {
+        let Some(agent) = self.agent() else { return Vec::new() };
+        let mut events = agent.catalog().events(40).unwrap_or_default();
+        events.reverse();
+        events.into_iter().map(|event| format!("{} {} {}", event.at_s, event.dataset, event.text)).collect()
+    }
+
+    /// The versions that it holds of what it is subscribed to.
+    pub(super) fn held(&self) -> Vec<Fact> {
+        let Some(agent) = self.agent() else { return Vec::new() };
+        let rows = agent.catalog().datasets().unwrap_or_default();
+        let subscribed = rows.into_iter().filter(|row| row.role == Role::Subscribe);
+        subscribed
+            .filter_map(|row| {
+                let files = contents::of_folder(&row.folder.join(CURRENT_LINK)).ok()?;
+                Some(Fact::Held { device: self.index, dataset: row.name, files })
+            })
+            .collect()
+    }
+
+    /// A planted bug: the agent forgets that a file was freed.
+    pub(super) fn forget_freed(&self, dataset: &str, path: &str) {
+        let Some(agent) = self.agent() else { return };
+        let catalog = agent.catalog();
+        for row in catalog.datasets().unwrap_or_default().into_iter().filter(|row| row.name == dataset) {
+            catalog.withdraw_freed(row.id, &[path.as_bytes().to_vec()]).expect("forgotten");
+        }
+    }
+}

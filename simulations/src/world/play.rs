@@ -1,0 +1,349 @@
+//! A run: what is scheduled happens at its time, the world is looked at before and after, and then it has to come to rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use core_node::catalog::DatasetTable;
+use core_node::core::Core;
+use headwater_protocol::id::VersionId;
+use headwater_protocol::manifest::Manifest;
+
+use super::bugs::Bug;
+use super::contents;
+use super::core::CoreMachine;
+use super::device::DeviceMachine;
+use super::history::{Dataset, Fact, Files, History};
+use super::net::Network;
+use super::plan::Plan;
+use super::rest::Rest;
+use super::setup::{Event, Schedule, Setup, good_line};
+use super::trace::{Trace, TraceSink};
+use crate::random::Random;
+
+/// How long everything may take to come to rest once all is well: the longest waits of the agent, and the time to move what
+/// there is.
+const REST_MAX: Duration = Duration::from_mins(20);
+/// How often is looked whether it has.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long the tasks of a killed process may take to be gone, in steps of a millisecond.
+const GONE_STEPS_MAX: u32 = 1000;
+
+/// The world of a run.
+pub(super) struct World {
+    pub(super) network: Arc<Network>,
+    pub(super) trace: Arc<Trace>,
+    pub(super) core: CoreMachine,
+    pub(super) devices: Vec<DeviceMachine>,
+    pub(super) datasets: BTreeMap<String, Dataset>,
+    random: Random,
+    bug: Option<Bug>,
+    facts: Vec<(u64, Fact)>,
+    /// Versions that were seen at the core, and their files.
+    versions: BTreeMap<(String, u64), (VersionId, Option<Files>)>,
+    receipts: BTreeSet<(String, VersionId)>,
+    rest: Rest,
+}
+
+impl World {
+    /// Plays a seed to its end; gives what happened, the hash of the trace, and its length.
+    pub(super) async fn play(
+        seed: u64,
+        plan: &Plan,
+        bug: Option<Bug>,
+        sink: Option<TraceSink>,
+    ) -> (History, String, u64) {
+        let mut random = Random::new(seed);
+        let trace = Arc::new(Trace::new(sink));
+        let network = Network::new(random.split(), Arc::clone(&trace));
+        let mut setup = Setup { plan, random: random.split(), bug, trace: Arc::clone(&trace), facts: Vec::new() };
+        let core = setup.core(&network);
+        let (devices, datasets) = setup.devices(&network, &core);
+        let (schedule, span) = setup.schedule(devices.len() as u8);
+        let mut world = Self {
+            network,
+            trace,
+            core,
+            devices,
+            datasets,
+            random,
+            bug,
+            facts: Vec::new(),
+            versions: BTreeMap::new(),
+            receipts: BTreeSet::new(),
+            rest: Rest::default(),
+        };
+        for (name, dataset) in &world.datasets {
+            world.trace.line(&format!("`{name}`: {dataset:?}"));
+        }
+        for fact in setup.facts {
+            world.fact(fact);
+        }
+        let carrying = tokio::spawn(Arc::clone(&world.network).carry());
+        world.core.start();
+        for device in &mut world.devices {
+            device.start();
+        }
+        world.trouble(schedule, span).await;
+        world.make_well().await;
+        world.come_to_rest().await;
+        world.last_power_cut().await;
+        carrying.abort();
+        let (hash, lines) = world.trace.hash();
+        (world.into_history(), hash, lines)
+    }
+
+    fn into_history(self) -> History {
+        History {
+            wire: (0..self.devices.len() as u8).map(|device| self.network.bytes(device)).collect(),
+            dialled: self.network.sockets_bound(),
+            took_ms: self.trace.now_ms(),
+            facts: self.facts,
+            datasets: self.datasets,
+        }
+    }
+
+    pub(super) fn fact(&mut self, fact: Fact) {
+        let shown = format!("{fact:?}");
+        self.trace.line(&shown);
+        self.rest.take(&fact);
+        self.facts.push((self.trace.now_ms(), fact));
+    }
+
+    async fn trouble(&mut self, schedule: Schedule, span: Duration) {
+        let began = tokio::time::Instant::now();
+        for ((at, _), event) in schedule {
+            // What would end after the trouble ends with it.
+            if at >= span {
+                break;
+            }
+            tokio::time::sleep_until(began + at).await;
+            self.observe();
+            self.apply(event).await;
+            self.observe();
+        }
+        tokio::time::sleep_until(began + span).await;
+        self.observe();
+    }
+
+    async fn apply(&mut self, event: Event) {
+        match &event {
+            Event::ChangeLink { device, .. } => self.trace.line(&format!("another link for device {device}")),
+            event => self.trace.line(&format!("{event:?}")),
+        }
+        match event {
+            Event::Cut { device, up, down } => {
+                self.network.cut(device, up, down);
+                self.fact(Fact::Cut { device });
+            }
+            Event::Mend { device } => self.network.cut(device, false, false),
+            Event::ChangeAddress { device } => self.network.change_address(device),
+            Event::ChangeLink { device, up, down } => self.network.set_lines(device, *up, *down),
+            Event::KillCore { power } => self.kill_core(power).await,
+            Event::StartCore => self.start_core(),
+            Event::KillDevice { device } => self.kill_device(device).await,
+            Event::StartDevice { device } => self.start_device(device),
+            Event::FillDisk { room } => self.core.set_room(Some(room)),
+            Event::EmptyDisk => self.core.set_room(None),
+            Event::FailDisk { operations } => self.core.fail(operations),
+            Event::SetClock { device: None, seconds } => self.core.set_clock(seconds),
+            Event::SetClock { device: Some(device), seconds } => {
+                self.devices[usize::from(device)].set_clock(seconds);
+            }
+            Event::Change { device } => {
+                let device = &mut self.devices[usize::from(device)];
+                let (clock, at) = (device.clock(), self.random.below(device.folders.len() as u64) as usize);
+                for fact in device.folders[at].change(clock) {
+                    self.fact(fact);
+                }
+            }
+            Event::Free { device } => {
+                let device = &mut self.devices[usize::from(device)];
+                let at = self.random.below(device.folders.len() as u64) as usize;
+                device.free(at);
+            }
+            Event::Delete { device } => {
+                let device = &mut self.devices[usize::from(device)];
+                let at = self.random.below(device.folders.len() as u64) as usize;
+                device.delete(at);
+            }
+        }
+    }
+
+    async fn kill_core(&mut self, power: bool) {
+        if self.core.is_running() {
+            self.core.kill(power);
+            self.fact(Fact::Died { who: "core".to_owned(), power });
+            for _ in 0..GONE_STEPS_MAX {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                if self.core.is_gone() {
+                    return;
+                }
+            }
+            self.fact(Fact::Broken("tasks of the killed core go on".to_owned()));
+        }
+    }
+
+    fn start_core(&mut self) {
+        if !self.core.is_running() {
+            self.core.start();
+        }
+    }
+
+    async fn kill_device(&mut self, index: u8) {
+        if self.devices[usize::from(index)].is_running() {
+            self.devices[usize::from(index)].kill();
+            self.fact(Fact::Died { who: format!("device {index}"), power: false });
+            for _ in 0..GONE_STEPS_MAX {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                if self.devices[usize::from(index)].is_gone() {
+                    return;
+                }
+            }
+            self.fact(Fact::Broken(format!("tasks of the killed device {index} go on")));
+        }
+    }
+
+    fn start_device(&mut self, index: u8) {
+        let device = &mut self.devices[usize::from(index)];
+        if !device.is_running() {
+            device.start();
+        }
+    }
+
+    /// From now on nothing goes wrong any more.
+    async fn make_well(&mut self) {
+        self.trace.line("all is well");
+        for device in 0..self.devices.len() as u8 {
+            self.network.cut(device, false, false);
+            self.network.set_lines(device, good_line(), good_line());
+        }
+        self.core.set_room(None);
+        self.core.fail(0);
+        self.start_core();
+        for device in 0..self.devices.len() as u8 {
+            self.start_device(device);
+        }
+        // A millisecond for the processes to be there.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    async fn come_to_rest(&mut self) {
+        let began = tokio::time::Instant::now();
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            self.observe();
+            let held = if self.rest.wants_held() {
+                self.devices.iter().flat_map(DeviceMachine::held).collect()
+            } else {
+                vec![]
+            };
+            for fact in held {
+                if self.rest.is_new(&fact) {
+                    self.fact(fact);
+                }
+            }
+            let folders = self.devices.iter().flat_map(|device| &device.folders);
+            let ended = match self.rest.missing(&self.datasets, folders, &self.versions) {
+                None => Ok(()),
+                Some(missing) if began.elapsed() > REST_MAX => Err(missing),
+                Some(_) => continue,
+            };
+            return self.fact(Fact::Ended(ended));
+        }
+    }
+
+    /// What was promised must hold also if nothing was synced since.
+    async fn last_power_cut(&mut self) {
+        for device in &self.devices {
+            for event in device.events() {
+                self.trace.line(&format!("device {} noted: {event}", device.index));
+            }
+        }
+        for device in 0..self.devices.len() as u8 {
+            self.kill_device(device).await;
+        }
+        self.kill_core(true).await;
+        self.core.start();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        self.observe();
+        if let Some(leak) = self.core.secret_at_rest() {
+            self.fact(Fact::Leaked(leak));
+        }
+        self.kill_core(false).await;
+    }
+
+    /// Looks at everything that has changed.
+    pub(super) fn observe(&mut self) {
+        self.observe_core();
+        for index in 0..self.devices.len() {
+            if let Some(reason) = self.devices[index].ended() {
+                self.fact(Fact::Broken(format!("the agent of device {index} ended: {reason}")));
+            }
+            let known = |dataset: &str, version| self.receipts.contains(&(dataset.to_owned(), version));
+            for fact in self.devices[index].receipts(known) {
+                if let Fact::Receipt { dataset, version, .. } = &fact {
+                    self.receipts.insert((dataset.clone(), *version));
+                }
+                self.fact(fact);
+            }
+            for fact in self.devices[index].taken_away() {
+                if let (Some(Bug::DropsFreed), Fact::Freed { dataset, path, .. }) = (self.bug, &fact) {
+                    self.devices[index].forget_freed(dataset, path);
+                }
+                self.fact(fact);
+            }
+        }
+    }
+
+    fn observe_core(&mut self) {
+        if let Some(reason) = self.core.ended() {
+            self.fact(Fact::Broken(format!("the core ended: {reason}")));
+        }
+        let recovered = self.core.recovered();
+        let Some(core) = self.core.core() else { return };
+        if let Some(report) = recovered {
+            self.fact(Fact::Started { lost_chunks: report.lost_chunks });
+            self.look_again(&core);
+        }
+        if core.memory.used_bytes() > core.memory.bytes() {
+            self.fact(Fact::OverBudget(core.memory.used_bytes()));
+        }
+        let catalog = Arc::clone(&self.core.catalog);
+        for record in catalog.datasets().expect("in memory") {
+            if !self.datasets.contains_key(&record.name) {
+                self.fact(Fact::Leaked(format!("the core knows a dataset `{}`", record.name)));
+            }
+            let seen = self.versions.range((record.name.clone(), 0)..=(record.name.clone(), u64::MAX)).next_back();
+            let seen = seen.map_or(0, |((_, number), _)| *number);
+            for number in seen + 1..=record.head.map_or(0, |head| head.number) {
+                let Some(found) = catalog.version(record.id, number).expect("in memory") else { continue };
+                let version = found.summary.version;
+                let manifest = Manifest::decode(&found.manifest).map_err(|error| error.to_string());
+                let files = manifest.and_then(|manifest| contents::of_version(&core, record.id, &manifest));
+                self.versions.insert((record.name.clone(), number), (version, files.as_ref().ok().cloned()));
+                self.fact(Fact::Version { dataset: record.name.clone(), number, version, files });
+            }
+        }
+    }
+
+    /// Reads every version again.
+    fn look_again(&mut self, core: &Core) {
+        let catalog = Arc::clone(&self.core.catalog);
+        for (dataset, number) in self.versions.keys().cloned().collect::<Vec<_>>() {
+            let record = catalog.dataset(&dataset).expect("in memory");
+            let found = record.and_then(|record| {
+                let version = catalog.version(record.id, number).expect("in memory");
+                version.map(|version| (record.id, version))
+            });
+            let version = match found {
+                None => Err("it is gone".to_owned()),
+                Some((id, found)) => match Manifest::decode(&found.manifest) {
+                    Err(error) => Err(error.to_string()),
+                    Ok(manifest) => contents::of_version(core, id, &manifest).map(|_| found.summary.version),
+                },
+            };
+            self.fact(Fact::Again { dataset, number, version });
+        }
+    }
+}
