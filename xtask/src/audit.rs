@@ -10,6 +10,9 @@ use crate::process::{cargo, root, run as run_command, succeeds, target_dir};
 /// Longest input that is tried, in bytes; longer ones fail at the length caps.
 const INPUT_BYTES_MAX: u32 = 64 << 10;
 
+/// Where the fuzz targets are: each folder is a package of its own.
+const FUZZ_FOLDERS: [&str; 2] = ["protocol/fuzz", "core-node/fuzz"];
+
 /// Checks dependencies, then fuzzes each body for `seconds`; none at 0.
 pub(crate) fn run(seconds: u32, only: &[String]) -> anyhow::Result<()> {
     if only.is_empty() {
@@ -43,8 +46,9 @@ fn advisories_reachable() -> bool {
 fn fuzz(seconds: u32, only: &[String]) -> anyhow::Result<()> {
     ensure_tool("fuzz", "cargo-fuzz")?;
     let targets = targets()?;
-    if let Some(unknown) = only.iter().find(|name| !targets.contains(name)) {
-        bail!("there is no fuzz target `{unknown}`; there are {}", targets.join(", "));
+    if let Some(unknown) = only.iter().find(|name| targets.iter().all(|target| target.name != **name)) {
+        let names: Vec<_> = targets.iter().map(|target| target.name.as_str()).collect();
+        bail!("there is no fuzz target `{unknown}`; there are {}", names.join(", "));
     }
     let seeds = target_dir().join("fuzz-corpus");
     run_command(
@@ -62,20 +66,20 @@ fn fuzz(seconds: u32, only: &[String]) -> anyhow::Result<()> {
             ])
             .env("HEADWATER_FUZZ_SEEDS", &seeds),
     )?;
-    for target in targets.iter().filter(|target| only.is_empty() || only.contains(target)) {
-        println!("\n==> fuzzing {target} for {seconds} s");
-        let found = seeds.join(target);
+    for Target { folder, name } in targets.iter().filter(|target| only.is_empty() || only.contains(&target.name)) {
+        println!("\n==> fuzzing {name} for {seconds} s");
+        let found = seeds.join(name);
         fs::create_dir_all(&found)?;
-        let committed = root().join("protocol/fuzz/corpus").join(target);
+        let committed = root().join(folder).join("corpus").join(name);
         let mut command = fuzz_command();
-        command.args(["run", "--fuzz-dir", "protocol/fuzz", target]).arg(&found);
+        command.args(["run", "--fuzz-dir", folder, name]).arg(&found);
         if committed.is_dir() {
             command.arg(committed);
         }
         command.arg("--").arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={INPUT_BYTES_MAX}"));
         command.args(["-rss_limit_mb=1024", "-timeout=10", "-print_final_stats=1"]);
         run_command(&mut command).with_context(|| {
-            format!("fuzzing {target} found something; commit its input to protocol/fuzz/corpus/{target}/ with the fix")
+            format!("fuzzing {name} found something; commit its input to {folder}/corpus/{name}/ with the fix")
         })?;
     }
     Ok(())
@@ -88,14 +92,23 @@ fn fuzz_command() -> Command {
     command
 }
 
-fn targets() -> anyhow::Result<Vec<String>> {
-    let folder = root().join("protocol/fuzz/fuzz_targets");
-    let mut names = Vec::new();
-    for entry in fs::read_dir(&folder).with_context(|| format!("{} can't be read", folder.display()))? {
-        names.extend(entry?.path().file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+/// A program that fuzzes one thing.
+struct Target {
+    folder: &'static str,
+    name: String,
+}
+
+fn targets() -> anyhow::Result<Vec<Target>> {
+    let mut targets = Vec::new();
+    for folder in FUZZ_FOLDERS {
+        let programs = root().join(folder).join("fuzz_targets");
+        for entry in fs::read_dir(&programs).with_context(|| format!("{} can't be read", programs.display()))? {
+            let name = entry?.path().file_stem().map(|stem| stem.to_string_lossy().into_owned());
+            targets.extend(name.map(|name| Target { folder, name }));
+        }
     }
-    names.sort();
-    Ok(names)
+    targets.sort_by(|left, right| left.name.cmp(&right.name));
+    Ok(targets)
 }
 
 /// Installs a cargo subcommand from the registry where it is missing.

@@ -10,7 +10,7 @@ mod import;
 mod people;
 mod pieces;
 mod request;
-mod stamps;
+pub mod stamps;
 mod upkeep;
 
 pub use answer::{

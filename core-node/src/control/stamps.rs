@@ -37,25 +37,31 @@ impl StampFile {
 
     /// Keeps what is known of the pages in `leaves`. If that fails, the next import reads more.
     pub(super) fn save(&self, leaves: &HashSet<ChunkId>) {
-        let mut bytes = HEADER.to_vec();
-        bytes.extend_from_slice(&self.folder);
+        let mut bytes = Vec::new();
         for leaf in leaves {
             let Some(stamps) = self.found.get(leaf).or_else(|| self.known.get(leaf)) else { continue };
             bytes.extend_from_slice(leaf.as_bytes());
             bytes.extend_from_slice(&(stamps.len() as u32).to_le_bytes());
             bytes.extend_from_slice(stamps);
         }
-        let sum = blake3::hash(&bytes);
-        bytes.extend_from_slice(sum.as_bytes());
         let saved = durable::create_folder(durable::parent_of(&self.path), PRIVATE_FOLDER_MODE)
-            .and_then(|()| durable::write_atomic(&self.path, &bytes, PRIVATE_FILE_MODE));
+            .and_then(|()| durable::write_atomic(&self.path, &seal(&self.folder, &bytes), PRIVATE_FILE_MODE));
         if let Err(error) = saved {
             tracing::warn!(%error, path = %self.path.display(), "the stamps of an import could not be kept");
         }
     }
 }
 
-fn decode(bytes: &[u8], folder: &[u8; ID_BYTES]) -> Option<HashMap<ChunkId, Vec<u8>>> {
+/// A stamp file of this folder (BLAKE3 of its path) around the bytes of its leaves.
+pub fn seal(folder: &[u8; ID_BYTES], leaves: &[u8]) -> Vec<u8> {
+    let mut bytes = [&HEADER[..], folder, leaves].concat();
+    let sum = blake3::hash(&bytes);
+    bytes.extend_from_slice(sum.as_bytes());
+    bytes
+}
+
+/// The stamps of each leaf page as they stand in a stamp file; none if it is damaged or another folder's.
+pub fn decode(bytes: &[u8], folder: &[u8; ID_BYTES]) -> Option<HashMap<ChunkId, Vec<u8>>> {
     let (body, sum) = bytes.split_last_chunk::<ID_BYTES>()?;
     if blake3::hash(body).as_bytes() != sum {
         return None;
@@ -92,15 +98,13 @@ mod tests {
 
     /// A stamp file of these leaves.
     fn encoded(folder: &[u8; ID_BYTES], leaves: &[(ChunkId, Vec<u8>)]) -> Vec<u8> {
-        let mut bytes = [&HEADER[..], folder].concat();
+        let mut bytes = Vec::new();
         for (leaf, stamps) in leaves {
             bytes.extend_from_slice(leaf.as_bytes());
             bytes.extend_from_slice(&(stamps.len() as u32).to_le_bytes());
             bytes.extend_from_slice(stamps);
         }
-        let sum = blake3::hash(&bytes);
-        bytes.extend_from_slice(sum.as_bytes());
-        bytes
+        seal(folder, &bytes)
     }
 
     /// Gives bytes that have the right sum, so that what lies behind it is reached.

@@ -74,6 +74,38 @@ fn headers_that_can_not_be_are_refused() {
     assert_eq!(format::decode_pack_header(&newer), Err(FormatError::Newer { found: 2 }));
 }
 
+/// A store opens over these bytes or says why not, what it then gives is what it should be, and it goes on.
+fn opens_as_a_pack(bytes: Vec<u8>) {
+    let packs = Arc::new(MemoryPacks::new());
+    packs.create(PackNumber(7)).unwrap();
+    packs.append(PackNumber(7), 0, &[bytes.into()]).unwrap();
+    packs.sync(PackNumber(7)).unwrap();
+    packs.sync_folder().unwrap();
+    let catalog = Arc::new(MemoryCatalog::new());
+    let opened = ChunkStore::open(packs, Arc::clone(&catalog) as Arc<dyn Catalog>, options(1 << 20));
+    let Ok((store, _)) = opened else { return };
+    for entry in catalog.chunks_in_pack(PackNumber(7), 0, 100).unwrap() {
+        if let Ok(plain) = store.read(&entry.id) {
+            assert_eq!(ChunkId::of(&plain), entry.id);
+        }
+    }
+    let new = chunk(noise(1, 500));
+    store.store_blocking(batch(vec![new.clone()])).unwrap();
+    assert_eq!(store.read(&new.id).unwrap(), new.plain);
+    store.verify(&mut |_| true).unwrap();
+}
+
+#[test]
+fn what_fuzzing_knows_is_opened() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/pack");
+    let mut files = 0;
+    for entry in std::fs::read_dir(corpus).unwrap() {
+        opens_as_a_pack(std::fs::read(entry.unwrap().path()).unwrap());
+        files += 1;
+    }
+    assert!(files > 0, "the corpus holds the fixture at least");
+}
+
 proptest! {
     #[test]
     fn any_flipped_bit_of_a_header_or_index_is_noticed(byte in 0usize..10_000, bit in 0u8..8) {
@@ -92,7 +124,6 @@ proptest! {
         prop_assert!(header.is_err() || record.is_err() || !matches!(index, Ok(Ok(_))));
     }
 
-    /// Whatever stands in a pack, a store opens over it or says why not, and what it then gives is what it should be.
     #[test]
     fn any_bytes_are_opened_as_a_pack(
         whole in any::<bool>(),
@@ -109,24 +140,7 @@ proptest! {
             bytes.truncate(cut.index(bytes.len()));
         }
         bytes.extend_from_slice(&tail);
-        let packs = Arc::new(MemoryPacks::new());
-        packs.create(PackNumber(7)).unwrap();
-        packs.append(PackNumber(7), 0, &[bytes.into()]).unwrap();
-        packs.sync(PackNumber(7)).unwrap();
-        packs.sync_folder().unwrap();
-        let catalog = Arc::new(MemoryCatalog::new());
-        let opened = ChunkStore::open(packs, Arc::clone(&catalog) as Arc<dyn Catalog>, options(1 << 20));
-        if let Ok((store, _)) = opened {
-            for entry in catalog.chunks_in_pack(PackNumber(7), 0, 100).unwrap() {
-                if let Ok(plain) = store.read(&entry.id) {
-                    prop_assert_eq!(ChunkId::of(&plain), entry.id);
-                }
-            }
-            let new = chunk(noise(1, 500));
-            store.store_blocking(batch(vec![new.clone()])).unwrap();
-            prop_assert_eq!(store.read(&new.id).unwrap(), new.plain);
-            store.verify(&mut |_| true).unwrap();
-        }
+        opens_as_a_pack(bytes);
     }
 
     #[test]
