@@ -276,7 +276,7 @@ mod tests {
         fs::write(&local, "bytes").expect("written");
         let pages = DatasetPages::new(Arc::clone(&catalog), row.id);
         let tree = Tree::from_root(None, 0, &pages);
-        let named = || (b"a".to_vec(), local.clone(), FileStamp::of(&local).expect("a file"));
+        let named = || (b"a".to_vec(), local.clone(), Stamp::of_file(&local).expect("a file"));
         let batch = vec![named(), named()];
         let mut freeing = Freeing { catalog: &catalog, row: &row, tree, batch, report: FreeReport::default() };
         freeing.flush().expect("freed");
