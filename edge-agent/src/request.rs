@@ -230,6 +230,8 @@ pub struct StatusReport {
     pub datasets: Vec<DatasetReport>,
     /// Bytes on the wire by reason since the catalog was made.
     pub wire_bytes: Vec<(String, u64)>,
+    /// The most that is sent in any second now, in bytes with all headers; none without a cap.
+    pub up_cap_bytes_per_s: Option<u64>,
     /// Bytes not yet acknowledged.
     pub backlog_bytes: u64,
     /// Free bytes on the data folder's disk.

@@ -3,6 +3,8 @@
 //! Both have the same form. The first is the person's own and never written here; the second holds the folders that
 //! commands added. Folders are in no catalog, so a damaged catalog never costs a setting.
 
+mod link;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use headwater_protocol::name::{NamePattern, NameTemplate};
 use headwater_quic::Congestion;
 use serde::{Deserialize, Serialize};
 
+pub use self::link::LinkSettings;
 use crate::catalog::Role;
 
 /// The folders that commands added, in the data folder.
@@ -41,6 +44,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// How to reach the core.
     pub core: CoreSettings,
+    /// What may go over the link.
+    pub link: LinkSettings,
     /// How to scan folders.
     pub scan: ScanSettings,
     /// Folders that become datasets.
@@ -240,6 +245,9 @@ impl Validate for Settings {
             if let Err(error) = headwater_host::scan::check_rule(rule) {
                 found("scan.ignore", format!("`{rule}` is no rule: {error}"));
             }
+        }
+        for (key, message) in self.link.problems() {
+            found(key, message);
         }
         let mut seen: Vec<&str> = Vec::new();
         for (folder, dataset, role) in self.scanned() {

@@ -16,6 +16,7 @@ use futures_util::future::BoxFuture;
 use headwater_host::control::{ControlHandler, ReplySender};
 use headwater_host::error::{CodedError, codes};
 use headwater_host::lock::DataFolderLock;
+use headwater_quic::WireMeter;
 use serde_json::Value;
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio::time::Instant;
@@ -55,6 +56,8 @@ pub struct Agent {
     changed: watched::Sender<u64>,
     /// The session in force, and how the link is.
     link: watched::Sender<LinkState>,
+    /// Counts and caps what goes over the sockets to the core.
+    meter: Arc<WireMeter>,
     /// Held while the folders that commands added are read, changed and written.
     added: Mutex<()>,
     daemon: std::sync::atomic::AtomicBool,
@@ -110,6 +113,7 @@ impl Agent {
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
             changed: watched::Sender::new(0),
             link: watched::Sender::new(LinkState::default()),
+            meter: WireMeter::new(),
             added: Mutex::default(),
             daemon: false.into(),
             _lock: lock,
@@ -257,6 +261,11 @@ impl Agent {
     /// How the link is, to be watched or set.
     pub fn link(&self) -> &watched::Sender<LinkState> {
         &self.link
+    }
+
+    /// Counts and caps what goes over the sockets to the core.
+    pub fn meter(&self) -> &Arc<WireMeter> {
+        &self.meter
     }
 
     /// Whether this process is the daemon.

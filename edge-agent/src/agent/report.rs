@@ -1,5 +1,6 @@
 //! How things are, for `status` and for the core's device list.
 
+use headwater_host::config::HumanRate;
 use headwater_host::error::CodedError;
 use headwater_protocol::codec::decode_stored;
 use headwater_protocol::commit::Receipt;
@@ -50,6 +51,7 @@ impl Agent {
             backlog_bytes: datasets.iter().map(|dataset| dataset.pending_bytes).sum(),
             datasets,
             wire_bytes: catalog.counters()?,
+            up_cap_bytes_per_s: self.settings().link.up.map(HumanRate::bytes_per_s),
             disk_free_bytes: self.disk_free_bytes(),
             last_error: state.problem.or_else(|| self.folder_problem(|_| true)).or(first_problem),
         })

@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+use headwater_host::config::HumanRate;
 use headwater_host::doctor::Check;
 use headwater_host::error::CodedError;
 use headwater_host::output::Rows;
@@ -198,6 +199,9 @@ fn status(report: &StatusReport) {
         report.wire_bytes.iter().map(|(reason, bytes)| format!("{reason} {}", HumanBytes(*bytes))).collect();
     if !wire.is_empty() {
         println!("wire so far: {}", wire.join(", "));
+    }
+    if let Some(cap) = report.up_cap_bytes_per_s {
+        println!("cap: {} up", HumanRate::of_bytes_per_s(cap));
     }
     println!("free disk: {}", HumanBytes(report.disk_free_bytes));
     if let Some(problem) = &report.last_error {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use headwater_host::config::HumanRate;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::name::check_device_name;
 use headwater_protocol::trust::{Token, TokenError};
@@ -18,7 +19,6 @@ use super::link::{Fetches, Link};
 use crate::agent::Agent;
 use crate::catalog::EventLevel;
 use crate::device::{Card, Device};
-use crate::settings::Settings;
 
 /// Oldest revision of the protocol that this release speaks.
 const REVISION_MIN: u32 = 1;
@@ -57,7 +57,7 @@ pub async fn join(
     };
     check_device_name(&name).map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
     let key = Device::joining_key(agent.data())?;
-    let options = client_options(&agent.settings())?;
+    let options = client_options(agent)?;
     let joined = headwater_quic::join(&token, &name, &key, &options).await.map_err(join_error)?;
     let mut addresses = joined.addresses;
     if let Some(core) = core.filter(|core| !addresses.iter().any(|known| known == core)) {
@@ -81,7 +81,7 @@ pub async fn join(
 pub async fn dial(agent: &Agent, status: PeerStatus, fetches: Arc<dyn Fetches>) -> Result<Link, CodedError> {
     let device = agent.joined()?;
     let settings = agent.settings();
-    let options = client_options(&settings)?;
+    let options = client_options(agent)?;
     let addresses = if settings.core.addresses.is_empty() { &device.card.addresses } else { &settings.core.addresses };
     let connection = reach(&device, addresses, &options).await?;
     let mut control = ControlStream::open(&connection).await.map_err(|error| frame_error(&error))?;
@@ -178,7 +178,9 @@ async fn reach(
     }))
 }
 
-fn client_options(settings: &Settings) -> Result<ClientOptions, CodedError> {
+fn client_options(agent: &Agent) -> Result<ClientOptions, CodedError> {
+    let settings = agent.settings();
+    agent.meter().set_cap(settings.link.up.map(HumanRate::bytes_per_s));
     let base = ClientOptions::default();
     let mut transport = TransportOptions {
         send_window_bytes: SEND_WINDOW_BYTES,
@@ -193,7 +195,7 @@ fn client_options(settings: &Settings) -> Result<ClientOptions, CodedError> {
     if let Some(mtu) = settings.core.mtu_max {
         transport.mtu_max = mtu;
     }
-    Ok(ClientOptions { transport, ..base })
+    Ok(ClientOptions { transport, meter: Some(Arc::clone(agent.meter())), ..base })
 }
 
 /// A broken exchange as an error: the core's own words where it closed the connection on purpose.

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-pub use units::{HumanBytes, HumanDuration, ParseUnitError};
+pub use units::{HumanBytes, HumanDuration, HumanRate, ParseUnitError};
 
 use crate::error::{CodedError, codes};
 

@@ -1,4 +1,4 @@
-//! Values as people write them in a configuration: `5m`, `64MiB`, `2Mbit/s`.
+//! Values as people write them in a configuration: `5m`, `64MiB`, `2 Mbit/s`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,6 +22,36 @@ pub struct HumanDuration(pub Duration);
 /// A number of bytes: `4096`, `64KiB`, `1.5GiB`, `10GB`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HumanBytes(pub u64);
+
+/// A rate: `256 kbit/s`, `2 Mbit/s`, `1.5MiB/s`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HumanRate {
+    /// In bits per second.
+    pub bits_per_s: u64,
+}
+
+impl HumanRate {
+    /// In whole bytes per second.
+    pub const fn bytes_per_s(self) -> u64 {
+        self.bits_per_s / 8
+    }
+
+    /// A rate in bytes per second.
+    pub const fn of_bytes_per_s(bytes_per_s: u64) -> Self {
+        Self { bits_per_s: bytes_per_s.saturating_mul(8) }
+    }
+}
+
+/// Only what can't be read in two ways: `Mb/s` may be meant as bits or as bytes.
+const RATE_UNITS_BITS: [(&str, u64); 7] = [
+    ("bit/s", 1),
+    ("kbit/s", 1000),
+    ("mbit/s", 1_000_000),
+    ("gbit/s", 1_000_000_000),
+    ("kib/s", 8 << 10),
+    ("mib/s", 8 << 20),
+    ("gib/s", 8 << 30),
+];
 
 const DURATION_UNITS_MS: [(&str, u64); 6] =
     [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000), ("w", 604_800_000)];
@@ -115,6 +145,34 @@ impl fmt::Display for HumanBytes {
     }
 }
 
+impl FromStr for HumanRate {
+    type Err = ParseUnitError;
+
+    fn from_str(text: &str) -> Result<Self, ParseUnitError> {
+        let has_unit = text.trim() == "0" || text.contains("/s");
+        let bits_per_s = scaled(text, &RATE_UNITS_BITS).filter(|_| has_unit).ok_or_else(|| ParseUnitError {
+            text: text.to_owned(),
+            what: "rate",
+            example: "`2 Mbit/s`, `256 kbit/s` or `1 MiB/s`",
+        })?;
+        Ok(Self { bits_per_s })
+    }
+}
+
+impl fmt::Display for HumanRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, factor) in [("Gbit/s", 1_000_000_000), ("Mbit/s", 1_000_000), ("kbit/s", 1000)] {
+            if self.bits_per_s >= factor {
+                // Thousandths of a unit, without zeros at the end.
+                let thousandths = self.bits_per_s / (factor / 1000);
+                let text = format!("{}.{:03}", thousandths / 1000, thousandths % 1000);
+                return write!(f, "{}{unit}", text.trim_end_matches('0').trim_end_matches('.'));
+            }
+        }
+        write!(f, "{}bit/s", self.bits_per_s)
+    }
+}
+
 /// A number with an optional fraction of at most six digits, times its unit; exact.
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();
@@ -171,6 +229,7 @@ macro_rules! human_serde {
 
 human_serde!(HumanDuration, "a span of time such as \"30s\" or \"5m\"", |number| (number == 0)
     .then(HumanDuration::default));
+human_serde!(HumanRate, "a rate such as \"2 Mbit/s\"", |number| (number == 0).then(HumanRate::default));
 human_serde!(HumanBytes, "a size such as \"64MiB\"", |number| Some(HumanBytes(number)));
 
 #[cfg(test)]
@@ -185,6 +244,18 @@ mod tests {
         for (text, bytes) in [("64MiB", 64 << 20), ("4096", 4096), ("1.5GiB", 3 << 29), ("10 GB", 10_000_000_000)] {
             assert_eq!(text.parse(), Ok(HumanBytes(bytes)), "{text}");
         }
+        for (text, bits_per_s) in [
+            ("2 Mbit/s", 2_000_000),
+            ("256kbit/s", 256_000),
+            ("1.5 MiB/s", 12 << 20),
+            ("0", 0),
+            ("1 Gbit/s", 1_000_000_000),
+        ] {
+            assert_eq!(text.parse(), Ok(HumanRate { bits_per_s }), "{text}");
+        }
+        for bad in ["", "5", "2 Mb/s", "2 Mbit", "-1 bit/s"] {
+            assert!(bad.parse::<HumanRate>().is_err(), "{bad:?}");
+        }
         for bad in ["", "5", "m", "5 parsecs", "-1s", "99999999999999999999s"] {
             assert!(bad.parse::<HumanDuration>().is_err(), "{bad:?}");
         }
@@ -197,6 +268,9 @@ mod tests {
     fn shows_what_it_reads() {
         for text in ["5m", "1h30m", "250ms", "7d"] {
             assert_eq!(text.parse::<HumanDuration>().unwrap().to_string(), text);
+        }
+        for text in ["2Mbit/s", "256kbit/s", "1.5Gbit/s", "0bit/s", "12.345kbit/s"] {
+            assert_eq!(text.parse::<HumanRate>().unwrap().to_string(), text);
         }
         for text in ["64MiB", "1.5GiB", "17B"] {
             assert_eq!(text.parse::<HumanBytes>().unwrap().to_string(), text);

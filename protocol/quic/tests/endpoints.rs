@@ -13,7 +13,7 @@ use headwater_protocol::wire::{Message, Refusal};
 use headwater_quic::endpoint::close;
 use headwater_quic::{
     Arrival, ArrivalError, Authority, ClientOptions, ConnectError, ControlStream, FrameError, IdentityKey, JoinDesk,
-    JoinError, JoinReply, JoinRequest, ServerOptions, TransportOptions, WireMeter, connect, join, listen, serve_join,
+    JoinError, JoinReply, JoinRequest, ServerOptions, connect, join, listen, serve_join,
 };
 use quinn::VarInt;
 use support::{arrival, core, device, dial, quick, raw_connect, raw_connect_for, raw_server, session};
@@ -249,35 +249,6 @@ async fn garbage_datagrams_disturb_nobody() {
     assert_eq!(theirs.expect().await.expect("received"), Message::Ping(7));
     let (again, _) = tokio::join!(dial(core.address, &identity), session(&core));
     again.expect("new sessions still begin");
-}
-
-#[tokio::test]
-async fn a_cap_holds_at_the_socket() {
-    const CAP: u64 = 400_000;
-    let core = core("core");
-    let identity = device(&core, "cam-01");
-    let meter = WireMeter::new();
-    let transport = TransportOptions { loopback_mtu: 1452, ..quick().transport };
-    let options = ClientOptions { meter: Some(meter.clone()), transport, ..quick() };
-    let (dialled, (accepted, _)) = tokio::join!(connect(core.address, &identity, &options), session(&core));
-    let dialled = dialled.expect("connected");
-    meter.set_cap(Some(CAP));
-    let before = meter.counts();
-    let started = tokio::time::Instant::now();
-    let (mut send, reader) = (dialled.open_uni().await.expect("a stream"), accepted.clone());
-    let reading = tokio::spawn(async move {
-        let mut receive = reader.accept_uni().await.expect("a stream");
-        receive.read_to_end(1 << 20).await.expect("all of it").len()
-    });
-    send.write_all(&vec![7u8; 300_000]).await.expect("sent");
-    send.finish().expect("ended");
-    assert_eq!(reading.await.expect("ran"), 300_000);
-    let took = started.elapsed().as_secs_f64();
-    let sent = meter.counts().sent_bytes - before.sent_bytes;
-    assert!(sent > 300_000 && meter.counts().received_bytes > before.received_bytes);
-    let rate = sent as f64 / took;
-    assert!(rate < CAP as f64 * 1.02, "{rate:.0} bytes a second went out under a cap of {CAP}");
-    assert!(rate > CAP as f64 * 0.5, "only {rate:.0} bytes a second went out under a cap of {CAP}");
 }
 
 #[tokio::test]

@@ -1,24 +1,22 @@
 //! Counting what really goes over the wire, headers of IP and UDP included, and holding sends under a cap.
 //!
-//! The cap is kept at the socket, below retransmissions, acknowledgements and probes, so nothing can get past it. It is a
-//! virtual clock: each datagram pushes the moment of the next one back by its length over the rate, and at most
-//! [`CREDIT`] of silence is made up for. (Turner's leaky bucket as a meter; ATM's GCRA.)
+//! The cap is kept at the socket, below retransmissions, acknowledgements and probes, so nothing can get past it. When the
+//! next datagram may leave is decided by [`Pace`]; here it is waited for.
 
 use std::fmt;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
+use headwater_protocol::pace::Pace;
+use headwater_protocol::time::Timestamp;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::time::{Instant, Sleep};
 
-/// How much of a silence a capped sender may make up for.
-const CREDIT: Duration = Duration::from_millis(5);
 /// Bytes of the headers of IPv4 and UDP.
 const HEADER_BYTES_V4: u64 = 28;
 /// Bytes of the headers of IPv6 and UDP.
@@ -40,21 +38,37 @@ pub struct WireCounts {
 }
 
 /// Counts the bytes of all sockets that it is given to, and caps what they send together.
-#[derive(Default)]
 pub struct WireMeter {
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
     sent_datagrams: AtomicU64,
     received_datagrams: AtomicU64,
-    /// Bytes per second; 0 for no cap.
-    cap_bytes_per_s: AtomicU64,
-    next_send: Mutex<Option<Instant>>,
+    started: Instant,
+    pace: Mutex<Option<Pace>>,
+    /// Bytes on the wire of the datagram that was made to wait last.
+    waiting_bytes: AtomicU64,
+}
+
+/// What the cap says of a datagram.
+enum Verdict {
+    Now,
+    At(Instant),
+    /// It is larger than what may leave in a second.
+    Never,
 }
 
 impl WireMeter {
     /// A meter at zero, without a cap.
     pub fn new() -> Arc<Self> {
-        Arc::default()
+        Arc::new(Self {
+            sent_bytes: AtomicU64::new(0),
+            received_bytes: AtomicU64::new(0),
+            sent_datagrams: AtomicU64::new(0),
+            received_datagrams: AtomicU64::new(0),
+            started: Instant::now(),
+            pace: Mutex::new(None),
+            waiting_bytes: AtomicU64::new(0),
+        })
     }
 
     /// What has gone over the wire so far.
@@ -68,31 +82,69 @@ impl WireMeter {
         }
     }
 
-    /// Caps what is sent from now on, in bytes per second; none lifts the cap.
+    /// Caps what is sent in any second from now on, in bytes with all headers; none lifts the cap, 0 lets nothing out. What
+    /// left in the last second under an earlier cap counts.
     pub fn set_cap(&self, bytes_per_s: Option<u64>) {
-        self.cap_bytes_per_s.store(bytes_per_s.map_or(0, |cap| cap.max(1)), Ordering::Relaxed);
+        let now = self.now();
+        let mut pace = self.pace();
+        match (&mut *pace, bytes_per_s) {
+            (Some(pace), Some(cap)) if pace.bytes_per_s() == cap => {}
+            (Some(pace), Some(cap)) => pace.set_bytes_per_s(now, cap),
+            (_, cap) => *pace = cap.map(Pace::new),
+        }
     }
 
     /// The cap, in bytes per second.
     pub fn cap(&self) -> Option<u64> {
-        Some(self.cap_bytes_per_s.load(Ordering::Relaxed)).filter(|&cap| cap != 0)
+        self.pace().as_ref().map(Pace::bytes_per_s)
     }
 
-    /// When the next send is due, if that is not now.
+    fn pace(&self) -> MutexGuard<'_, Option<Pace>> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_nanos(u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn verdict(pace: &Pace, started: Instant, now: Timestamp, bytes: u64) -> Verdict {
+        match pace.due(now, bytes) {
+            None => Verdict::Never,
+            Some(due) if due <= now => Verdict::Now,
+            Some(due) => Verdict::At(started + due.since(Timestamp::ZERO)),
+        }
+    }
+
+    /// Asks for so many bytes to leave, and counts them under the cap if they may.
+    fn admit(&self, bytes: u64) -> Verdict {
+        let mut pace = self.pace();
+        let Some(pace) = &mut *pace else { return Verdict::Now };
+        let now = self.now();
+        let verdict = Self::verdict(pace, self.started, now, bytes);
+        match verdict {
+            Verdict::Now => {
+                pace.sent(now, bytes);
+                self.waiting_bytes.store(0, Ordering::Relaxed);
+            }
+            Verdict::At(_) => self.waiting_bytes.store(bytes, Ordering::Relaxed),
+            Verdict::Never => {}
+        }
+        verdict
+    }
+
+    /// Until when the datagram that was made to wait last has to.
     fn wait_until(&self) -> Option<Instant> {
-        self.cap()?;
-        let next = (*self.next_send.lock().unwrap_or_else(PoisonError::into_inner))?;
-        (next > Instant::now() + CREDIT).then(|| next - CREDIT)
+        let pace = self.pace();
+        let bytes = self.waiting_bytes.load(Ordering::Relaxed);
+        match Self::verdict(pace.as_ref()?, self.started, self.now(), bytes) {
+            Verdict::At(until) => Some(until),
+            Verdict::Now | Verdict::Never => None,
+        }
     }
 
     fn sent(&self, bytes: u64, datagrams: u64) {
         self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
         self.sent_datagrams.fetch_add(datagrams, Ordering::Relaxed);
-        let Some(cap) = self.cap() else { return };
-        let now = Instant::now();
-        let mut next = self.next_send.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = next.map_or(now, |next| next.max(now));
-        *next = Some(from + Duration::from_secs_f64(bytes as f64 / cap as f64));
     }
 
     fn received(&self, bytes: u64, datagrams: u64) {
@@ -129,13 +181,17 @@ impl AsyncUdpSocket for MeteredSocket {
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         let Some(meter) = &self.meter else { return self.inner.try_send(transmit) };
-        if meter.wait_until().is_some() {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        self.inner.try_send(transmit)?;
         let payload = transmit.contents.len() as u64;
         let datagrams = transmit.segment_size.map_or(1, |segment| payload.div_ceil(segment.max(1) as u64));
-        meter.sent(payload + datagrams * header_bytes(transmit.destination.ip()), datagrams);
+        let bytes = payload + datagrams * header_bytes(transmit.destination.ip());
+        match meter.admit(bytes) {
+            Verdict::Now => {}
+            Verdict::At(_) => return Err(io::ErrorKind::WouldBlock.into()),
+            // For QUIC it is a lost packet. It finds a smaller size, or ends the connection.
+            Verdict::Never => return Ok(()),
+        }
+        self.inner.try_send(transmit)?;
+        meter.sent(bytes, datagrams);
         Ok(())
     }
 
