@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// The smallest cap: a second must have room for one full datagram, with the headers of IPv6 and UDP. The handshake, about
 /// 4.7 kB both ways, then fits into its time many times over.
-pub const CAP_MIN: HumanRate = HumanRate::of_bytes_per_s(1500);
+pub(super) const CAP_MIN: HumanRate = HumanRate::of_bytes_per_s(1500);
 
 /// What may go over the link.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
