@@ -14,7 +14,7 @@ use simulations::goodput::scenarios;
 use simulations::world::{self, BUGS, Bug, Plan};
 use simulations::{goodput, machines};
 
-const USAGE: &str = "usage: simulations sync [--seeds N] [--from S] [--plan FILE] [--bug NAME] [--trace]
+const USAGE: &str = "usage: simulations sync [--seeds N] [--from S] [--plan FILE] [--bug NAME] [--threads N] [--trace]
        simulations machines [--seeds N] [--from S] [--trace]
        simulations goodput [CONTROLLER ...] [FILE ...]
 
@@ -22,6 +22,7 @@ const USAGE: &str = "usage: simulations sync [--seeds N] [--from S] [--plan FILE
   --from S     the first of them (default 0)
   --plan FILE  what runs are to be like (default simulations/plans/default.toml)
   --bug NAME   plant a mistake, to see that it is noticed: one of those in simulations/src/world/bugs.rs
+  --threads N  threads that play them (default 1)
   --trace      print everything that happens
 
   CONTROLLER   cubic, newreno, bbr, bdp (default bdp and cubic)
@@ -33,6 +34,7 @@ struct Arguments {
     from: u64,
     plan: Option<PathBuf>,
     bug: Option<Bug>,
+    threads: u64,
     trace: bool,
 }
 
@@ -56,13 +58,14 @@ fn main() -> ExitCode {
 }
 
 fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut arguments = Arguments { seeds: 1000, from: 0, plan: None, bug: None, trace: false };
+    let mut arguments = Arguments { seeds: 1000, from: 0, plan: None, bug: None, threads: 1, trace: false };
     while let Some(option) = given.next() {
         let mut value = || given.next().ok_or(format!("`{option}` needs a value"));
         let number = |value: String| value.parse().map_err(|_| format!("`{value}` is no number"));
         match option.as_str() {
             "--seeds" => arguments.seeds = value().and_then(number)?,
             "--from" => arguments.from = value().and_then(number)?,
+            "--threads" => arguments.threads = value().and_then(number)?,
             "--plan" => arguments.plan = Some(value()?.into()),
             "--bug" => {
                 let name = value()?;
@@ -83,30 +86,41 @@ fn sync(arguments: &Arguments) -> Result<bool, String> {
         None => Plan::standard(),
     };
     let began = Instant::now();
-    let mut failed = 0;
+    let threads = if arguments.trace { 1 } else { arguments.threads.max(1) };
+    let seeds = arguments.from..arguments.from.saturating_add(arguments.seeds);
+    let play_part = |part: u64| {
+        let seeds = seeds.clone().skip(part as usize).step_by(threads as usize);
+        seeds.map(|seed| play(seed, &plan, arguments)).collect::<Vec<_>>()
+    };
+    let mut outcomes: Vec<world::Outcome> = std::thread::scope(|scope| {
+        let playing: Vec<_> = (0..threads).map(|part| scope.spawn(move || play_part(part))).collect();
+        playing.into_iter().flat_map(|part| part.join().expect("findings are no panics")).collect()
+    });
+    outcomes.sort_unstable_by_key(|outcome| outcome.seed);
     let (mut played, mut hashes) = (world::Tally::default(), blake3::Hasher::new());
-    for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
-        let sink = || Box::new(|line: &str| println!("{line}")) as world::TraceSink;
-        let outcome = world::run(seed, &plan, arguments.bug, arguments.trace.then(sink));
+    for outcome in &outcomes {
         played.add(&outcome.tally);
         hashes.update(outcome.trace_hash.as_bytes());
-        if !outcome.problems.is_empty() {
-            failed += 1;
-            println!("seed {seed} failed (trace {}):", outcome.trace_hash);
-            for problem in &outcome.problems {
-                println!("  {problem}");
-            }
-            println!("  replay: {}", outcome.replay(arguments.plan.as_deref()));
-        }
     }
-    let hash = &hashes.finalize().to_hex()[..16];
-    println!(
-        "{} seeds from {} in {:.1} s, {failed} failed, traces {hash}: {played}",
-        arguments.seeds,
-        arguments.from,
-        began.elapsed().as_secs_f64()
-    );
+    let failed = outcomes.iter().filter(|outcome| !outcome.problems.is_empty()).count();
+    let (hash, seconds) = (&hashes.finalize().to_hex()[..16], began.elapsed().as_secs_f64());
+    let Arguments { seeds, from, .. } = arguments;
+    println!("{seeds} seeds from {from} in {seconds:.1} s, {failed} failed, traces {hash}: {played}");
     Ok(failed == 0)
+}
+
+fn play(seed: u64, plan: &Plan, arguments: &Arguments) -> world::Outcome {
+    let sink = || Box::new(|line: &str| println!("{line}")) as world::TraceSink;
+    let outcome = world::run(seed, plan, arguments.bug, arguments.trace.then(sink));
+    if !outcome.problems.is_empty() {
+        println!(
+            "seed {seed} failed (trace {}):\n  {}\n  replay: {}",
+            outcome.trace_hash,
+            outcome.problems.join("\n  "),
+            outcome.replay(arguments.plan.as_deref(), arguments.bug)
+        );
+    }
+    outcome
 }
 
 /// Plays seeds of the two machines; whether all hold.

@@ -22,7 +22,7 @@ fn every_seed_holds() {
             scope.spawn(move || {
                 for seed in (thread..SEEDS).step_by(THREADS as usize) {
                     let outcome = run(seed, plan, None, None);
-                    let replay = outcome.replay(Some("simulations/plans/short.toml".as_ref()));
+                    let replay = outcome.replay(Some("simulations/plans/short.toml".as_ref()), None);
                     assert!(outcome.problems.is_empty(), "seed {seed}: {:#?}\nreplay it: {replay}", outcome.problems);
                 }
             });

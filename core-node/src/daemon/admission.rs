@@ -7,6 +7,7 @@ use headwater_protocol::trust::{
 };
 use headwater_protocol::wire::{Hello, PROTOCOL_REVISION, Refusal, Welcome};
 use headwater_quic::work;
+use tokio::time::Instant;
 
 use super::joining::{certificate_end, unix_s};
 use crate::catalog::{DeviceRecord, DeviceState};
@@ -27,12 +28,17 @@ pub(super) struct Admitted {
     pub(super) welcome: Welcome,
 }
 
-/// Judges a hello. What is admitted is durable when this returns. Blocks.
-pub(super) fn admit(core: &Core, shown: &headwater_quic::Peer, hello: &Hello) -> Result<Admitted, Refusal> {
+/// Judges the hello of one who knocked at `knocked`. What is admitted is durable when this returns. Blocks.
+pub(super) fn admit(
+    core: &Core,
+    shown: &headwater_quic::Peer,
+    knocked: Instant,
+    hello: &Hello,
+) -> Result<Admitted, Refusal> {
     let revision = negotiate((REVISION_MIN, PROTOCOL_REVISION), (hello.revision_min, hello.revision_max))
         .map_err(|mismatch| revision_refusal(&mismatch))?;
     let device = find(core, shown)?;
-    let nonce = next_nonce(core, device.clone(), &hello.nonce)?;
+    let nonce = next_nonce(core, device.clone(), knocked, &hello.nonce)?;
     core.catalog.note_seen(&device.key, core.now(), Some(&hello.status)).map_err(|error| catalog_refusal(&error))?;
     let certificate = renewal(core, shown, &device);
     Ok(Admitted {
@@ -53,12 +59,13 @@ fn find(core: &Core, shown: &headwater_quic::Peer) -> Result<DeviceRecord, Refus
 }
 
 /// Judges the nonce that was shown, and writes down the next one before it is given away.
-fn next_nonce(core: &Core, mut device: DeviceRecord, shown: &[u8]) -> Result<Vec<u8>, Refusal> {
+fn next_nonce(core: &Core, mut device: DeviceRecord, knocked: Instant, shown: &[u8]) -> Result<Vec<u8>, Refusal> {
     let catalog = |error| catalog_refusal(&error);
     for _ in 0..NONCE_TRIES_MAX {
         let ledger = ledger(&device.nonces);
         if ledger.judge(shown) == NonceVerdict::Clone {
-            return Err(cloned(core, &device));
+            // On a bad link the hello of a session that was given up comes after that of the one that took its place.
+            return Err(if core.sessions.nonce_since(&device.key, knocked) { late() } else { cloned(core, &device) });
         }
         let mut random = [0; NONCE_RANDOM_BYTES];
         work::fill_random(&mut random)
@@ -67,11 +74,17 @@ fn next_nonce(core: &Core, mut device: DeviceRecord, shown: &[u8]) -> Result<Vec
         let given = after.newest().to_vec();
         let nonces: Vec<Vec<u8>> = after.before.into_iter().chain(after.given).collect();
         if core.catalog.swap_nonces(&device.key, &device.nonces, &nonces).map_err(catalog)? {
+            core.sessions.note_nonce(device.key);
             return Ok(given);
         }
         device = core.catalog.device(&device.key).map_err(catalog)?.ok_or_else(|| revoked(&device.name).refusal())?;
     }
     Err(CodedError::new(&codes::TOO_BUSY, "several sessions of this device began at once").refusal())
+}
+
+/// The device has begun another session since this one knocked.
+fn late() -> Refusal {
+    CodedError::new(&codes::TOO_BUSY, "a newer session of this device has begun").refusal()
 }
 
 /// Two hold one identity: the one who shows the old nonce is refused, and the one who is connected is told too.
@@ -125,7 +138,16 @@ fn revision_refusal(mismatch: &RevisionMismatch) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use headwater_protocol::id::PublicKey;
+    use headwater_protocol::trust::Role;
+    use headwater_protocol::wire::PeerStatus;
+
     use super::*;
+    use crate::catalog::UnixMs;
+    use crate::config::Config;
+    use crate::daemon::{InitOptions, init, open};
 
     #[test]
     fn ledgers_come_back_as_they_were_kept() {
@@ -135,5 +157,43 @@ mod tests {
         let kept: Vec<Vec<u8>> = after.before.clone().into_iter().chain(after.given.clone()).collect();
         assert_eq!(ledger(&kept), after);
         assert_eq!(ledger(&kept).judge(&[0; 16]), NonceVerdict::Clone);
+    }
+
+    #[test]
+    fn a_late_hello_is_no_clone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let options = InitOptions {
+            folder: folder.path().join("core"),
+            config_file: folder.path().join("core.toml"),
+            name: "core".into(),
+            settings: Vec::new(),
+        };
+        init(&options).expect("made");
+        let core = open(options.folder.clone(), Config::default()).expect("opened");
+        let device = || core.catalog.device(&PublicKey([7; 32])).expect("asked").expect("known");
+        core.catalog
+            .add_device(&DeviceRecord {
+                key: PublicKey([7; 32]),
+                name: "cam".into(),
+                labels: Vec::new(),
+                role: Role::Device,
+                state: DeviceState::Active,
+                write_patterns: Vec::new(),
+                read_patterns: Vec::new(),
+                nonces: Vec::new(),
+                certificate_expires_at: UnixMs::default(),
+                joined_at: UnixMs::default(),
+                last_seen_at: None,
+                status: PeerStatus::default(),
+            })
+            .expect("added");
+        let given_up = Instant::now();
+        let first = next_nonce(&core, device(), Instant::now(), b"").expect("the first session");
+        let second = next_nonce(&core, device(), Instant::now(), &first).expect("the second");
+        let refused = |knocked| next_nonce(&core, device(), knocked, b"").expect_err("it shows what is old").code;
+        assert_eq!(refused(given_up), codes::TOO_BUSY.code);
+        next_nonce(&core, device(), Instant::now(), &second).expect("the device is as welcome as before");
+        std::thread::sleep(Duration::from_millis(1));
+        assert_eq!(refused(Instant::now()), codes::IDENTITY_CLONED.code, "who knocks later has no excuse");
     }
 }

@@ -33,6 +33,7 @@ use headwater_host::{durable, signals, systemd};
 use headwater_quic::{Arrival, Arriving, Listener, ServerOptions, TransportOptions, listen, serve_join, work};
 use tokio::net::TcpListener;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 
 use crate::admin;
 use crate::config::Config;
@@ -163,6 +164,7 @@ async fn accept(core: Arc<Core>, listener: Listener) {
 }
 
 async fn arrive(core: Arc<Core>, arriving: Arriving) {
+    let knocked = Instant::now();
     let arrival = match Box::pin(arriving.finish()).await {
         Ok(arrival) => arrival,
         Err(error) => {
@@ -171,7 +173,7 @@ async fn arrive(core: Arc<Core>, arriving: Arriving) {
         }
     };
     match arrival {
-        Arrival::Session { connection, peer } => session::serve(core, connection, peer).await,
+        Arrival::Session { connection, peer } => session::serve(core, connection, peer, knocked).await,
         Arrival::Join(connection) => {
             let desk = joining::Desk::new(core);
             if let Err(error) = Box::pin(serve_join(connection, &desk)).await {

@@ -17,6 +17,7 @@ use quinn::Connection;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Mutex, Semaphore, broadcast, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::admission::{Admitted, admit};
 use super::commands::{self, Commands};
@@ -33,11 +34,11 @@ const TASKS_MAX: usize = 8;
 /// How long a refusal may take to reach the peer before the connection is closed.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves one connection from its hello to its end.
-pub(super) async fn serve(core: Arc<Core>, connection: Connection, shown: headwater_quic::Peer) {
+/// Serves one connection, whose peer knocked at `knocked`, from its hello to its end.
+pub(super) async fn serve(core: Arc<Core>, connection: Connection, shown: headwater_quic::Peer, knocked: Instant) {
     let remote = connection.remote_address();
     let hello_timeout = core.config.network.hello_timeout.0;
-    let opened = tokio::time::timeout(hello_timeout, open(&core, &connection, &shown)).await;
+    let opened = tokio::time::timeout(hello_timeout, open(&core, &connection, &shown, knocked)).await;
     let (control, admitted) = match opened {
         Ok(Some(opened)) => opened,
         Ok(None) => return,
@@ -77,6 +78,7 @@ async fn open(
     core: &Arc<Core>,
     connection: &Connection,
     shown: &headwater_quic::Peer,
+    knocked: Instant,
 ) -> Option<(ControlStream, Admitted)> {
     let remote = connection.remote_address();
     let mut control = match ControlStream::accept(connection).await {
@@ -103,7 +105,7 @@ async fn open(
             return None;
         }
     };
-    match judge(core, shown, hello).await {
+    match judge(core, shown, knocked, hello).await {
         Ok(admitted) => match control.send(&Message::Welcome(admitted.welcome.clone())).await {
             Ok(()) => Some((control, admitted)),
             Err(error) => {
@@ -118,12 +120,17 @@ async fn open(
     }
 }
 
-async fn judge(core: &Arc<Core>, shown: &headwater_quic::Peer, hello: Hello) -> Result<Admitted, Refusal> {
+async fn judge(
+    core: &Arc<Core>,
+    shown: &headwater_quic::Peer,
+    knocked: Instant,
+    hello: Hello,
+) -> Result<Admitted, Refusal> {
     if !core.sessions.has_room() {
         return Err(CodedError::new(&codes::TOO_BUSY, "this core has as many sessions as it may").refusal());
     }
     let (core, shown) = (core.clone(), shown.clone());
-    work::spawn_blocking(move || admit(&core, &shown, &hello)).await.unwrap_or_else(|error| {
+    work::spawn_blocking(move || admit(&core, &shown, knocked, &hello)).await.unwrap_or_else(|error| {
         tracing::error!(%error, "an admission broke off");
         Err(CodedError::new(&codes::INTERNAL, "the core made a mistake with this session").refusal())
     })

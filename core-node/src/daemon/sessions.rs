@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use headwater_protocol::id::PublicKey;
 use headwater_protocol::wire::Refusal;
 use headwater_quic::session::SessionHandle;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::control::SessionRow;
 use crate::core::Core;
@@ -24,6 +24,8 @@ pub struct Sessions {
 struct Live {
     next: u64,
     entries: HashMap<u64, Entry>,
+    /// When each device was given a nonce last: as many as there are devices.
+    nonces: HashMap<PublicKey, Instant>,
 }
 
 #[derive(Debug)]
@@ -124,6 +126,16 @@ impl Sessions {
         );
         drop(live);
         (SessionPlace { core: core.clone(), number, doing }, end)
+    }
+
+    /// A device was given a nonce.
+    pub fn note_nonce(&self, key: PublicKey) {
+        self.locked().nonces.insert(key, Instant::now());
+    }
+
+    /// Whether a device was given a nonce at `time` or after it.
+    pub fn nonce_since(&self, key: &PublicKey, time: Instant) -> bool {
+        self.locked().nonces.get(key).is_some_and(|given| *given >= time)
     }
 
     /// Whether there is room for one more.

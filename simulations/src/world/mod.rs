@@ -76,9 +76,10 @@ pub struct Outcome {
 
 impl Outcome {
     /// The command that plays the same run again, line by line.
-    pub fn replay(&self, plan: Option<&Path>) -> String {
+    pub fn replay(&self, plan: Option<&Path>, bug: Option<Bug>) -> String {
         let plan = plan.map(|plan| format!(" --plan {}", plan.display())).unwrap_or_default();
-        format!("cargo run -p simulations -- sync --from {} --seeds 1{plan} --trace", self.seed)
+        let bug = bug.map(|bug| format!(" --bug {bug:?}")).unwrap_or_default();
+        format!("cargo run -p simulations -- sync --from {} --seeds 1{plan}{bug} --trace", self.seed)
     }
 }
 
