@@ -93,7 +93,7 @@ impl Default for Config {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkConfig {
-    /// Congestion control: `cubic`, `newreno`, `bbr` or `bdp`.
+    /// Congestion control: `bdp`, `cubic`, `newreno` or `bbr`.
     pub congestion: String,
     /// Longest silence before a connection counts as lost.
     pub idle_timeout: HumanDuration,
@@ -108,7 +108,7 @@ pub struct NetworkConfig {
 impl Default for NetworkConfig {
     fn default() -> Self {
         Self {
-            congestion: "cubic".to_owned(),
+            congestion: "bdp".to_owned(),
             idle_timeout: HumanDuration(Duration::from_mins(1)),
             hello_timeout: HumanDuration(Duration::from_secs(20)),
             sessions_max: 20_000,

@@ -82,7 +82,7 @@ pub struct CoreSettings {
     /// Addresses to dial instead of those that the token named, as `core.example:4733`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
-    /// `cubic`, `newreno`, `bbr` or `bdp`.
+    /// Congestion control: `bdp`, which is the default, `cubic`, `newreno` or `bbr`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub congestion: Option<String>,
     /// Largest UDP payload that is tried, in bytes.

@@ -16,7 +16,7 @@ use simulations::{goodput, machines};
 
 const USAGE: &str = "usage: simulations sync [--seeds N] [--from S] [--plan FILE] [--bug NAME] [--threads N] [--trace]
        simulations machines [--seeds N] [--from S] [--trace]
-       simulations goodput [CONTROLLER ...] [FILE ...]
+       simulations goodput [--write] [CONTROLLER ...] [FILE ...]
 
   --seeds N    how many seeds to play (default 1000)
   --from S     the first of them (default 0)
@@ -24,9 +24,14 @@ const USAGE: &str = "usage: simulations sync [--seeds N] [--from S] [--plan FILE
   --bug NAME   plant a mistake, to see that it is noticed: one of those in simulations/src/world/bugs.rs
   --threads N  threads that play them (default 1)
   --trace      print everything that happens
+  --write      put the table into docs/benchmarks.md, and the plot into docs/images
 
   CONTROLLER   cubic, newreno, bbr, bdp (default bdp and cubic)
   FILE         a recorded link: a time in milliseconds a line, at each of which 1500 bytes may cross";
+
+/// Where the table stands in docs/benchmarks.md.
+const SECTION: &str = "<!-- goodput in virtual time: written by `cargo run -p simulations -- goodput --write` -->";
+const SECTION_END: &str = "<!-- end of figures -->";
 
 /// What is to be played.
 struct Arguments {
@@ -148,12 +153,16 @@ fn play_machines(arguments: &Arguments) -> bool {
 }
 
 fn goodput(given: impl Iterator<Item = String>) -> ExitCode {
-    let (mut controllers, mut links) = (Vec::new(), scenarios::all());
+    let (mut controllers, mut links, mut write) = (Vec::new(), scenarios::all(), false);
     for argument in given {
+        if argument == "--write" {
+            write = true;
+            continue;
+        }
         match argument.parse::<Congestion>() {
             Ok(controller) => controllers.push(controller),
             Err(unknown) => match scenarios::recorded(Path::new(&argument)) {
-                Ok(link) => links.push(link),
+                Ok(recorded) => links.extend(recorded),
                 Err(reason) => {
                     eprintln!("error: {unknown}, and {reason}\n{USAGE}");
                     return ExitCode::from(2);
@@ -164,21 +173,38 @@ fn goodput(given: impl Iterator<Item = String>) -> ExitCode {
     if controllers.is_empty() {
         controllers = vec![Congestion::Bdp, Congestion::Cubic];
     }
-    println!("| link | controller | goodput | from the beginning | RTT, median | mean | of both flows |");
-    println!("| --- | --- | --- | --- | --- | --- | --- |");
+    let mut lines = Vec::new();
     for link in &links {
-        for &controller in &controllers {
-            let measured = goodput::run(link, controller, 1);
-            let shared = link.rival.map_or_else(String::new, |_| format!("{:.0} %", 100.0 * measured.fairness));
-            println!(
-                "| {} | {controller:?} | {:.0} % | {:.0} % | {:.2} x | {:.2} x | {shared} |",
-                link.name,
-                100.0 * measured.share,
-                100.0 * measured.share_in_all,
-                measured.rtt_median,
-                measured.rtt_mean,
-            );
+        for &congestion in &controllers {
+            let measured = goodput::run(link, congestion, 1);
+            lines.push(goodput::Line { link: link.name.clone(), congestion, bar: link.bar, measured });
         }
     }
-    ExitCode::SUCCESS
+    let table = goodput::table(&lines);
+    println!("{table}");
+    let written = if write { write_goodput(&table, &lines) } else { Ok(()) };
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("error: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Puts the table into docs/benchmarks.md and the plot beside it.
+fn write_goodput(table: &str, lines: &[goodput::Line]) -> Result<(), String> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("docs");
+    let page = docs.join("benchmarks.md");
+    let text = std::fs::read_to_string(&page).map_err(|error| format!("{} can't be read: {error}", page.display()))?;
+    let begin = text.find(SECTION).map(|at| at + SECTION.len());
+    let end = begin.and_then(|begin| Some(begin + text[begin..].find(SECTION_END)?));
+    let (Some(begin), Some(end)) = (begin, end) else {
+        return Err(format!("{} has no place for these figures: `{SECTION}`", page.display()));
+    };
+    let plot = goodput::plot(lines)?;
+    let new = format!("{}\n\n{table}\n![The same as bars](images/goodput.svg)\n\n{}", &text[..begin], &text[end..]);
+    std::fs::write(docs.join("images/goodput.svg"), plot)
+        .and_then(|()| std::fs::write(&page, new))
+        .map_err(|error| format!("the figures can't be written: {error}"))
 }

@@ -4,6 +4,7 @@
 //! fails without naming a test (formatting, a lint, a crate that doesn't compile) counts as one failure. Tests that could
 //! not test what they are for are named too.
 
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 
 use crate::process::{cargo, line_of, run as run_command, target_dir};
-use crate::{setup, tidy};
+use crate::world::Programs;
+use crate::{lab, setup, tidy};
 
 /// What the tests of one step came to.
 #[derive(Clone, Copy, Default)]
@@ -38,6 +40,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         step("tidy", || tidy::run().map(|()| Tally::default())),
         step("clippy", || plain(cargo().args(CLIPPY_ARGS))),
         step("tests", || tests(&skipped)),
+        step("lab", || in_lab(&skipped)),
     ];
 
     println!("\n==> summary");
@@ -109,6 +112,18 @@ fn tests(skipped: &Skipped) -> anyhow::Result<Tally> {
     Ok(tally)
 }
 
+/// The short form of the lab: one sync of real daemons over a lossy link.
+fn in_lab(skipped: &Skipped) -> anyhow::Result<Tally> {
+    if let Some(reason) = lab::lacking() {
+        println!("skipped: {reason}");
+        skipped.note(&format!("`cargo xtask lab short`: {reason}"))?;
+        return Ok(Tally::default());
+    }
+    // These are built: the tests of processes have run them.
+    lab::short(&Programs::build(false)?)?;
+    Ok(Tally { passed: 1, failed: 0 })
+}
+
 /// The list of tests that could not test what they are for, which they write themselves.
 struct Skipped {
     path: PathBuf,
@@ -119,6 +134,11 @@ impl Skipped {
 
     fn new() -> Self {
         Self { path: target_dir().join(format!("skipped-{}", std::process::id())) }
+    }
+
+    fn note(&self, line: &str) -> anyhow::Result<()> {
+        let mut file = File::options().create(true).append(true).open(&self.path)?;
+        Ok(writeln!(file, "{line}")?)
     }
 
     fn lines(&self) -> Vec<String> {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{audit, bench, check, demo, dist, setup, tidy};
+use crate::{audit, bench, check, demo, dist, lab, setup, tidy};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The repository's own commands", disable_version_flag = true)]
@@ -42,11 +42,27 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         disk: Option<PathBuf>,
     },
+    /// Run real daemons over emulated links, in a virtual machine with Debian's kernel
+    Lab {
+        #[command(subcommand)]
+        errand: LabCommand,
+    },
     /// Make a tarball and a Debian package of the agent, linked statically, and of the core
     Dist {
         /// The Rust target to build for; this machine's by default
         #[arg(long)]
         target: Option<String>,
+    },
+}
+
+#[derive(Subcommand)]
+enum LabCommand {
+    /// One sync over a lossy link, which the core then verifies
+    Short,
+    /// Measure what daemons and rsync make of lossy links; a whole run writes docs/benchmarks.md
+    Goodput {
+        /// Only links with one of these in their names, and print them
+        names: Vec<String>,
     },
 }
 
@@ -77,6 +93,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Tidy => tidy::run(),
         Command::Audit { seconds, targets } => audit::run(seconds, &targets),
         Command::Bench { names, shrink, disk } => bench::run(&bench::Options { names, shrink, disk }),
+        Command::Lab { errand: LabCommand::Short } => lab::run(&lab::Errand::Short),
+        Command::Lab { errand: LabCommand::Goodput { names } } => lab::run(&lab::Errand::Goodput(names)),
         Command::Dist { target } => dist::run(target.as_deref()),
     }
 }

@@ -11,6 +11,7 @@ mod check;
 mod cli;
 mod demo;
 mod dist;
+mod lab;
 mod process;
 mod setup;
 mod tidy;

@@ -70,17 +70,38 @@ pub(crate) const FASHION_MNIST: Need = Need {
 /// What the small-file figures are compared with.
 pub(crate) const RSYNC: Need = Need {
     name: "rsync",
-    purpose: "baseline of `cargo xtask bench`, whose comparisons with it are otherwise left out",
+    purpose: "baseline of `cargo xtask bench` and `cargo xtask lab goodput`, whose comparisons with it are otherwise left out",
     required: false,
     present: || on_path("rsync"),
     source: Source::Apt("rsync"),
 };
+
+/// A program of the lab, from a package.
+const fn of_lab(name: &'static str, present: fn() -> bool, package: &'static str) -> Need {
+    let purpose = "`cargo xtask lab`, and its short form in `cargo xtask test`, which is otherwise left out";
+    Need { name, purpose, required: false, present, source: Source::Apt(package) }
+}
+
+/// Whether a program is there; those of the system's administrator may not be on the `PATH`.
+fn of_system(program: &str) -> bool {
+    on_path(program) || Path::new("/usr/sbin").join(program).is_file() || Path::new("/sbin").join(program).is_file()
+}
+
+/// What boots the lab's virtual machine, and what lies in it.
+pub(crate) const LAB: [Need; 5] = [
+    of_lab("QEMU", || on_path("qemu-system-x86_64"), "qemu-system-x86"),
+    of_lab("busybox", || on_path("busybox"), "busybox-static"),
+    of_lab("depmod", || of_system("depmod"), "kmod"),
+    of_lab("ip and tc", || of_system("ip") && of_system("tc"), "iproute2"),
+    RSYNC,
+];
 
 const ALL: [Need; 5] = [C_COMPILER, RUSTFMT, CLIPPY, FASHION_MNIST, RSYNC];
 
 /// Checks everything, installs what is missing where that can be done, and says what is left.
 pub(crate) fn run() -> anyhow::Result<()> {
     ensure(&ALL)?;
+    ensure(&LAB[..4])?;
     if !musl_installed() {
         println!(
             "note: the target x86_64-unknown-linux-musl is not installed; `cargo xtask dist` links the agent statically \

@@ -172,7 +172,7 @@ const TEMPLATE_REST: &str = r#"
 # log_json = false                   # true: one JSON object a line
 
 # [network]
-# congestion = "cubic"               # or newreno, bbr, bdp
+# congestion = "bdp"                 # or cubic, newreno, bbr
 # idle_timeout = "60s"
 # hello_timeout = "20s"              # how long a new connection may take to say hello
 # sessions_max = 20000

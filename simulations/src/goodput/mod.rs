@@ -4,8 +4,10 @@
 mod flow;
 mod link;
 mod peer;
+mod report;
 pub mod scenarios;
 mod world;
 
 pub use link::{Capacity, LinkShape, MS, Nanos, SECOND, Turns};
-pub use world::{Measured, Scenario, run};
+pub use report::{Line, plot, table};
+pub use world::{Bar, Measured, Scenario, run};

@@ -38,6 +38,32 @@ pub struct Scenario {
     pub time: Nanos,
     /// A second flow with this controller shares the link.
     pub rival: Option<Congestion>,
+    /// Bytes that may wait before the bottleneck; one bandwidth-delay product without.
+    pub queue_bytes: Option<u64>,
+    /// What a run must come to.
+    pub bar: Bar,
+}
+
+/// What a run must come to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bar {
+    /// Such a share of the link, and at most so many times its round trip on average.
+    Share(f64, f64),
+    /// Such a share of an up time, whatever the round trip.
+    UpTime(f64),
+    /// Beside another flow neither less nor more than this.
+    Between(f64, f64),
+}
+
+impl Bar {
+    /// Whether it is reached.
+    pub fn is_reached(&self, measured: &Measured) -> bool {
+        match *self {
+            Self::Share(share, rtt) => measured.share >= share && measured.rtt_mean <= rtt,
+            Self::UpTime(share) => measured.share >= share,
+            Self::Between(least, most) => (least..=most).contains(&measured.fairness),
+        }
+    }
 }
 
 /// What a run came to.
@@ -83,7 +109,7 @@ struct World {
 pub fn run(scenario: &Scenario, congestion: Congestion, seed: u64) -> Measured {
     let mut random = Random::new(seed);
     let mean = carried(&scenario.capacity, 0, 60 * SECOND) / 60;
-    let queue_bytes = (mean * scenario.rtt / SECOND).max(6000);
+    let queue_bytes = scenario.queue_bytes.unwrap_or(mean * scenario.rtt / SECOND).max(6000);
     let way_up = LinkShape {
         capacity: scenario.capacity.clone(),
         delay: scenario.rtt / 2,

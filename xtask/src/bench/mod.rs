@@ -6,7 +6,7 @@
 mod corpus;
 mod large;
 mod memory;
-mod report;
+pub(crate) mod report;
 mod rsync;
 mod small;
 mod usage;

@@ -8,9 +8,9 @@ use anyhow::{Context as _, bail};
 
 use crate::process::{output, root};
 
-/// Between these lines of the page stands what a run writes.
-const BEGIN: &str = "<!-- figures: written by `cargo xtask bench` -->";
+/// What stands before and after what a run writes into the page; the name between them tells the sections apart.
 const END: &str = "<!-- end of figures -->";
+const SECTION: &str = "figures: written by `cargo xtask bench`";
 
 /// One figure as it was measured.
 struct Line {
@@ -41,15 +41,7 @@ pub(super) struct Measured<'m> {
 
 impl Report {
     pub(super) fn new() -> anyhow::Result<Self> {
-        let cpu = fs::read_to_string("/proc/cpuinfo")?;
-        let model = cpu
-            .lines()
-            .find_map(|line| line.strip_prefix("model name"))
-            .unwrap_or("")
-            .trim_start_matches(['\t', ' ', ':']);
-        let cores = cores();
-        let kernel = output(Command::new("uname").arg("-sr"))?;
-        Ok(Self { machine: format!("{cores} cores ({model}), {}", kernel.trim()), lines: Vec::new() })
+        Ok(Self { machine: machine()?, lines: Vec::new() })
     }
 
     pub(super) fn add(&mut self, measured: Measured<'_>) {
@@ -84,23 +76,8 @@ impl Report {
 
     /// Puts the table into docs/benchmarks.md.
     pub(super) fn write(&self) -> anyhow::Result<()> {
-        let path = root().join("docs/benchmarks.md");
-        let page = fs::read_to_string(&path).with_context(|| format!("{} can't be read", path.display()))?;
-        let (Some(begin), Some(end)) = (page.find(BEGIN), page.find(END)) else {
-            bail!("{} has no place for figures: the lines `{BEGIN}` and `{END}`", path.display());
-        };
-        let date = output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
-        let commit = output(Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).current_dir(root()))?;
-        let section = format!(
-            "{BEGIN}\n\n{}, commit {}, `cargo xtask bench`, {}:\n\n{}\n",
-            date.trim(),
-            commit.trim(),
-            self.machine,
-            self.text()
-        );
-        fs::write(&path, format!("{}{section}{}", &page[..begin], &page[end..]))?;
-        println!("written to {}", path.display());
-        Ok(())
+        let text = format!("{}, `cargo xtask bench`, {}:\n\n{}", when()?, self.machine, self.text());
+        write_section(SECTION, &text)
     }
 
     /// Fails if a figure did.
@@ -113,12 +90,43 @@ impl Report {
     }
 }
 
+/// The date and the commit.
+pub(crate) fn when() -> anyhow::Result<String> {
+    let date = output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
+    let commit = output(Command::new("git").args(["rev-parse", "--short=12", "HEAD"]).current_dir(root()))?;
+    Ok(format!("{}, commit {}", date.trim(), commit.trim()))
+}
+
+/// The machine, in words.
+pub(crate) fn machine() -> anyhow::Result<String> {
+    let cpu = fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("");
+    let kernel = output(Command::new("uname").arg("-sr"))?;
+    Ok(format!("{} cores ({}), {}", cores(), model.trim_start_matches(['\t', ' ', ':']), kernel.trim()))
+}
+
+/// Replaces a section of docs/benchmarks.md.
+pub(crate) fn write_section(section: &str, text: &str) -> anyhow::Result<()> {
+    let path = root().join("docs/benchmarks.md");
+    let page = fs::read_to_string(&path).with_context(|| format!("{} can't be read", path.display()))?;
+    let opening = format!("<!-- {section} -->");
+    let begin = page.find(&opening);
+    let end = begin.and_then(|begin| Some(begin + page[begin..].find(END)?));
+    let (Some(begin), Some(end)) = (begin, end) else {
+        bail!("{} has no place for these figures: the lines `{opening}` and `{END}`", path.display());
+    };
+    fs::write(&path, format!("{}{opening}\n\n{}\n\n{}", &page[..begin], text.trim_end(), &page[end..]))?;
+    println!("written to {}", path.display());
+    Ok(())
+}
+
 /// Cores of this machine.
 pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn verdict(reached: Option<bool>) -> &'static str {
+/// A verdict in a table.
+pub(crate) fn verdict(reached: Option<bool>) -> &'static str {
     match reached {
         Some(true) => "reached",
         Some(false) => "**missed**",

@@ -1,0 +1,52 @@
+//! `lab`: real daemons over links as edges have them, in a virtual machine whose kernel can emulate them.
+
+mod archive;
+mod goodput;
+mod guest;
+
+use std::time::Duration;
+
+use crate::setup;
+use crate::world::Programs;
+use guest::Guest;
+
+/// Kernel modules that emulate links.
+const LINK_MODULES: [&str; 3] = ["veth", "sch_netem", "sch_tbf"];
+/// Defines the links for the scripts.
+const LINKS: &str = include_str!("../../../simulations/lab/links.sh");
+/// How long the short form may take where the processor is emulated and busy.
+const SHORT_LIMIT: Duration = Duration::from_mins(5);
+
+/// What to do in the lab.
+pub(crate) enum Errand {
+    /// One sync over a lossy link.
+    Short,
+    /// The goodput of daemons and of rsync over lossy links; these only, by a part of their names, or all for the report.
+    Goodput(Vec<String>),
+}
+
+/// Does it.
+pub(crate) fn run(errand: &Errand) -> anyhow::Result<()> {
+    setup::ensure(&setup::LAB)?;
+    match errand {
+        Errand::Short => short(&Programs::build(false)?),
+        Errand::Goodput(names) => goodput::run(names),
+    }
+}
+
+/// Why the lab can't be had here; none if it can.
+pub(crate) fn lacking() -> Option<String> {
+    guest::lacking()
+}
+
+/// The short form: boot, one sync over a lossy link, and the core's own verification.
+pub(crate) fn short(programs: &Programs) -> anyhow::Result<()> {
+    let guest = Guest {
+        modules: &LINK_MODULES,
+        programs: vec![programs.core.clone(), programs.agent.clone()],
+        script: format!("{LINKS}\n{}", include_str!("../../../simulations/lab/short.sh")),
+        memory_mib: 1024,
+        limit: SHORT_LIMIT,
+    };
+    guest.run(|line| println!("  {line}"))
+}
