@@ -2,12 +2,15 @@
 //! came about.
 
 mod acknowledged;
+mod caps;
 mod converges;
 mod freed;
 mod once;
 mod receipts;
 mod scope;
 mod sound;
+#[cfg(test)]
+mod tests;
 mod whole;
 mod wire;
 
@@ -25,6 +28,7 @@ pub const CHECKERS: &[(&str, Checker)] = &[
     ("nothing leaves its scope", scope::check),
     ("freed files stay", freed::check),
     ("wire bytes are bounded", wire::check),
+    ("no cap is exceeded", caps::check),
     ("every run converges", converges::check),
     ("processes are sound", sound::check),
 ];

@@ -35,6 +35,7 @@ pub(super) struct DeviceMachine {
     pub(super) folders: Vec<Folder>,
     mirrors: Vec<bool>,
     subscription: Option<String>,
+    cap_kbit: Option<u64>,
     scan_every: Duration,
     bug: Option<Bug>,
     trace: Arc<Trace>,
@@ -55,13 +56,15 @@ struct Running {
 pub(super) struct DeviceOptions {
     pub(super) scan_every: Duration,
     pub(super) subscription: Option<String>,
+    /// The most that it may send in any second.
+    pub(super) cap_kbit: Option<u64>,
     pub(super) bug: Option<Bug>,
     pub(super) trace: Arc<Trace>,
 }
 
 impl DeviceMachine {
     pub(super) fn new(index: u8, machine: Machine, options: DeviceOptions, random: Random) -> Self {
-        let DeviceOptions { scan_every, subscription, bug, trace } = options;
+        let DeviceOptions { scan_every, subscription, cap_kbit, bug, trace } = options;
         let root = folder().expect("a folder");
         Self {
             index,
@@ -70,6 +73,7 @@ impl DeviceMachine {
             folders: Vec::new(),
             mirrors: Vec::new(),
             subscription,
+            cap_kbit,
             scan_every,
             bug,
             trace,
@@ -78,6 +82,11 @@ impl DeviceMachine {
             running: Arc::default(),
             deleted: Arc::default(),
         }
+    }
+
+    /// The most bytes that it may send in any second.
+    pub(super) fn cap_bytes(&self) -> Option<u64> {
+        self.cap_kbit.map(|cap| cap * 125)
     }
 
     /// A path on it.
@@ -99,9 +108,12 @@ impl DeviceMachine {
         Device::joined(&data, Identities::get().device(self.index).clone(), card).expect("it joins");
         let every = self.scan_every.as_secs();
         let mut text = "[scan]\nthreads = 1\nwatch = false\nsettle = \"0s\"\n".to_owned();
+        if let Some(cap) = self.cap_kbit {
+            // Writing into a string can't fail.
+            let _ = write!(text, "[link]\nup = \"{cap} kbit/s\"\n");
+        }
         for (folder, is_mirror) in self.folders.iter().zip(&self.mirrors) {
             let (path, dataset) = (folder.path.display(), &folder.dataset);
-            // Writing into a string can't fail.
             let _ = if folder.is_local {
                 write!(text, "[[local]]\nfolder = \"{path}\"\ndataset = \"{dataset}\"\n")
             } else {

@@ -133,6 +133,8 @@ pub struct History {
     pub datasets: BTreeMap<String, Dataset>,
     /// What went over each device's link.
     pub wire: Vec<LinkBytes>,
+    /// The most that each device may send in any second, if there is a cap.
+    pub caps: Vec<Option<u64>>,
     /// Connections that were dialled.
     pub dialled: u64,
     /// How long it took, in milliseconds.

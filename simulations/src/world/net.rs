@@ -78,6 +78,31 @@ pub struct LinkBytes {
     pub up: u64,
     /// Bytes that the core sent to it.
     pub down: u64,
+    /// The most that one process of the device sent within a second.
+    pub up_second_max: u64,
+}
+
+/// What a device sent in the last second.
+#[derive(Debug, Default)]
+struct LastSecond {
+    sent: VecDeque<(Instant, u64)>,
+    bytes: u64,
+}
+
+impl LastSecond {
+    /// So much is sent now; gives what the last second comes to.
+    fn add(&mut self, bytes: u64) -> u64 {
+        let now = Instant::now();
+        self.sent.push_back((now, bytes));
+        self.bytes += bytes;
+        while let Some((at, old)) = self.sent.front()
+            && now.duration_since(*at) >= Duration::from_secs(1)
+        {
+            self.bytes -= old;
+            self.sent.pop_front();
+        }
+        self.bytes
+    }
 }
 
 #[derive(Debug)]
@@ -98,6 +123,7 @@ struct State {
     random: Random,
     links: Vec<Link>,
     bytes: Vec<LinkBytes>,
+    last_second: Vec<LastSecond>,
     sockets: BTreeMap<SocketAddr, Arc<Mutex<Inbox>>>,
     under_way: BTreeMap<(Instant, u64), Datagram>,
     sequence: u64,
@@ -118,6 +144,7 @@ impl Network {
             random,
             links: Vec::new(),
             bytes: Vec::new(),
+            last_second: Vec::new(),
             sockets: BTreeMap::new(),
             under_way: BTreeMap::new(),
             sequence: 0,
@@ -138,6 +165,7 @@ impl Network {
         let mut state = self.state();
         state.links.push(Link { up: direction(up), down: direction(down), generation: 0 });
         state.bytes.push(LinkBytes::default());
+        state.last_second.push(LastSecond::default());
     }
 
     /// Makes the link of a device another one from now on.
@@ -172,7 +200,14 @@ impl Network {
 
     /// Closes all sockets of a machine: its process has died.
     pub(super) fn close(&self, machine: IpAddr) {
-        self.state().sockets.retain(|address, inbox| {
+        let mut state = self.state();
+        if let IpAddr::V4(address) = machine
+            && machine != CORE.ip()
+        {
+            // The next process knows nothing of what this one sent.
+            state.last_second[usize::from(address.octets()[3])] = LastSecond::default();
+        }
+        state.sockets.retain(|address, inbox| {
             let stays = address.ip() != machine;
             if !stays {
                 let mut inbox = lock(inbox);
@@ -239,6 +274,7 @@ impl Network {
         let counts = &mut state.bytes[usize::from(device)];
         let (direction, seen_from, to) = if upwards {
             counts.up += bytes;
+            counts.up_second_max = counts.up_second_max.max(state.last_second[usize::from(device)].add(bytes));
             let outer = IpAddr::V4(Ipv4Addr::new(10, 2, link.generation, device));
             (&mut link.up, SocketAddr::new(outer, from.port()), to)
         } else {

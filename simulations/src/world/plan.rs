@@ -125,6 +125,10 @@ pub struct LinkPlan {
     pub burst_length: Range,
     /// Of ten thousand datagrams, so many come twice.
     pub twice: Range,
+    /// A device may send no more than so much in any second.
+    pub capped: Percent,
+    /// That cap, in kilobits, scaled.
+    pub cap_kbit: Range,
     /// How long a line's queue may be, in milliseconds, scaled.
     pub queue_ms: Range,
 }

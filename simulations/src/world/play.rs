@@ -96,6 +96,7 @@ impl World {
     fn into_history(self) -> History {
         History {
             wire: (0..self.devices.len() as u8).map(|device| self.network.bytes(device)).collect(),
+            caps: self.devices.iter().map(DeviceMachine::cap_bytes).collect(),
             dialled: self.network.sockets_bound(),
             took_ms: self.trace.now_ms(),
             facts: self.facts,

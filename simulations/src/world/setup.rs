@@ -136,6 +136,12 @@ impl Setup<'_> {
                 scan_every: Duration::from_secs(self.plan.machine.scan_seconds.draw(&mut self.random)),
                 // Asking for everything gets what one may read.
                 subscription: subscribes.then(|| if self.random.once_in(2) { "**" } else { "open/**" }.to_owned()),
+                cap_kbit: self
+                    .plan
+                    .link
+                    .capped
+                    .draw(&mut self.random)
+                    .then(|| self.plan.link.cap_kbit.draw_scaled(&mut self.random)),
                 bug: self.bug,
                 trace: Arc::clone(&self.trace),
             };
