@@ -232,12 +232,27 @@ pub struct StatusReport {
     pub wire_bytes: Vec<(String, u64)>,
     /// The most that is sent in any second now, in bytes with all headers; none without a cap.
     pub up_cap_bytes_per_s: Option<u64>,
+    /// What this month has cost and may cost, where that is limited.
+    pub month: Option<MonthReport>,
     /// Bytes not yet acknowledged.
     pub backlog_bytes: u64,
     /// Free bytes on the data folder's disk.
     pub disk_free_bytes: u64,
     /// The last error, if the newest attempt failed.
     pub last_error: Option<ProblemReport>,
+}
+
+/// A month with a budget.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MonthReport {
+    /// The month, as the device believes: `2026-02`.
+    pub month: String,
+    /// Bytes sent and received in it, with all headers.
+    pub spent_bytes: u64,
+    /// What may be spent in it.
+    pub budget_bytes: u64,
+    /// So much of that is for model updates alone.
+    pub reserve_bytes: u64,
 }
 
 /// A dataset in the status.

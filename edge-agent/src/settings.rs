@@ -4,6 +4,7 @@
 //! commands added. Folders are in no catalog, so a damaged catalog never costs a setting.
 
 mod link;
+mod week;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

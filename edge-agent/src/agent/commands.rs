@@ -158,6 +158,7 @@ fn wait_for_session(agent: &Arc<Agent>) -> Access {
     }
     let agent = Arc::clone(agent);
     Access::new(async move {
+        crate::link::admit(&agent).await?;
         agent.look_again();
         let mut link = agent.link().subscribe();
         let waited =

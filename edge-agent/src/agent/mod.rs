@@ -16,7 +16,6 @@ use futures_util::future::BoxFuture;
 use headwater_host::control::{ControlHandler, ReplySender};
 use headwater_host::error::{CodedError, codes};
 use headwater_host::lock::DataFolderLock;
-use headwater_quic::WireMeter;
 use serde_json::Value;
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio::time::Instant;
@@ -27,6 +26,7 @@ use notes::{InForce, Notes};
 use crate::catalog::{self, Catalog, CatalogError, Event, EventLevel, Role};
 use crate::clock;
 use crate::device::Device;
+use crate::link::Gate;
 use crate::request::{ProblemReport, Request};
 use crate::session::Connected;
 use crate::settings::Settings;
@@ -56,8 +56,8 @@ pub struct Agent {
     changed: watched::Sender<u64>,
     /// The session in force, and how the link is.
     link: watched::Sender<LinkState>,
-    /// Counts and caps what goes over the sockets to the core.
-    meter: Arc<WireMeter>,
+    /// What goes over the link and what may.
+    gate: Gate,
     /// Held while the folders that commands added are read, changed and written.
     added: Mutex<()>,
     daemon: std::sync::atomic::AtomicBool,
@@ -113,7 +113,7 @@ impl Agent {
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
             changed: watched::Sender::new(0),
             link: watched::Sender::new(LinkState::default()),
-            meter: WireMeter::new(),
+            gate: Gate::new(),
             added: Mutex::default(),
             daemon: false.into(),
             _lock: lock,
@@ -263,9 +263,9 @@ impl Agent {
         &self.link
     }
 
-    /// Counts and caps what goes over the sockets to the core.
-    pub fn meter(&self) -> &Arc<WireMeter> {
-        &self.meter
+    /// What goes over the link and what may.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// Whether this process is the daemon.
@@ -341,6 +341,9 @@ impl Agent {
     /// Writes down what waits, and folds the catalog's log away, before the process ends.
     pub fn close(&self) {
         self.notes.settle();
+        if let Err(error) = self.gate.settle(&self.catalog()) {
+            tracing::debug!(%error, "what the month has cost could not be kept");
+        }
         if let Err(error) = self.catalog().tidy() {
             tracing::debug!(%error, "the catalog could not be tidied");
         }

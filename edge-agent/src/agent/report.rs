@@ -1,6 +1,5 @@
 //! How things are, for `status` and for the core's device list.
 
-use headwater_host::config::HumanRate;
 use headwater_host::error::CodedError;
 use headwater_protocol::codec::decode_stored;
 use headwater_protocol::commit::Receipt;
@@ -8,7 +7,8 @@ use headwater_protocol::manifest::{Manifest, Totals};
 
 use super::Agent;
 use crate::catalog::{Catalog, DatasetRow, Role, VersionRow};
-use crate::request::{DatasetReport, StatusReport};
+use crate::clock;
+use crate::request::{DatasetReport, MonthReport, StatusReport};
 
 impl Agent {
     /// How things are.
@@ -51,9 +51,21 @@ impl Agent {
             backlog_bytes: datasets.iter().map(|dataset| dataset.pending_bytes).sum(),
             datasets,
             wire_bytes: catalog.counters()?,
-            up_cap_bytes_per_s: self.settings().link.up.map(HumanRate::bytes_per_s),
+            up_cap_bytes_per_s: self.gate().meter().cap().filter(|&cap| cap > 0),
             disk_free_bytes: self.disk_free_bytes(),
+            month: self.month_report(),
             last_error: state.problem.or_else(|| self.folder_problem(|_| true)).or(first_problem),
+        })
+    }
+
+    fn month_report(&self) -> Option<MonthReport> {
+        let policy = self.settings().link.policy();
+        let budget = policy.budget?;
+        Some(MonthReport {
+            month: policy.month(clock::now_s()).to_string(),
+            spent_bytes: self.gate().spent_bytes(),
+            budget_bytes: budget.month_bytes,
+            reserve_bytes: budget.reserve_bytes,
         })
     }
 

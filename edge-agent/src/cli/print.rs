@@ -200,6 +200,14 @@ fn status(report: &StatusReport) {
     if !wire.is_empty() {
         println!("wire so far: {}", wire.join(", "));
     }
+    if let Some(month) = &report.month {
+        let reserve = match month.reserve_bytes {
+            0 => String::new(),
+            bytes => format!(", {} of that for model updates", HumanBytes(bytes)),
+        };
+        let (spent, budget) = (HumanBytes(month.spent_bytes), HumanBytes(month.budget_bytes));
+        println!("spent in {}: {spent} of {budget}{reserve}", month.month);
+    }
     if let Some(cap) = report.up_cap_bytes_per_s {
         println!("cap: {} up", HumanRate::of_bytes_per_s(cap));
     }

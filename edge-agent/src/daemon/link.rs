@@ -36,6 +36,28 @@ pub(super) async fn keep(agent: Arc<Agent>) -> Infallible {
             let _ = changes.changed().await;
             continue;
         }
+        let settings = agent.settings();
+        match crate::link::look(&agent).await.map(|outlook| crate::link::waiting_for(&outlook, &settings)) {
+            Ok(None) => {}
+            Ok(Some(waiting_for)) => {
+                agent.note_once(
+                    EventLevel::Info,
+                    "",
+                    "",
+                    format!("nothing may go over the link: it waits for {waiting_for}"),
+                );
+                set(&agent, LinkState { waiting_for, ..LinkState::default() });
+                systemd::status("waiting for the link to open");
+                tokio::select! {
+                    biased;
+                    () = agent.gate().opens() => {}
+                    _ = changes.changed() => {}
+                }
+                continue;
+            }
+            // What was spent can't be known, so nothing more is.
+            Err(error) => agent.note_error("", &error),
+        }
         let soon = retry_within(work_waits(&agent), good_until.map(|until| until.elapsed()));
         let connected = match soon {
             Some(_) => Box::pin(connect_soon(&agent)).await,
@@ -53,7 +75,7 @@ pub(super) async fn keep(agent: Arc<Agent>) -> Infallible {
             }
             Err(error) => error,
         };
-        if agent.device().is_none() {
+        if agent.device().is_none() || agent.gate().closed().is_some() {
             continue;
         }
         if is_final(&error) {

@@ -27,6 +27,7 @@ pub async fn keep(agent: Arc<Agent>) {
     tokio::select! {
         biased;
         never = Box::pin(link::keep(Arc::clone(&agent))) => match never {},
+        never = crate::link::keep(Arc::clone(&agent)) => match never {},
         () = Box::pin(supervisor::supervise(agent)) => {}
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headwater_host::config::HumanRate;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::name::check_device_name;
 use headwater_protocol::trust::{Token, TokenError};
@@ -11,6 +10,7 @@ use headwater_protocol::wire::{Hello, Message, PROTOCOL_REVISION, PeerStatus, We
 use headwater_quic::endpoint::close;
 use headwater_quic::session::{Session, SessionOptions, Side};
 use headwater_quic::transfer::Loaders;
+use headwater_quic::work;
 use headwater_quic::{
     ClientOptions, ConnectError, ControlStream, FrameError, JoinError, TransportOptions, connect, resolve,
 };
@@ -33,7 +33,7 @@ const RECEIVE_WINDOW_BYTES: u32 = 12 << 20;
 
 /// Joins a core and keeps the identity that it gives.
 pub async fn join(
-    agent: &Agent,
+    agent: &Arc<Agent>,
     token: &str,
     core: Option<&str>,
     name: Option<&str>,
@@ -57,7 +57,7 @@ pub async fn join(
     };
     check_device_name(&name).map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
     let key = Device::joining_key(agent.data())?;
-    let options = client_options(agent)?;
+    let options = client_options(agent).await?;
     let joined = headwater_quic::join(&token, &name, &key, &options).await.map_err(join_error)?;
     let mut addresses = joined.addresses;
     if let Some(core) = core.filter(|core| !addresses.iter().any(|known| known == core)) {
@@ -78,10 +78,10 @@ pub async fn join(
 }
 
 /// Opens a session with the core: dials, says hello, keeps nonce, labels and certificate, and starts the session.
-pub async fn dial(agent: &Agent, status: PeerStatus, fetches: Arc<dyn Fetches>) -> Result<Link, CodedError> {
+pub async fn dial(agent: &Arc<Agent>, status: PeerStatus, fetches: Arc<dyn Fetches>) -> Result<Link, CodedError> {
     let device = agent.joined()?;
     let settings = agent.settings();
-    let options = client_options(agent)?;
+    let options = client_options(agent).await?;
     let addresses = if settings.core.addresses.is_empty() { &device.card.addresses } else { &settings.core.addresses };
     let connection = reach(&device, addresses, &options).await?;
     let mut control = ControlStream::open(&connection).await.map_err(|error| frame_error(&error))?;
@@ -101,7 +101,18 @@ pub async fn dial(agent: &Agent, status: PeerStatus, fetches: Arc<dyn Fetches>) 
     let loaders = Loaders::start(LOAD_THREADS);
     let options = SessionOptions { loaders, ..SessionOptions::default() };
     let (handle, events) = Session::start(connection.clone(), control, Side::Dialler, options);
-    Ok(Link::start(connection, handle, events, fetches))
+    let link = Link::start(connection, handle, events, fetches);
+    work::spawn(end_when_closed(Arc::clone(agent), link.clone()));
+    Ok(link)
+}
+
+/// Ends the session when nothing may go over the link any more.
+async fn end_when_closed(agent: Arc<Agent>, link: Link) {
+    tokio::select! {
+        biased;
+        _ = link.ended() => {}
+        () = agent.gate().closes() => link.close("the device may send nothing more now: its schedule or its budget says so"),
+    }
 }
 
 async fn greet(control: &mut ControlStream, hello: Hello) -> Result<Welcome, CodedError> {
@@ -178,9 +189,10 @@ async fn reach(
     }))
 }
 
-fn client_options(agent: &Agent) -> Result<ClientOptions, CodedError> {
+/// How to dial, where anything may go over the link.
+async fn client_options(agent: &Arc<Agent>) -> Result<ClientOptions, CodedError> {
     let settings = agent.settings();
-    agent.meter().set_cap(settings.link.up.map(HumanRate::bytes_per_s));
+    crate::link::admit(agent).await?;
     let base = ClientOptions::default();
     let mut transport = TransportOptions {
         send_window_bytes: SEND_WINDOW_BYTES,
@@ -195,7 +207,7 @@ fn client_options(agent: &Agent) -> Result<ClientOptions, CodedError> {
     if let Some(mtu) = settings.core.mtu_max {
         transport.mtu_max = mtu;
     }
-    Ok(ClientOptions { transport, meter: Some(Arc::clone(agent.meter())), ..base })
+    Ok(ClientOptions { transport, meter: Some(Arc::clone(agent.gate().meter())), ..base })
 }
 
 /// A broken exchange as an error: the core's own words where it closed the connection on purpose.

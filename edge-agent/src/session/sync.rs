@@ -1,5 +1,6 @@
 //! Everything once: scan all folders, exchange what is new with the core, report.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use headwater_protocol::wire::PeerStatus;
 use headwater_quic::session::SessionHandle;
 use headwater_quic::work;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::collect::Collector;
 use super::link::{Fetches, Link};
@@ -43,6 +44,8 @@ pub async fn sync(agent: &Arc<Agent>, access: Option<Access>, reply: ReplySender
     if needs_core && access.is_none() {
         collector.problem("", &CodedError::new(&codes::NOT_JOINED, "this device has not joined a core"));
     }
+    // The daemon has somebody who sees to it that nothing is sent when nothing may be.
+    let _keeping = own.then(|| Keeping(work::spawn(crate::link::keep(Arc::clone(agent)))));
     let before = match &access {
         Some(access) if !own => access.connected().await.ok().map(|connected| connected.link.stats()),
         _ => None,
@@ -81,6 +84,15 @@ pub async fn sync(agent: &Arc<Agent>, access: Option<Access>, reply: ReplySender
     let mut report = collector.report();
     report.duration_ms = began.elapsed().as_millis() as u64;
     report
+}
+
+/// Keeps the link's rules until it is dropped.
+struct Keeping(JoinHandle<Infallible>);
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Counts the session's bytes, and ends it if it was dialled for this.

@@ -6,6 +6,7 @@ mod following;
 mod hostile;
 mod link;
 mod operating;
+mod policy;
 mod publish;
 mod reuse;
 mod subscribe;

@@ -110,6 +110,9 @@ codes! {
     TOO_BUSY = "HW-3008", "Too busy",
         "The other side has reached a limit and takes no more at the moment.",
         "the work is tried again by itself";
+    LINK_CLOSED = "HW-3009", "Link closed by its rules",
+        "The schedule or the month's budget of this device lets nothing over the link now.",
+        "wait until it opens, or change `[link]` in the configuration";
 
     FILE_CHANGED = "HW-4001", "File changed while sent",
         "A file changed or shrank between being scanned and being sent.",

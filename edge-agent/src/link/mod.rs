@@ -1,0 +1,192 @@
+//! The link's rules, carried out: [`policy`] says what may go over the link, this asks it and does what it says.
+//!
+//! [`keep`] looks again and again for as long as something may change. Sessions end themselves when the link closes, and
+//! [`admit`] lets nobody begin one before it opens. What a closed link still lets out is the goodbye.
+
+pub mod policy;
+mod spending;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use headwater_host::error::{CodedError, codes};
+use headwater_quic::WireMeter;
+use tokio::time::Instant;
+
+use self::policy::{Closed, Outlook, Verdict};
+use self::spending::Spending;
+use crate::agent::Agent;
+use crate::blocking::blocking;
+use crate::catalog::{Catalog, CatalogError};
+use crate::settings::{LinkSettings, Settings};
+use crate::{clock, watched};
+
+/// How often the clock is asked: it may have been set.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked what a limited month has left.
+const COUNT_EVERY: Duration = Duration::from_millis(100);
+/// How long to wait when the catalog can't say what was spent.
+const RETRY_EVERY: Duration = Duration::from_secs(10);
+/// How long after the link has closed its socket still lets out goodbyes.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// What goes over the link and what may.
+pub(crate) struct Gate {
+    meter: Arc<WireMeter>,
+    outlook: watched::Sender<Option<Outlook>>,
+    closed_since: Mutex<Option<Instant>>,
+    spending: Mutex<Spending>,
+}
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        Self {
+            meter: WireMeter::new(),
+            outlook: watched::Sender::new(None),
+            closed_since: Mutex::default(),
+            spending: Mutex::default(),
+        }
+    }
+
+    /// Counts and caps what goes over the sockets to the core.
+    pub(crate) fn meter(&self) -> &Arc<WireMeter> {
+        &self.meter
+    }
+
+    /// Why the link was closed when it was last looked.
+    pub(crate) fn closed(&self) -> Option<Closed> {
+        self.outlook.borrow().and_then(|outlook| closed(&outlook))
+    }
+
+    /// Resolves when the link is closed.
+    pub(crate) async fn closes(&self) {
+        let mut outlook = self.outlook.subscribe();
+        if outlook.wait_for(|outlook| outlook.as_ref().and_then(closed).is_some()).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Resolves when the link is open.
+    pub(crate) async fn opens(&self) {
+        let mut outlook = self.outlook.subscribe();
+        if outlook.wait_for(|outlook| outlook.as_ref().and_then(closed).is_none()).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// What was spent in the month that was counted last.
+    pub(crate) fn spent_bytes(&self) -> u64 {
+        self.spending.lock().unwrap_or_else(PoisonError::into_inner).spent_bytes()
+    }
+
+    /// Keeps what was really spent, as before the process ends.
+    pub(crate) fn settle(&self, catalog: &Catalog) -> Result<(), CatalogError> {
+        self.spending.lock().unwrap_or_else(PoisonError::into_inner).settle(catalog, self.travelled_bytes())
+    }
+
+    /// What went over the sockets, sent and received.
+    fn travelled_bytes(&self) -> u64 {
+        let counts = self.meter.counts();
+        counts.sent_bytes + counts.received_bytes
+    }
+
+    /// Takes what holds now.
+    fn set(&self, outlook: Outlook) {
+        let mut since = self.closed_since.lock().unwrap_or_else(PoisonError::into_inner);
+        match outlook.verdict {
+            Verdict::Open { up_bytes_per_s } => {
+                *since = None;
+                self.meter.set_cap(up_bytes_per_s);
+            }
+            Verdict::Closed(_) => {
+                let is_first = self.outlook.borrow().is_none();
+                if since.get_or_insert_with(Instant::now).elapsed() >= GOODBYE || is_first {
+                    self.meter.set_cap(Some(0));
+                }
+            }
+        }
+        drop(since);
+        self.outlook.send_if_modified(|known| known.replace(outlook) != Some(outlook));
+    }
+}
+
+fn closed(outlook: &Outlook) -> Option<Closed> {
+    match outlook.verdict {
+        Verdict::Closed(why) => Some(why),
+        Verdict::Open { .. } => None,
+    }
+}
+
+/// Looks what may go over the link now, and sees to it.
+pub(crate) async fn look(agent: &Arc<Agent>) -> Result<Outlook, CodedError> {
+    let policy = agent.settings().link.policy();
+    let now_s = clock::now_s();
+    let spent_bytes = if policy.budget.is_some() {
+        let (agent, month) = (Arc::clone(agent), policy.month(now_s));
+        blocking(move || {
+            let gate = agent.gate();
+            let mut spending = gate.spending.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(spending.count(&agent.catalog(), month, gate.travelled_bytes())?)
+        })
+        .await?
+    } else {
+        0
+    };
+    // Nothing sends model updates yet, so nothing may touch their reserve.
+    let outlook = policy.outlook(now_s, spent_bytes, false);
+    agent.gate().set(outlook);
+    Ok(outlook)
+}
+
+/// Looks again whenever something may have changed.
+pub(crate) async fn keep(agent: Arc<Agent>) -> Infallible {
+    let mut changes = agent.changes();
+    loop {
+        changes.mark_unchanged();
+        let looked = look(&agent).await;
+        let policy = agent.settings().link.policy();
+        let every = match &looked {
+            Err(_) => RETRY_EVERY,
+            Ok(_) if policy.budget.is_some() => COUNT_EVERY,
+            Ok(_) => LOOK_EVERY,
+        };
+        if let Err(error) = looked {
+            agent.note_error("", &error);
+        }
+        tokio::select! {
+            biased;
+            _ = changes.changed() => {}
+            () = tokio::time::sleep(every), if !policy.is_constant() => {}
+        }
+    }
+}
+
+/// Lets a connection begin, or says why none may.
+pub(crate) async fn admit(agent: &Arc<Agent>) -> Result<(), CodedError> {
+    let outlook = look(agent).await?;
+    match waiting_for(&outlook, &agent.settings()) {
+        None => Ok(()),
+        Some(what) => {
+            Err(CodedError::new(&codes::LINK_CLOSED, format!("nothing may go over the link now; it waits for {what}")))
+        }
+    }
+}
+
+/// What a closed link waits for, and when that ends.
+pub(crate) fn waiting_for(outlook: &Outlook, settings: &Settings) -> Option<String> {
+    let LinkSettings { utc_offset, budget, .. } = &settings.link;
+    let until = outlook.until_s.map_or_else(String::new, |until_s| {
+        let shown = clock::shown(until_s.saturating_add(i64::from(utc_offset.minutes) * 60));
+        format!(" at {} (UTC{utc_offset})", shown.get(..16).unwrap_or(&shown))
+    });
+    match closed(outlook)? {
+        Closed::Schedule => Some(format!("the schedule, which opens the link{until}")),
+        Closed::Budget => {
+            let month = budget.as_ref().map_or_else(String::new, |budget| format!(" of {}", budget.month));
+            Some(format!("the next month{until}: what may be spent{month} is spent"))
+        }
+    }
+}
