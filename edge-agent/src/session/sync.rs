@@ -130,7 +130,10 @@ pub(crate) fn count_wire(agent: &Agent, collector: &Collector) {
 /// Adds all bytes of a session that has ended.
 pub(crate) fn count_udp(agent: &Agent, link: &Link) {
     let stats = link.stats();
-    agent.count_bytes(vec![("sessions in all", stats.udp_bytes_sent + stats.udp_bytes_received)]);
+    agent.count_bytes(vec![
+        ("retransmitted", stats.lost_bytes),
+        ("sessions in all", stats.udp_bytes_sent + stats.udp_bytes_received),
+    ]);
 }
 
 /// A session that is being dialled for `folders`.

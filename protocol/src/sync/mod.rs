@@ -24,6 +24,7 @@ mod ranges;
 mod receiver;
 mod sender;
 mod shares;
+mod turns;
 mod walk;
 
 use crate::id::ChunkId;
@@ -38,6 +39,7 @@ pub use receiver::{
 };
 pub use sender::{Load, SendAction, SendEnd, SendState, Sender};
 pub use shares::{SHARE_BYTES_MAX, ShareId, Shares, TURN};
+pub use turns::{CLASSES, TURN_BYTES, Turns};
 
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use headwater_host::error::{CodedError, codes};
 use headwater_protocol::codec::{decode_stored, encode_stored};
 use headwater_protocol::commit::{CommitRecord, Receipt};
 use headwater_protocol::id::VersionId;
+use headwater_protocol::manifest::Manifest;
 use headwater_protocol::name::DatasetName;
 use headwater_protocol::path::RelPath;
 use headwater_protocol::tree::Tree;
@@ -24,6 +25,9 @@ use crate::device::Device;
 use crate::session::link::Link;
 use crate::session::transfer_error;
 use crate::storage::deletions;
+
+/// Files are small if they are no longer than this on average: the least that a chunk of a longer one has.
+const SMALL_FILE_BYTES: u64 = 64 << 10;
 
 /// How an offer ended.
 #[derive(Debug)]
@@ -54,8 +58,8 @@ pub(super) async fn send(
         })
         .await?
     };
-    let outgoing = outgoing(&row.name, &version);
-    let sent = link.handle().send_version(outgoing, Priority::Bulk, Arc::new(source), progress).await;
+    let (outgoing, priority) = (outgoing(&row.name, &version), priority(&version));
+    let sent = link.handle().send_version(outgoing, priority, Arc::new(source), progress).await;
     match sent {
         Ok(report) => {
             acknowledged(agent, &catalog, row, version, &report).await?;
@@ -65,6 +69,12 @@ pub(super) async fn send(
         Err(TransferError::Refused(refusal)) if refusal.code == codes::VERSION_CONFLICT.code => Ok(Sent::Conflict),
         Err(error) => Err(transfer_error(&catalog, error)),
     }
+}
+
+/// Datasets of small files, as labels are, go before what takes long anyway.
+fn priority(version: &VersionRow) -> Priority {
+    let totals = Manifest::decode(&version.manifest).map(|manifest| manifest.totals()).unwrap_or_default();
+    if totals.bytes <= totals.files.saturating_mul(SMALL_FILE_BYTES) { Priority::Small } else { Priority::Bulk }
 }
 
 /// Asks for the receipt of a version that is committed already: offering it again costs one round trip.

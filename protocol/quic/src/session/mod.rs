@@ -72,7 +72,8 @@ impl Default for SessionOptions {
     }
 }
 
-/// What a transfer is to the link, most urgent first; strict among the streams of one connection.
+/// What a transfer is to the link, most urgent first: strict among the streams of one
+/// connection, but for a small share that each has; see [`Turns`](headwater_protocol::sync::Turns).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Priority {
     /// Updates of models.
@@ -84,18 +85,6 @@ pub enum Priority {
     /// Everything else.
     #[default]
     Bulk,
-}
-
-impl Priority {
-    /// The priority of its streams, below that of the control stream.
-    pub(crate) const fn of_streams(self) -> i32 {
-        match self {
-            Self::ModelUpdate => 400,
-            Self::Subscribed => 300,
-            Self::Small => 200,
-            Self::Bulk => 100,
-        }
-    }
 }
 
 /// Why a session did not do what was asked of it.
@@ -153,6 +142,8 @@ pub struct SessionStats {
     pub udp_bytes_sent: u64,
     /// UDP payload bytes received on it.
     pub udp_bytes_received: u64,
+    /// Bytes of the packets that were taken for lost; what was in them was sent again.
+    pub lost_bytes: u64,
 }
 
 /// Starts sessions.
@@ -371,6 +362,7 @@ impl SessionHandle {
             rtt: link.path.rtt,
             udp_bytes_sent: link.udp_tx.bytes,
             udp_bytes_received: link.udp_rx.bytes,
+            lost_bytes: link.path.lost_bytes,
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::{SessionError, SessionOptions, Side};
 use crate::endpoint::close;
 use crate::transfer::TransferError;
+use crate::transfer::lanes::Lanes;
 
 /// Control messages that wait to be written.
 pub(super) const OUTGOING_MAX: usize = 32;
@@ -134,6 +135,8 @@ pub(crate) struct Shared {
     next_ping: AtomicU64,
     /// Windows of the transfers that receive, where they share a budget, and the connection window that was set for them.
     windows: Mutex<Windows>,
+    /// Which transfers send first.
+    pub(crate) lanes: Arc<Lanes>,
     pub(super) closing: watch::Sender<Option<(u32, String)>>,
     pub(super) ended: AtomicBool,
     pub(super) messages_sent: AtomicU64,
@@ -163,6 +166,7 @@ impl Shared {
             pings: Mutex::default(),
             next_ping: AtomicU64::new(0),
             windows: Mutex::default(),
+            lanes: Lanes::new(),
             closing: watch::Sender::new(None),
             ended: AtomicBool::new(false),
             messages_sent: AtomicU64::new(0),

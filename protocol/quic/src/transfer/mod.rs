@@ -7,6 +7,7 @@
 
 mod api;
 pub(crate) mod items;
+pub(crate) mod lanes;
 mod loaders;
 mod outbox;
 mod pack;

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval};
 
 use super::items::TRANSFER_OVER;
+use super::lanes::Lane;
 use super::outbox::Outbox;
 use super::pack::{self, Packed};
 use super::receive::looks;
@@ -49,7 +50,7 @@ struct Sending {
     machine: Sender,
     claim: Claim,
     source: Arc<dyn Source>,
-    priority: Priority,
+    lane: Arc<Lane>,
     outbox: Outbox,
     loads: Vec<Load>,
     /// None where the source panicked.
@@ -90,9 +91,9 @@ pub(crate) async fn run(
         patience,
         look: looks(&patience),
         machine: Sender::new(claim.transfer, totals.chunks, offer),
+        lane: claim.shared.lanes.enter(priority),
         claim,
         source,
-        priority,
         outbox: Outbox::default(),
         loads: Vec::new(),
         batches: JoinSet::new(),
@@ -220,10 +221,10 @@ impl Sending {
                 return;
             }
             let write: BoxFuture<'static, Written> = if let Some(stream) = self.idle.pop() {
-                Box::pin(write(stream, parts))
+                Box::pin(write(stream, parts, Arc::clone(&self.lane)))
             } else {
                 self.opened += 1;
-                Box::pin(open_and_write(self.claim.shared.connection.clone(), self.priority, parts))
+                Box::pin(open_and_write(self.claim.shared.connection.clone(), parts, Arc::clone(&self.lane)))
             };
             self.writes.push(write);
         }
@@ -373,14 +374,13 @@ fn load_batch(loads: Vec<Load>, read: impl Fn(Load) -> Result<Packed, SourceErro
     Loaded { items, rest: loads.collect() }
 }
 
-async fn open_and_write(connection: quinn::Connection, priority: Priority, parts: Vec<Bytes>) -> Written {
+async fn open_and_write(connection: quinn::Connection, parts: Vec<Bytes>, lane: Arc<Lane>) -> Written {
     let stream = connection.open_uni().await.ok()?;
-    stream.set_priority(priority.of_streams()).ok()?;
-    write(stream, parts).await
+    write(stream, parts, lane).await
 }
 
-async fn write(mut stream: SendStream, mut parts: Vec<Bytes>) -> Written {
-    if stream.write_all_chunks(&mut parts).await.is_ok() {
+async fn write(mut stream: SendStream, parts: Vec<Bytes>, lane: Arc<Lane>) -> Written {
+    if lane.write(&mut stream, parts).await.is_ok() {
         return Some(stream);
     }
     // It was stopped, or its connection is gone; either is told elsewhere.

@@ -4,6 +4,7 @@
 
 mod hostile;
 mod memory;
+mod priorities;
 mod speed;
 #[path = "../support/mod.rs"]
 mod support;
@@ -14,7 +15,6 @@ use std::time::Duration;
 
 use headwater_protocol::id::ChunkId;
 use headwater_protocol::wire::{Encoding, ItemHeader, ItemKey, Message, Refusal};
-use headwater_quic::ControlStream;
 use headwater_quic::framing::append_frame;
 use headwater_quic::session::{
     Asked, MemoryBudget, Priority, Session, SessionEvent, SessionEvents, SessionHandle, SessionOptions, Side,
@@ -22,6 +22,7 @@ use headwater_quic::session::{
 use headwater_quic::transfer::{
     LoadedItem, ReceiveReport, SendReport, Source, SourceError, TransferError, no_progress,
 };
+use headwater_quic::{ClientOptions, ControlStream, connect};
 use memory::{Store, Version, folder};
 
 /// A session between a device and a core.
@@ -36,9 +37,13 @@ async fn pair() -> Pair {
 }
 
 async fn pair_with(options: SessionOptions) -> Pair {
+    pair_over(&support::quick(), options).await
+}
+
+async fn pair_over(dialling: &ClientOptions, options: SessionOptions) -> Pair {
     let core = support::core("core");
     let identity = support::device(&core, "cam-01");
-    let (dialled, arrived) = tokio::join!(support::dial(core.address, &identity), support::session(&core));
+    let (dialled, arrived) = tokio::join!(connect(core.address, &identity, dialling), support::session(&core));
     let (device, (core_side, _)) = (dialled.expect("connected"), arrived);
     let mut control = ControlStream::open(&device).await.expect("a stream");
     // The peer sees the stream with its first message.
