@@ -25,7 +25,7 @@ fn nothing_is_sent_while_the_schedule_says_so() {
     });
     let waits = status["waiting_for"].as_str().expect("text").to_owned();
     assert!(waits.starts_with("the schedule, which opens the link at ") && waits.contains("03:00 (UTC"), "{waits}");
-    let (report, _) = texts(&device.output(&["sync", "--json"]));
+    let (report, _) = texts(&device.output(&["sync", "--once", "--json"]));
     assert!(report.contains("HW-3009"), "{report}");
     assert_eq!(core.newest("data"), None);
     daemon.stop();
