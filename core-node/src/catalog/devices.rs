@@ -33,7 +33,7 @@ pub struct DeviceRecord {
     pub write_patterns: Vec<String>,
     /// Patterns of dataset names that it may read.
     pub read_patterns: Vec<String>,
-    /// The nonce that it showed last and those given to it since, oldest first; the caller bounds how many.
+    /// The last two nonces that it showed and those given to it since, oldest first; the caller bounds how many.
     pub nonces: Vec<Vec<u8>>,
     /// When its certificate ends.
     pub certificate_expires_at: UnixMs,

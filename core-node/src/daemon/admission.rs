@@ -72,7 +72,7 @@ fn next_nonce(core: &Core, mut device: DeviceRecord, knocked: Instant, shown: &[
             .map_err(|_| CodedError::new(&codes::INTERNAL, "the core's system gave no random bytes").refusal())?;
         let after = ledger.after(shown, random);
         let given = after.newest().to_vec();
-        let nonces: Vec<Vec<u8>> = after.before.into_iter().chain(after.given).collect();
+        let nonces = kept(after);
         if core.catalog.swap_nonces(&device.key, &device.nonces, &nonces).map_err(catalog)? {
             core.sessions.note_nonce(device.key);
             return Ok(given);
@@ -96,11 +96,18 @@ fn cloned(core: &Core, device: &DeviceRecord) -> Refusal {
     refusal
 }
 
-/// As the catalog keeps a ledger: what was shown last, then what was given since.
+/// As the catalog keeps a ledger: the last two that were shown, the older one first, then what was given since.
+fn kept(ledger: NonceLedger) -> Vec<Vec<u8>> {
+    ledger.older.into_iter().chain(ledger.before).chain(ledger.given).collect()
+}
+
+/// What [`kept`] made of it.
 fn ledger(nonces: &[Vec<u8>]) -> NonceLedger {
     match nonces {
-        [] => NonceLedger::default(),
-        [before, given @ ..] => NonceLedger { before: Some(before.clone()), given: given.to_vec() },
+        [older, before, given @ ..] => {
+            NonceLedger { older: Some(older.clone()), before: Some(before.clone()), given: given.to_vec() }
+        }
+        _ => NonceLedger::default(),
     }
 }
 
@@ -154,9 +161,10 @@ mod tests {
         let first = ledger(&[]);
         assert_eq!(first.judge(b""), NonceVerdict::Known);
         let after = first.after(b"", [1; NONCE_RANDOM_BYTES]);
-        let kept: Vec<Vec<u8>> = after.before.clone().into_iter().chain(after.given.clone()).collect();
-        assert_eq!(ledger(&kept), after);
-        assert_eq!(ledger(&kept).judge(&[0; 16]), NonceVerdict::Clone);
+        for ledger_now in [after.clone(), after.after(after.newest(), [2; NONCE_RANDOM_BYTES])] {
+            assert_eq!(ledger(&kept(ledger_now.clone())), ledger_now);
+            assert_eq!(ledger_now.judge(&[0; 16]), NonceVerdict::Clone);
+        }
     }
 
     #[test]
@@ -190,9 +198,11 @@ mod tests {
         let given_up = Instant::now();
         let first = next_nonce(&core, device(), Instant::now(), b"").expect("the first session");
         let second = next_nonce(&core, device(), Instant::now(), &first).expect("the second");
+        next_nonce(&core, device(), given_up, b"").expect("a hello of the race before");
+        let third = next_nonce(&core, device(), Instant::now(), &second).expect("the third");
         let refused = |knocked| next_nonce(&core, device(), knocked, b"").expect_err("it shows what is old").code;
         assert_eq!(refused(given_up), codes::TOO_BUSY.code);
-        next_nonce(&core, device(), Instant::now(), &second).expect("the device is as welcome as before");
+        next_nonce(&core, device(), Instant::now(), &third).expect("the device is as welcome as before");
         std::thread::sleep(Duration::from_millis(1));
         assert_eq!(refused(Instant::now()), codes::IDENTITY_CLONED.code, "who knocks later has no excuse");
     }
