@@ -155,6 +155,28 @@ fn note(core: &Core, refusal: &Refusal, whom: &str) {
     core.journal.note(&refusal.code, &refusal.message, whom);
 }
 
+/// What a session does next.
+enum Next<A, E> {
+    Announced(A),
+    TaskEnded(Result<(), tokio::task::JoinError>),
+    Event(E),
+}
+
+/// Waits for what a session does next. What the peer sends comes last: one that never stops must neither keep rights that it
+/// has lost nor what its ended tasks leave behind.
+async fn next<A, E>(
+    announced: impl Future<Output = A>,
+    tasks: &mut JoinSet<()>,
+    event: impl Future<Output = E>,
+) -> Next<A, E> {
+    tokio::select! {
+        biased;
+        announced = announced => Next::Announced(announced),
+        Some(ended) = tasks.join_next() => Next::TaskEnded(ended),
+        event = event => Next::Event(event),
+    }
+}
+
 struct LiveSession {
     core: Arc<Core>,
     peer: Arc<Peer>,
@@ -204,20 +226,15 @@ impl LiveSession {
         self.look_again().await?;
         self.mend();
         loop {
-            tokio::select! {
-                biased;
-                event = events.next() => match event {
-                    Some(SessionEvent::Closed { reason }) => return Ok(reason),
-                    Some(event) => self.apply(event).await?,
-                    None => return Ok("the session ended".to_owned()),
-                },
-                announced = self.announcements.recv() => self.announced(announced).await?,
-                Some(ended) = self.tasks.join_next() => match ended {
-                    Err(error) if error.is_panic() => {
-                        tracing::error!(device = self.peer.name, %error, "work for a session broke off");
-                    }
-                    _ => {}
-                },
+            match next(self.announcements.recv(), &mut self.tasks, events.next()).await {
+                Next::Announced(announced) => self.announced(announced).await?,
+                Next::TaskEnded(Err(error)) if error.is_panic() => {
+                    tracing::error!(device = self.peer.name, %error, "work for a session broke off");
+                }
+                Next::TaskEnded(_) => {}
+                Next::Event(Some(SessionEvent::Closed { reason })) => return Ok(reason),
+                Next::Event(Some(event)) => self.apply(event).await?,
+                Next::Event(None) => return Ok("the session ended".to_owned()),
             }
         }
     }
@@ -431,5 +448,22 @@ impl LiveSession {
         let _ = tokio::time::timeout(REFUSAL_TIMEOUT, told).await;
         let code = if revoked { close::REVOKED } else { close::REFUSED };
         self.connection.close(code, said.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_never_stops_sending_delays_nothing_else() {
+        let mut tasks = JoinSet::new();
+        assert!(matches!(next(ready(1), &mut tasks, ready(2)).await, Next::Announced(1)));
+        tasks.spawn(async {});
+        tokio::task::yield_now().await;
+        assert!(matches!(next(pending::<()>(), &mut tasks, ready(2)).await, Next::TaskEnded(Ok(()))));
+        assert!(matches!(next(pending::<()>(), &mut tasks, ready(2)).await, Next::Event(2)));
     }
 }
