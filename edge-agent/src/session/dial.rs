@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::name::check_device_name;
-use headwater_protocol::trust::{Token, TokenError};
+use headwater_protocol::trust::{Token, TokenError, is_older_nonce};
 use headwater_protocol::wire::{Hello, Message, PROTOCOL_REVISION, PeerStatus, Welcome};
 use headwater_quic::endpoint::close;
 use headwater_quic::session::{Session, SessionOptions, Side};
@@ -133,7 +133,10 @@ async fn greet(control: &mut ControlStream, hello: Hello) -> Result<Welcome, Cod
 
 /// Keeps what the welcome brought: the nonce first, because the core counts it as given.
 fn keep(agent: &Agent, device: &Device, welcome: Welcome) -> Result<(), CodedError> {
-    device.save_nonce(&welcome.nonce)?;
+    // Sessions that are begun at once are welcomed in any order.
+    if !is_older_nonce(&welcome.nonce, &device.nonce()?) {
+        device.save_nonce(&welcome.nonce)?;
+    }
     let mut changed = device.clone();
     if !welcome.certificate.is_empty() {
         match device.identity.renewed(welcome.certificate) {

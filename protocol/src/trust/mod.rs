@@ -17,7 +17,7 @@ mod token;
 pub use access::{Access, AccessRule, AccessRules, DatasetFacts, LabelSelector, SelectorError};
 pub use certificate::{CERTIFICATE_BYTES_MAX, Certificate, CertificateError, CertificateUse, Fingerprint};
 pub use grant::{Admission, NameGrants, PriorJoin, TOKEN_PATTERNS_MAX, TokenGrant, TokenRefusal};
-pub use nonce::{NONCE_BYTES, NONCE_RANDOM_BYTES, NonceLedger, NonceVerdict};
+pub use nonce::{NONCE_BYTES, NONCE_RANDOM_BYTES, NonceLedger, NonceVerdict, is_older_nonce};
 pub use revision::{RevisionMismatch, negotiate};
 pub use role::{Action, ParseRoleError, Principal, Role};
 pub use signature::{InvalidSignature, SIGNATURE_BYTES, Signature, Signer, verify};

@@ -85,6 +85,12 @@ impl NonceLedger {
     }
 }
 
+/// Whether `nonce` was given before `than`. Of several sessions that a device begins at once the answers may come in any order,
+/// and it must keep the newest.
+pub fn is_older_nonce(nonce: &[u8], than: &[u8]) -> bool {
+    number_of(nonce).zip(number_of(than)).is_some_and(|(number, than)| number < than)
+}
+
 /// The number of a nonce; none if it is empty, or no nonce.
 fn number_of(nonce: &[u8]) -> Option<u64> {
     let nonce: &[u8; NONCE_BYTES] = nonce.try_into().ok()?;

@@ -431,3 +431,16 @@ fn garbage_is_no_certificate() {
         assert!(Certificate::parse(bad).is_err());
     }
 }
+
+#[test]
+fn a_device_that_is_welcomed_out_of_order_keeps_the_newest_nonce() {
+    let first = NonceLedger::default().after(b"", [1; NONCE_RANDOM_BYTES]);
+    let shown = first.newest().to_vec();
+    let second = first.after(&shown, [2; NONCE_RANDOM_BYTES]);
+    let third = second.after(&shown, [3; NONCE_RANDOM_BYTES]);
+    let (older, newer) = (second.newest(), third.newest());
+    assert!(is_older_nonce(older, newer) && !is_older_nonce(newer, older) && !is_older_nonce(older, older));
+    assert!(!is_older_nonce(older, b"") && !is_older_nonce(b"", newer), "what has no number is never older");
+    let after_newer = third.after(newer, [4; NONCE_RANDOM_BYTES]);
+    assert_eq!(after_newer.judge(older), NonceVerdict::Clone, "why it must not go back");
+}
