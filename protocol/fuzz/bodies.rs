@@ -304,7 +304,7 @@ fn message_seeds() -> Vec<Vec<u8>> {
         }),
         Message::Refused { transfer: Some(2), refusal },
         Message::News { question: 1, list: vec![News { name: "cam/*".into(), newest: following.clone() }] },
-        Message::HeadsAre { question: 3, heads: vec![following] },
+        Message::HeadsAre { question: 3, heads: vec![following], ended: Vec::new() },
         Message::Follow { question: 1, names: vec!["cam/*".into()] },
         Message::Offer { transfer, dataset: "cam/one".into(), manifest: vec![1; 40], commit: vec![2; 40] },
         Message::NeedPages { transfer, ids: vec![ChunkId([1; 32]); 3] },

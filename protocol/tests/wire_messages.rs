@@ -11,9 +11,9 @@ use headwater_protocol::codec::{self, DecodeError};
 use headwater_protocol::id::{ChunkId, PublicKey, VersionId};
 use headwater_protocol::trust::Signature;
 use headwater_protocol::wire::{
-    CONTROL_FRAME_BYTES_MAX, DeltaSource, Encoding, Following, Hello, ITEM_HEADER_BYTES_MAX, ItemHeader, ItemKey,
-    JoinMessage, JoinReply, MESSAGE_LIST_MAX, Message, News, OrdinalRange, PAYLOAD_BYTES_MAX, PartialChunk, PeerStatus,
-    Refusal, Welcome,
+    CONTROL_FRAME_BYTES_MAX, DeltaSource, Encoding, EndedDataset, Following, Hello, ITEM_HEADER_BYTES_MAX, ItemHeader,
+    ItemKey, JoinMessage, JoinReply, MESSAGE_LIST_MAX, Message, News, OrdinalRange, PAYLOAD_BYTES_MAX, PartialChunk,
+    PeerStatus, Refusal, Welcome,
 };
 use proptest::prelude::*;
 
@@ -52,7 +52,14 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("refused-session", Message::Refused { transfer: None, refusal: refusal.clone() }),
         ("status", Message::Status(status())),
         ("heads", Message::Heads { question: 3, datasets: vec!["cam/one".into()] }),
-        ("heads-are", Message::HeadsAre { question: 3, heads: following() }),
+        (
+            "heads-are",
+            Message::HeadsAre {
+                question: 3,
+                heads: following(),
+                ended: vec![EndedDataset { dataset: "cam/gone".into(), number: 7 }],
+            },
+        ),
         ("follow", Message::Follow { question: 3, names: vec!["models/*".into(), "north".into()] }),
         (
             "news",

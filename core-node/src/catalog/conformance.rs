@@ -399,14 +399,21 @@ fn collections_hold_versions_and_not_names(catalog: &dyn Catalog) {
     assert_eq!(catalog.dataset("cam").unwrap().unwrap().id, cam);
     catalog.delete_dataset(cam, Deletion { last_copy: false, collected: true }).unwrap();
 
-    // Under the same name something else begins, which the collection never held.
+    // Under the same name something else begins, which the collection never held: its numbers go on.
+    assert_eq!(catalog.last_number("cam").unwrap(), 1);
     let again = dataset(catalog, "cam", Principal::Core);
-    for number in 1..=2 {
+    let refused = catalog.commit_version(&version(again, 1, Principal::Core, 0..0));
+    assert!(matches!(refused, Err(CommitVersionError::Number { expected: 2 })), "{refused:?}");
+    for number in 2..=3 {
         catalog.commit_version(&version(again, number, Principal::Core, 0..0)).unwrap();
     }
-    assert_ne!(catalog.version(again, 1).unwrap().unwrap().summary.version, first.version);
-    catalog.drop_versions(again, &[1], false).unwrap();
+    catalog.drop_versions(again, &[2], false).unwrap();
     catalog.delete_dataset(again, Deletion::default()).unwrap();
+    assert_eq!((catalog.last_number("cam").unwrap(), catalog.last_number("never").unwrap()), (3, 0));
+    // One without versions ends without a trace.
+    let third = dataset(catalog, "cam", Principal::Core);
+    catalog.delete_dataset(third, Deletion::default()).unwrap();
+    assert_eq!(catalog.last_number("cam").unwrap(), 3);
 }
 
 fn device(key: u8, name: &str) -> DeviceRecord {

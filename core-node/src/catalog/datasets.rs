@@ -265,12 +265,14 @@ pub enum TagError {
 
 /// Datasets, versions and tags.
 pub trait DatasetTable {
-    /// Creates a dataset without versions.
+    /// Creates a dataset without versions. Where there was one of that name, its numbers go on.
     fn create_dataset(&self, new: &NewDataset) -> Result<DatasetRecord, CreateDatasetError>;
     /// The dataset of that name.
     fn dataset(&self, name: &str) -> Result<Option<DatasetRecord>, CatalogError>;
     /// The dataset of that number.
     fn dataset_by_id(&self, id: DatasetId) -> Result<Option<DatasetRecord>, CatalogError>;
+    /// The last number that a version of a dataset of that name had, also of one that was deleted; 0 if there was none.
+    fn last_number(&self, name: &str) -> Result<u64, CatalogError>;
     /// All datasets by name.
     fn datasets(&self) -> Result<Vec<DatasetRecord>, CatalogError>;
     /// Hands a dataset from one writer to another; whether `from` was the writer.

@@ -66,7 +66,8 @@ pub(super) fn import(
         fields["number"] = json!(last);
         return out.done(format!("`{name}@{last}` is as the folder is: nothing changed{notes}"), fields);
     };
-    let number = last + 1;
+    // A deleted dataset's numbers go on.
+    let number = core.catalog.last_number(name).map_err(catalog_failed)? + 1;
     commit(core, &dataset_name, number, built.body, &built.manifest)?;
     stamps.save(&leaves(core, &built.manifest));
     let totals = built.manifest.totals();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::trust::Principal as Peer;
-use headwater_protocol::wire::{Following, Hello, MESSAGE_LIST_MAX, Message, News, Refusal};
+use headwater_protocol::wire::{EndedDataset, Following, Hello, MESSAGE_LIST_MAX, Message, News, Refusal};
 use headwater_quic::endpoint::close;
 use headwater_quic::session::{Asked, Session, SessionEvent, SessionEvents, SessionHandle, SessionOptions, Side};
 use headwater_quic::{ControlStream, work};
@@ -313,8 +313,8 @@ impl LiveSession {
             }
             Message::Heads { question, datasets } => {
                 let (core, peer) = (self.core.clone(), self.peer.clone());
-                let heads = self.blocking(move || own_heads(&core, &peer, &datasets)).await?;
-                self.send_heads(question, heads).await;
+                let (heads, ended) = self.blocking(move || own_heads(&core, &peer, &datasets)).await?;
+                self.send_heads(question, heads, ended).await;
             }
             Message::Follow { question, names } => {
                 self.followed = Followed::new(names);
@@ -401,13 +401,14 @@ impl LiveSession {
         Ok(unmatched)
     }
 
-    async fn send_heads(&self, question: u32, all: Vec<Following>) {
-        if all.is_empty() {
-            self.send(Message::HeadsAre { question, heads: all }).await;
-            return;
-        }
-        for part in all.chunks(MESSAGE_LIST_MAX) {
-            self.send(Message::HeadsAre { question, heads: part.to_vec() }).await;
+    /// At most as many datasets have ended as were asked for in one message.
+    async fn send_heads(&self, question: u32, mut heads: Vec<Following>, ended: Vec<EndedDataset>) {
+        let mut rest = heads.split_off(heads.len().min(MESSAGE_LIST_MAX));
+        self.send(Message::HeadsAre { question, heads, ended }).await;
+        while !rest.is_empty() {
+            let after = rest.split_off(rest.len().min(MESSAGE_LIST_MAX));
+            self.send(Message::HeadsAre { question, heads: rest, ended: Vec::new() }).await;
+            rest = after;
         }
     }
 

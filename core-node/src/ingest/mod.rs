@@ -77,7 +77,11 @@ pub(crate) fn judge(
     let head = existing.as_ref().and_then(|found| found.head);
     let committed_before = head.is_some_and(|head| head.version == version && head.number == record.number);
     if !committed_before {
-        let (next, parent) = head.map_or((1, None), |head| (head.number + 1, Some(head.version)));
+        let (next, parent) = match head {
+            Some(head) => (head.number + 1, Some(head.version)),
+            // After a deletion the numbers go on.
+            None => (core.catalog.last_number(dataset).map_err(|error| catalog_refusal(&error))? + 1, None),
+        };
         if record.number != next || parsed.parent != parent {
             let newest =
                 head.map_or("none yet".to_owned(), |head| format!("@{} {}", head.number, head.version.short()));

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use headwater_protocol::name::{DatasetName, NameContext, NamePattern};
 use headwater_protocol::trust::Principal as Peer;
-use headwater_protocol::wire::{Following, News};
+use headwater_protocol::wire::{EndedDataset, Following, News};
 
 use crate::catalog::{CatalogError, DatasetRecord, Principal};
 use crate::core::Core;
@@ -105,22 +105,33 @@ fn readable_members(
     }))
 }
 
-/// The newest versions of the datasets that `peer` writes: those among `names`, or all if none is named.
-pub fn own_heads(core: &Core, peer: &Peer, names: &[String]) -> Result<Vec<Following>, CatalogError> {
+/// The newest versions of the datasets that `peer` writes: those among `names`, or all if none is named. And of those named
+/// that have none, and that it may write, the last numbers from before they were deleted.
+pub fn own_heads(
+    core: &Core,
+    peer: &Peer,
+    names: &[String],
+) -> Result<(Vec<Following>, Vec<EndedDataset>), CatalogError> {
     let me = Principal::Device(peer.key);
     if names.is_empty() {
         let all = core.catalog.datasets()?;
-        return Ok(all.iter().filter(|dataset| dataset.writer == me).filter_map(following).collect());
+        let heads = all.iter().filter(|dataset| dataset.writer == me).filter_map(following).collect();
+        return Ok((heads, Vec::new()));
     }
-    let mut heads = Vec::new();
+    let (mut heads, mut ended) = (Vec::new(), Vec::new());
     for name in names {
-        if let Some(dataset) = core.catalog.dataset(name)?
-            && dataset.writer == me
-        {
-            heads.extend(following(&dataset));
+        let dataset = core.catalog.dataset(name)?;
+        if dataset.as_ref().is_some_and(|dataset| dataset.writer != me) {
+            continue;
+        }
+        if let Some(head) = dataset.as_ref().and_then(following) {
+            heads.push(head);
+        } else if DatasetName::new(name.as_str()).is_ok_and(|name| core.rights.may_write(peer, &name, None)) {
+            let number = core.catalog.last_number(name)?;
+            ended.extend((number > 0).then(|| EndedDataset { dataset: name.clone(), number }));
         }
     }
-    Ok(heads)
+    Ok((heads, ended))
 }
 
 fn following(dataset: &DatasetRecord) -> Option<Following> {

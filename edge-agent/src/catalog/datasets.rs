@@ -312,6 +312,20 @@ impl Catalog {
             .map_err(failed)
     }
 
+    /// The first version of this dataset has the number after this one: the core counted so far before it was deleted there.
+    pub fn begin_after(&self, dataset: DatasetId, last_number: u64) -> Result<(), CatalogError> {
+        if self.begins_after(dataset)? == last_number {
+            return Ok(());
+        }
+        self.put_meta(&begins_after_key(dataset), &last_number.to_le_bytes())
+    }
+
+    /// The number before that of the dataset's first version.
+    pub fn begins_after(&self, dataset: DatasetId) -> Result<u64, CatalogError> {
+        let bytes = self.meta(&begins_after_key(dataset))?;
+        Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes))
+    }
+
     /// Forgets every version of a dataset; its pages and stamps stay until they are pruned.
     pub fn forget_versions(&self, dataset: DatasetId) -> Result<(), CatalogError> {
         let failed = |source| CatalogError::sql("forget versions", source);
@@ -322,6 +336,10 @@ impl Catalog {
         transaction.execute("DELETE FROM meta WHERE name = ?1", [freed_since_key(dataset)]).map_err(failed)?;
         transaction.commit().map_err(failed)
     }
+}
+
+fn begins_after_key(dataset: DatasetId) -> String {
+    format!("begins-after/{}", dataset.0)
 }
 
 fn put_row(connection: &Connection, dataset: DatasetId, version: &VersionRow) -> rusqlite::Result<()> {

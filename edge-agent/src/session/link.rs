@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::id::VersionId;
-use headwater_protocol::wire::{Following, MESSAGE_LIST_MAX, Message, News, PeerStatus, Refusal};
+use headwater_protocol::wire::{EndedDataset, Following, MESSAGE_LIST_MAX, Message, News, PeerStatus, Refusal};
 use headwater_quic::endpoint::close;
 use headwater_quic::session::{SessionEvent, SessionEvents, SessionHandle, SessionStats};
 use headwater_quic::work;
@@ -29,10 +29,19 @@ pub struct Link {
     questions: Arc<tokio::sync::Mutex<u32>>,
 }
 
+/// What the core has of this device's own datasets.
+#[derive(Clone, Debug, Default)]
+pub struct Heads {
+    /// The newest versions.
+    pub heads: Vec<Following>,
+    /// Datasets without one that had some before they were deleted.
+    pub ended: Vec<EndedDataset>,
+}
+
 /// What the core has said so far.
 #[derive(Clone, Debug, Default)]
 struct Said {
-    heads: Option<Answer<Vec<Following>>>,
+    heads: Option<Answer<Heads>>,
     freed_noted: Option<Answer<bool>>,
     /// The question that news must answer: what comes for an earlier set of names is not for this one.
     question: u32,
@@ -105,15 +114,17 @@ impl Link {
     }
 
     /// The newest committed version of each of this device's own datasets.
-    pub async fn heads(&self, datasets: &[String]) -> Result<Vec<Following>, CodedError> {
+    pub async fn heads(&self, datasets: &[String]) -> Result<Heads, CodedError> {
         let mut questions = self.questions.lock().await;
-        let mut heads = Vec::new();
+        let mut all = Heads::default();
         for part in datasets.chunks(MESSAGE_LIST_MAX) {
             let question = next(&mut questions);
             self.send(Message::Heads { question, datasets: part.to_vec() }).await?;
-            heads.extend(self.wait(|news| Answer::to(news.heads.as_ref(), question)).await?);
+            let answer = self.wait(|news| Answer::to(news.heads.as_ref(), question)).await?;
+            all.heads.extend(answer.heads);
+            all.ended.extend(answer.ended);
         }
-        Ok(heads)
+        Ok(all)
     }
 
     /// Tells the core that bytes of this dataset of ours are freed, all of which `version` has, and with them all that were
@@ -250,8 +261,8 @@ impl Link {
 
     fn take(&self, message: Message) {
         match message {
-            Message::HeadsAre { question, heads } => self.news.send_if_modified(|news| {
-                news.heads = Some(Answer { question, answer: heads });
+            Message::HeadsAre { question, heads, ended } => self.news.send_if_modified(|news| {
+                news.heads = Some(Answer { question, answer: Heads { heads, ended } });
                 true
             }),
             Message::FreedNoted { question, noted } => self.news.send_if_modified(|news| {

@@ -20,15 +20,27 @@ use headwater_quic::transfer::{DestinationError, SourceError, TransferError};
 use headwater_quic::work;
 
 use crate::catalog::Catalog;
-use link::Link;
+use link::{Heads, Link};
 use publish::FreedWord;
+
+/// Where the core stands with one of this device's own datasets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CoreHead {
+    /// This is its newest version.
+    Is(Following),
+    /// It has none.
+    None {
+        /// The last number that was used, if the dataset was deleted; else 0.
+        last_number: u64,
+    },
+}
 
 /// A session with what the core said of this device's own datasets at its start, kept up to date since.
 pub struct Connected {
     /// The session.
     pub link: Link,
-    /// What was asked, and what the core answered; none where it has nothing.
-    heads: Mutex<HashMap<String, Option<Following>>>,
+    /// What was asked, and what the core answered.
+    heads: Mutex<HashMap<String, CoreHead>>,
     /// What the core has noted of freed files in this session, by dataset.
     freed: Mutex<HashMap<String, FreedWord>>,
 }
@@ -45,7 +57,7 @@ impl Connected {
 
     /// The newest version that the core has of one of this device's own datasets. It is asked if it hasn't been in this
     /// session, as for a dataset that was added since: not having asked must never look like the core having nothing.
-    pub async fn head(&self, dataset: &str) -> Result<Option<Following>, CodedError> {
+    pub async fn head(&self, dataset: &str) -> Result<CoreHead, CodedError> {
         let known = self.known().get(dataset).cloned();
         match known {
             Some(head) => Ok(head),
@@ -56,20 +68,24 @@ impl Connected {
     /// Notes a commit that went over this session.
     pub fn set_head(&self, dataset: &str, number: u64, version: VersionId) {
         let head = Following { dataset: dataset.to_owned(), number, version };
-        self.known().insert(dataset.to_owned(), Some(head));
+        self.known().insert(dataset.to_owned(), CoreHead::Is(head));
     }
 
     /// Asks the core again.
-    pub async fn ask_head(&self, dataset: &str) -> Result<Option<Following>, CodedError> {
+    pub async fn ask_head(&self, dataset: &str) -> Result<CoreHead, CodedError> {
         self.ask_heads(&[dataset.to_owned()]).await?;
-        Ok(self.known().get(dataset).cloned().flatten())
+        Ok(self.known().get(dataset).cloned().unwrap_or(CoreHead::None { last_number: 0 }))
     }
 
     async fn ask_heads(&self, datasets: &[String]) -> Result<(), CodedError> {
-        let heads = self.link.heads(datasets).await?;
+        let Heads { heads, ended } = self.link.heads(datasets).await?;
         let mut known = self.known();
         for dataset in datasets {
-            known.insert(dataset.clone(), heads.iter().find(|head| head.dataset == *dataset).cloned());
+            let head = heads.iter().find(|head| head.dataset == *dataset).cloned();
+            let ended = ended.iter().find(|ended| ended.dataset == *dataset);
+            let none = || CoreHead::None { last_number: ended.map_or(0, |ended| ended.number) };
+            let head = head.map_or_else(none, CoreHead::Is);
+            known.insert(dataset.clone(), head);
         }
         Ok(())
     }
@@ -84,7 +100,7 @@ impl Connected {
         self.freed.lock().unwrap_or_else(PoisonError::into_inner).insert(dataset.to_owned(), word);
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<String, Option<Following>>> {
+    fn known(&self) -> MutexGuard<'_, HashMap<String, CoreHead>> {
         self.heads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -193,7 +193,10 @@ async fn ask_for_everything(
                 {
                     control.send(&question).await.expect("sent");
                 }
-                control.send(&Message::HeadsAre { question: number, heads: Vec::new() }).await.expect("sent");
+                control
+                    .send(&Message::HeadsAre { question: number, heads: Vec::new(), ended: Vec::new() })
+                    .await
+                    .expect("sent");
             }
             Message::Refused { transfer: Some(transfer), refusal } => {
                 refusals.lock().expect("unlocked").push((transfer, refusal));
@@ -230,11 +233,12 @@ fn an_answer_to_an_earlier_question_is_not_taken_for_this_one() {
             match message {
                 Message::Heads { question, .. } => {
                     // What answers a question that was given up comes first, and knows of nothing.
-                    let late = Message::HeadsAre { question: question.wrapping_sub(1), heads: Vec::new() };
+                    let late =
+                        Message::HeadsAre { question: question.wrapping_sub(1), heads: Vec::new(), ended: Vec::new() };
                     control.send(&late).await.expect("sent");
                     let version = VersionId::of(b"a version that is not here");
                     let heads = vec![Following { dataset: "cam".to_owned(), number: 3, version }];
-                    control.send(&Message::HeadsAre { question, heads }).await.expect("sent");
+                    control.send(&Message::HeadsAre { question, heads, ended: Vec::new() }).await.expect("sent");
                 }
                 Message::Fetch { .. } => return "it asks for the version that it does not know",
                 Message::Offer { .. } => return "it publishes anew",

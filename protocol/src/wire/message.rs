@@ -104,6 +104,15 @@ pub struct Following {
     pub version: VersionId,
 }
 
+/// A dataset that was deleted.
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct EndedDataset {
+    /// Its name.
+    pub dataset: String,
+    /// The last number that a version of it had.
+    pub number: u64,
+}
+
 /// A dataset that a followed name stands for.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct News {
@@ -144,6 +153,9 @@ pub enum Message {
         question: u32,
         /// Where they stand.
         heads: Vec<Following>,
+        /// Those without a version that had some before they were deleted, and the last number that was used: a name and a
+        /// number never stand for two versions.
+        ended: Vec<EndedDataset>,
     },
     /// Device to core: tell me now, and whenever it changes, of the datasets and collections with these names, and of no
     /// others any more.
@@ -363,8 +375,10 @@ impl Message {
                 check_names(unmatched)?;
                 refused.iter().try_for_each(Refusal::check)
             }
-            Self::HeadsAre { heads: list, .. } => {
+            Self::HeadsAre { heads: list, ended, .. } => {
                 check_list("datasets", list, MESSAGE_LIST_MAX)?;
+                check_list("ended datasets", ended, MESSAGE_LIST_MAX)?;
+                ended.iter().try_for_each(|ended| check_text("a name", &ended.dataset))?;
                 list.iter().try_for_each(|following| check_text("a name", &following.dataset))
             }
             Self::News { list, .. } => {

@@ -10,8 +10,8 @@ mod message;
 pub use item::{DeltaSource, Encoding, ITEM_HEADER_BYTES_MAX, ItemHeader, ItemKey, PAYLOAD_BYTES_MAX};
 pub use join::{JOIN_BYTES_MAX, JoinMessage, JoinReply};
 pub use message::{
-    CONTROL_FRAME_BYTES_MAX, Following, Hello, MESSAGE_LIST_MAX, MESSAGE_TEXT_BYTES_MAX, Message, News, OrdinalRange,
-    PartialChunk, PeerStatus, Refusal, Welcome,
+    CONTROL_FRAME_BYTES_MAX, EndedDataset, Following, Hello, MESSAGE_LIST_MAX, MESSAGE_TEXT_BYTES_MAX, Message, News,
+    OrdinalRange, PartialChunk, PeerStatus, Refusal, Welcome,
 };
 
 /// The protocol's revision; a core serves agents one revision older and newer.

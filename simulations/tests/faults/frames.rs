@@ -177,7 +177,7 @@ fn messages_that_have_no_place_in_a_session() {
             device.say(&message);
         }
     }
-    device.say(&Message::HeadsAre { question: 1, heads: Vec::new() });
+    device.say(&Message::HeadsAre { question: 1, heads: Vec::new(), ended: Vec::new() });
     device.say(&Message::News { question: 0, list: Vec::new() });
     device.say(&Message::Control { request: 1, body: "{}".to_owned() });
     device.say(&Message::Control { request: 2, body: "no json".to_owned() });

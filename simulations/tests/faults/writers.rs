@@ -23,6 +23,37 @@ fn a_second_writer() {
 }
 
 #[test]
+fn a_name_that_was_deleted_goes_on_with_its_numbers() {
+    let pair = Pair::synced();
+    let numbers = || -> Vec<_> {
+        let log = pair.core.list(&["dataset", "log", DATASET]);
+        log.iter().map(|version| version["number"].as_u64().expect("a number")).collect()
+    };
+    folder::write(&pair.source.join("more.txt"), b"more");
+    pair.publisher.sync();
+    assert_eq!(numbers(), [2, 1]);
+    pair.core.run_command(&["dataset", "delete", DATASET, "--last-copy"]).success();
+    pair.publisher.sync();
+    assert_eq!(numbers(), [3], "a name and a number never stand for two versions");
+    folder::assert_same(&pair.source, &pair.core.export(DATASET));
+
+    // Whoever comes next, too: also one that never heard of the numbers, and has built its first version already.
+    pair.core.run_command(&["dataset", "delete", DATASET, "--last-copy"]).success();
+    pair.publisher.run_command(&["remove", DATASET]).success();
+    let other = pair.core.device("south");
+    let source = other.scratch().join("source");
+    folder::fill(&source, 8, 5, 0);
+    other.publish(&source, DATASET);
+    other.sync();
+    assert_eq!(numbers(), [4]);
+    pair.core.run_command(&["dataset", "delete", DATASET, "--last-copy"]).success();
+    other.run_command(&["remove", DATASET]).success();
+    pair.core.run_command(&["import", source.to_str().expect("plain"), "--dataset", DATASET]).success();
+    assert_eq!(numbers(), [5]);
+    folder::assert_same(&source, &pair.core.export(DATASET));
+}
+
+#[test]
 fn the_core_as_a_second_writer() {
     let pair = Pair::synced();
     let folder = pair.source.to_str().expect("plain");

@@ -113,7 +113,7 @@ impl DatasetTable for MemoryCatalog {
         };
         let dataset = Dataset {
             record: record.clone(),
-            last_number: 0,
+            last_number: state.ended.get(&new.name).copied().unwrap_or(0),
             trim: false,
             versions: BTreeMap::new(),
             tags: BTreeMap::new(),
@@ -129,6 +129,12 @@ impl DatasetTable for MemoryCatalog {
 
     fn dataset_by_id(&self, id: DatasetId) -> Result<Option<DatasetRecord>, CatalogError> {
         Ok(self.state().datasets.get(&id).map(|dataset| dataset.record.clone()))
+    }
+
+    fn last_number(&self, name: &str) -> Result<u64, CatalogError> {
+        let state = self.state();
+        let found = state.datasets.values().find(|dataset| dataset.record.name == name);
+        Ok(found.map(|dataset| dataset.last_number).or_else(|| state.ended.get(name).copied()).unwrap_or(0))
     }
 
     fn datasets(&self) -> Result<Vec<DatasetRecord>, CatalogError> {
@@ -164,7 +170,9 @@ impl DatasetTable for MemoryCatalog {
         {
             return Err(DropError::Collected { collection, number });
         }
-        state.datasets.remove(&id);
+        if let Some(dataset) = state.datasets.remove(&id).filter(|dataset| dataset.last_number > 0) {
+            state.ended.insert(dataset.record.name, dataset.last_number);
+        }
         state.members.retain(|(of, _), _| *of != id);
         Ok(())
     }

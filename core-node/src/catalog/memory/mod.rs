@@ -35,6 +35,8 @@ struct State {
     members: BTreeMap<(DatasetId, ChunkId), bool>,
     last_dataset: u64,
     datasets: BTreeMap<DatasetId, Dataset>,
+    /// The last numbers of datasets that were deleted, by name.
+    ended: BTreeMap<String, u64>,
     collections: BTreeMap<String, Collection>,
     devices: BTreeMap<PublicKey, DeviceRecord>,
     tokens: BTreeMap<[u8; 32], TokenRecord>,

@@ -148,8 +148,8 @@ impl DatasetTable for SqliteCatalog {
                 return refuse(CreateDatasetError::Exists { name: new.name.clone(), writer });
             }
             tx.execute(
-                "INSERT INTO dataset (name, writer, keep_last, keep_newer_than_s, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5)",
+                "INSERT INTO dataset (name, writer, keep_last, keep_newer_than_s, created_at, last_number)
+                 VALUES (?1, ?2, ?3, ?4, ?5, coalesce((SELECT last_number FROM ended WHERE name = ?1), 0))",
                 params![
                     new.name,
                     new.writer.as_bytes(),
@@ -175,6 +175,16 @@ impl DatasetTable for SqliteCatalog {
 
     fn dataset_by_id(&self, id: DatasetId) -> Result<Option<DatasetRecord>, CatalogError> {
         self.one_dataset("dataset.id = ?1", &(id.0 as i64))
+    }
+
+    fn last_number(&self, name: &str) -> Result<u64, CatalogError> {
+        self.read("read a dataset's last number", |tx| {
+            let mut statement = tx.prepare_cached(
+                "SELECT last_number FROM dataset WHERE name = ?1 UNION ALL SELECT last_number FROM ended WHERE name = ?1",
+            )?;
+            let number = statement.query_row([name], |row| row.get::<_, i64>(0)).optional()?;
+            Ok(number.unwrap_or(0) as u64)
+        })
     }
 
     fn datasets(&self) -> Result<Vec<DatasetRecord>, CatalogError> {
@@ -218,6 +228,11 @@ impl DatasetTable for SqliteCatalog {
             if !with.collected {
                 check_collected(tx, key)?;
             }
+            tx.execute(
+                "INSERT OR REPLACE INTO ended (name, last_number)
+                 SELECT name, last_number FROM dataset WHERE id = ?1 AND last_number > 0",
+                [key],
+            )?;
             if tx.execute("DELETE FROM dataset WHERE id = ?1", [key])? == 0 {
                 return refuse(DropError::NotFound);
             }

@@ -74,6 +74,12 @@ CREATE TABLE dataset (
     trim              INTEGER NOT NULL DEFAULT 0
 );
 
+-- Datasets that were deleted, by name: a new one of that name goes on with their numbers.
+CREATE TABLE ended (
+    name        TEXT PRIMARY KEY,
+    last_number INTEGER NOT NULL
+) WITHOUT ROWID;
+
 CREATE TABLE version (
     dataset      INTEGER NOT NULL,
     number       INTEGER NOT NULL,

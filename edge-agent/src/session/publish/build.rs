@@ -166,7 +166,11 @@ fn record(
     }
     manifest.parent = committed.map(|committed| committed.version);
     let body = manifest.encode();
-    let (number, id) = (committed.map_or(1, |committed| committed.number + 1), Manifest::id_of(&body));
+    let last = match committed {
+        Some(committed) => committed.number,
+        None => catalog.begins_after(dataset)?,
+    };
+    let (number, id) = (last + 1, Manifest::id_of(&body));
     if folder.role == Role::Local {
         let (state, record, receipt) = (VersionState::Committed, Vec::new(), Vec::new());
         let version = VersionRow { number, version: id, state, manifest: body, record, receipt };

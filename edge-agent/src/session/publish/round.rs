@@ -18,7 +18,7 @@ use crate::blocking::blocking;
 use crate::catalog::{Catalog, DatasetRow, EventLevel, Role, VersionRow, VersionState};
 use crate::request::SkippedReport;
 use crate::session::collect::Collector;
-use crate::session::{Access, Connected};
+use crate::session::{Access, Connected, CoreHead};
 
 /// Times that files may be taken back out of one version before the folder is left alone until the next scan.
 const REVERTS_MAX: u32 = 16;
@@ -287,7 +287,10 @@ impl Round<'_> {
         let head = connected.head(&row.name).await?;
         let row_here = row.clone();
         let look = move |catalog: &Arc<Catalog>| {
-            let standing = standing(catalog, &row_here, head.as_ref())?;
+            if let CoreHead::None { last_number } = head {
+                catalog.begin_after(row_here.id, last_number)?;
+            }
+            let standing = standing(catalog, &row_here, &head)?;
             Ok((standing, catalog.committed(row_here.id)?))
         };
         let (standing, committed) = self.look(look).await?;
@@ -313,8 +316,9 @@ impl Round<'_> {
                 Ok(false)
             }
             Standing::Behind => self.take_over(connected, row).await,
-            Standing::Ahead => {
-                let text = "the core does not know this dataset: it is published anew, from version 1";
+            Standing::Ahead { next } => {
+                let text =
+                    format!("the core has no version of this dataset: it is published anew, from version {next}");
                 self.agent.note(EventLevel::Warn, "", &row.name, text);
                 let id = row.id;
                 self.look(move |catalog| Ok(catalog.forget_versions(id)?)).await?;
@@ -324,10 +328,9 @@ impl Round<'_> {
     }
 
     async fn take_over(&self, connected: &Connected, row: &DatasetRow) -> Result<bool, CodedError> {
-        let head = connected
-            .head(&row.name)
-            .await?
-            .ok_or_else(|| CodedError::new(&codes::NOT_FOUND, "the dataset is gone"))?;
+        let CoreHead::Is(head) = connected.head(&row.name).await? else {
+            return Err(CodedError::new(&codes::NOT_FOUND, "the dataset is gone"));
+        };
         adopt(self.agent, &connected.link, row, &head).await?;
         Ok(false)
     }

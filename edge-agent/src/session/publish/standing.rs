@@ -24,6 +24,7 @@ use super::keep::recovering_key;
 use crate::agent::Agent;
 use crate::blocking::blocking;
 use crate::catalog::{Catalog, CatalogError, DatasetPages, DatasetRow, EventLevel, VersionRow, VersionState};
+use crate::session::CoreHead;
 use crate::session::incoming::{checked, keep_pages};
 use crate::session::link::Link;
 use crate::storage::deletions;
@@ -38,15 +39,23 @@ pub enum Standing {
     AnswerLost(Box<VersionRow>),
     /// The core has a version that is not here: the catalog was lost, or is an old one.
     Behind,
-    /// The core has nothing of what we think is committed: it is another core, or the dataset was deleted there.
-    Ahead,
+    /// The core has nothing of what we think is committed, or counts on from a dataset that was deleted there.
+    Ahead {
+        /// The number of the version that it would take.
+        next: u64,
+    },
 }
 
 /// Compares the catalog with the core's newest version.
-pub fn standing(catalog: &Catalog, row: &DatasetRow, head: Option<&Following>) -> Result<Standing, CatalogError> {
+pub fn standing(catalog: &Catalog, row: &DatasetRow, head: &CoreHead) -> Result<Standing, CatalogError> {
     let committed = catalog.committed(row.id)?;
-    let Some(head) = head else {
-        return Ok(if committed.is_some() { Standing::Ahead } else { Standing::Level });
+    let head = match head {
+        CoreHead::Is(head) => head,
+        CoreHead::None { last_number } => {
+            let next = *last_number + 1;
+            let is_ahead = committed.is_some() || catalog.pending(row.id)?.is_some_and(|built| built.number != next);
+            return Ok(if is_ahead { Standing::Ahead { next } } else { Standing::Level });
+        }
     };
     if committed.as_ref().is_some_and(|committed| committed.version == head.version) {
         return Ok(Standing::Level);

@@ -167,7 +167,7 @@ impl Session {
         match message {
             Message::Hello(hello) => self.welcome(wire, hello).await,
             Message::Heads { question, .. } => {
-                wire.say(&Message::HeadsAre { question, heads: self.conduct.heads.clone() }).await;
+                wire.say(&Message::HeadsAre { question, heads: self.conduct.heads.clone(), ended: Vec::new() }).await;
             }
             Message::Follow { question, names } => {
                 let followed = |dataset: &str| {
