@@ -157,7 +157,7 @@ impl PackStore for MemoryPacks {
     fn truncate(&self, pack: PackNumber, bytes: u64) -> Result<(), PackError> {
         self.with(pack, |found| {
             found.bytes.truncate(bytes as usize);
-            found.durable_bytes = found.bytes.len();
+            found.durable_bytes = found.durable_bytes.min(found.bytes.len());
             Ok(())
         })
     }

@@ -91,7 +91,8 @@ pub trait PackStore: Send + Sync + 'static {
     /// `length` bytes from `offset` on.
     fn read(&self, pack: PackNumber, offset: u64, length: usize) -> Result<Bytes, PackError>;
 
-    /// Cuts what lies beyond `bytes`, durably.
+    /// Cuts what lies beyond `bytes`; durable after the next sync. It waits for nothing that was written before, so that what
+    /// goes wrong with that is told to the sync that asks for it.
     fn truncate(&self, pack: PackNumber, bytes: u64) -> Result<(), PackError>;
 
     /// Deletes a pack; it is no error if it is gone. Reads under way may still finish.

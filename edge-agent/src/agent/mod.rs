@@ -16,6 +16,7 @@ use futures_util::future::BoxFuture;
 use headwater_host::control::{ControlHandler, ReplySender};
 use headwater_host::error::{CodedError, codes};
 use headwater_host::lock::DataFolderLock;
+use headwater_quic::transfer::{LOAD_BATCHES_MAX, Loaders};
 use serde_json::Value;
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 use tokio::time::Instant;
@@ -35,6 +36,10 @@ use crate::watched;
 /// Folders that are scanned at once: each scan uses several threads already.
 const SCANS_MAX: usize = 1;
 
+/// Threads that read what is sent: few, because memory stays with each of them, and one more than a single transfer uses, so
+/// that a folder on a disk that hangs stops no other.
+const LOAD_THREADS: usize = LOAD_BATCHES_MAX + 1;
+
 /// So many of the newest events are not repeated.
 const NEWEST: u32 = 8;
 
@@ -46,6 +51,8 @@ pub struct Agent {
     device: RwLock<Option<Arc<Device>>>,
     catalog: InForce,
     notes: Notes,
+    /// None where threads can't be had: then those that there are read.
+    loaders: Option<Loaders>,
     /// Since when versions wait for the core, by dataset.
     unsent: Mutex<HashMap<String, Instant>>,
     /// What went wrong with a folder at its newest scan, by dataset.
@@ -107,6 +114,7 @@ impl Agent {
             device: RwLock::new(device.map(Arc::new)),
             catalog,
             notes,
+            loaders: Loaders::start(LOAD_THREADS),
             unsent: Mutex::default(),
             problems: Mutex::default(),
             busy: Mutex::default(),
@@ -127,6 +135,11 @@ impl Agent {
     /// The data folder.
     pub fn data(&self) -> &Path {
         &self.data
+    }
+
+    /// The threads that read what is sent.
+    pub fn loaders(&self) -> Option<Loaders> {
+        self.loaders.clone()
     }
 
     /// The settings in force.

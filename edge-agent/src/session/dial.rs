@@ -9,7 +9,6 @@ use headwater_protocol::trust::{Token, TokenError, is_older_nonce};
 use headwater_protocol::wire::{Hello, Message, PROTOCOL_REVISION, PeerStatus, Welcome};
 use headwater_quic::endpoint::close;
 use headwater_quic::session::{Session, SessionOptions, Side};
-use headwater_quic::transfer::Loaders;
 use headwater_quic::work;
 use headwater_quic::{
     ClientOptions, ConnectError, ControlStream, FrameError, JoinError, TransportOptions, connect, resolve,
@@ -26,8 +25,6 @@ const REVISION_MIN: u32 = 1;
 const WELCOME_WAIT: Duration = Duration::from_secs(30);
 /// Bytes under way and not acknowledged on the session: a device has little memory.
 const SEND_WINDOW_BYTES: u64 = 8 << 20;
-/// Threads that read what is sent; few, because memory stays with each of them.
-const LOAD_THREADS: usize = 2;
 /// Bytes that the core may send ahead of what the device has taken.
 const RECEIVE_WINDOW_BYTES: u32 = 12 << 20;
 
@@ -97,9 +94,7 @@ pub async fn dial(agent: &Arc<Agent>, status: PeerStatus, fetches: Arc<dyn Fetch
         }
     };
     keep(agent, &device, welcome)?;
-    // Where threads can't be had, those that there are read.
-    let loaders = Loaders::start(LOAD_THREADS);
-    let options = SessionOptions { loaders, ..SessionOptions::default() };
+    let options = SessionOptions { loaders: agent.loaders(), ..SessionOptions::default() };
     let (handle, events) = Session::start(connection.clone(), control, Side::Dialler, options);
     let link = Link::start(connection, handle, events, fetches);
     work::spawn(end_when_closed(Arc::clone(agent), link.clone()));

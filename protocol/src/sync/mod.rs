@@ -30,7 +30,7 @@ mod walk;
 use crate::id::ChunkId;
 use crate::wire::{ItemKey, Refusal};
 
-pub use patience::{PATIENCE, Patience};
+pub use patience::{Hoarding, PATIENCE, Patience};
 pub use race::{ATTEMPTS_AT_ONCE_MAX, Attempts, Race, RaceStep, retry_within};
 pub use ranges::Ranges;
 pub use receiver::{

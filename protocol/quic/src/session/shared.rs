@@ -56,9 +56,20 @@ const CONTROL_WINDOW_BYTES: u64 = 1 << 20;
 pub(crate) struct Gate {
     granted: AtomicU64,
     taken: AtomicU64,
+    arrived: AtomicU64,
 }
 
 impl Gate {
+    /// So many payload bytes have come.
+    pub(crate) fn note_arrived(&self, bytes: u64) {
+        self.arrived.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// Payload bytes that have come so far, also of items that are not whole yet.
+    pub(crate) fn arrived_bytes(&self) -> u64 {
+        self.arrived.load(Ordering::Acquire)
+    }
+
     /// Lets in so many more.
     pub(crate) fn open(&self, bytes: u64) {
         self.granted.fetch_add(bytes, Ordering::AcqRel);

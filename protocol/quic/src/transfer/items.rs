@@ -84,7 +84,7 @@ async fn read_item(
         let _ = events.send(Box::new(TransferEvent::Broken(violation))).await;
         return Err(Ended::Over);
     }
-    let (payload, whole) = read_payload(stream, payload_bytes).await;
+    let (payload, whole) = read_payload(stream, payload_bytes, gate).await;
     let item = ArrivedItem { header, header_bytes, payload };
     let event = if whole { TransferEvent::Item(item) } else { TransferEvent::Cut(item) };
     match events.send(Box::new(event)).await {
@@ -95,7 +95,7 @@ async fn read_item(
 }
 
 /// A payload, or as much of it as came.
-async fn read_payload(stream: &mut RecvStream, payload_bytes: usize) -> (Bytes, bool) {
+async fn read_payload(stream: &mut RecvStream, payload_bytes: usize, gate: &Gate) -> (Bytes, bool) {
     let mut payload = Vec::with_capacity(payload_bytes.min(PAYLOAD_ROOM_BYTES));
     while payload.len() < payload_bytes {
         let rest = payload_bytes - payload.len();
@@ -105,6 +105,7 @@ async fn read_payload(stream: &mut RecvStream, payload_bytes: usize) -> (Bytes, 
             payload.reserve_exact(payload.len().max(chunk.bytes.len()).min(rest));
         }
         payload.extend_from_slice(&chunk.bytes);
+        gate.note_arrived(chunk.bytes.len() as u64);
     }
     (payload.into(), true)
 }

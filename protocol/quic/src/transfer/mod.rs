@@ -23,3 +23,4 @@ pub use api::{
 pub use headwater_protocol::sync::Presence;
 pub use loaders::Loaders;
 pub use report::{Progress, ProgressSink, ReceiveReport, SendReport, WireBytes, no_progress};
+pub use send::LOAD_BATCHES_MAX;

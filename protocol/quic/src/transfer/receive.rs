@@ -9,8 +9,8 @@ use headwater_protocol::id::ChunkId;
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::page::Page;
 use headwater_protocol::sync::{
-    Expected, Held, Patience, Presence, ReceiveAction, ReceiveEnd, ReceiveLimits, ReceiveState, Receiver, Violation,
-    Wanted,
+    Expected, Held, Hoarding, Patience, Presence, ReceiveAction, ReceiveEnd, ReceiveLimits, ReceiveState, Receiver,
+    Violation, Wanted,
 };
 use headwater_protocol::time::Timestamp;
 use headwater_protocol::wire::{Encoding, ItemHeader, ItemKey, Message, Refusal};
@@ -57,6 +57,7 @@ struct Receiving {
     claim: Claim,
     window_bytes: u64,
     patience: Patience,
+    hoarding: Hoarding,
     look: Interval,
     offer: Arc<IncomingOffer>,
     manifest: Arc<Manifest>,
@@ -115,6 +116,7 @@ pub(crate) async fn run(
     let mut receiving = Receiving {
         machine,
         patience,
+        hoarding: Hoarding::new(claim.shared.options.patience, Timestamp::ZERO),
         look: looks(&patience),
         claim,
         window_bytes: limits.window_bytes,
@@ -186,10 +188,12 @@ impl Receiving {
         let now = self.now();
         self.machine.handle_quiet();
         self.patience.handle_bytes(now, self.claim.shared.travelled_bytes());
-        if !self.machine.awaits_sender() {
+        let awaited = self.machine.awaits_sender();
+        if !awaited {
             self.patience.handle_sign(now);
         }
-        if self.patience.is_over(now) {
+        self.hoarding.handle_payload(now, self.claim.gate.arrived_bytes(), awaited);
+        if self.patience.is_over(now) || self.hoarding.is_over(now) {
             Err(TransferError::Stalled(self.claim.shared.options.patience))
         } else {
             Ok(())

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use headwater_protocol::manifest::{Manifest, Totals};
-use headwater_protocol::sync::{Load, Patience, SendAction, SendEnd, Sender};
+use headwater_protocol::sync::{Hoarding, Load, Patience, SendAction, SendEnd, Sender};
 use headwater_protocol::time::Timestamp;
 use headwater_protocol::wire::{Encoding, ItemKey, Message, OrdinalRange};
 use quinn::{SendStream, VarInt};
@@ -28,7 +29,7 @@ use crate::session::shared::{Claim, TransferEvent};
 use crate::work;
 
 /// Batches of items that are read at once.
-const LOAD_BATCHES_MAX: usize = 2;
+pub const LOAD_BATCHES_MAX: usize = 2;
 /// Items in one batch.
 const LOAD_BATCH_ITEMS: usize = 16;
 /// Payload bytes after which a batch goes out, so that what was read does not wait for what is slow to read.
@@ -67,6 +68,9 @@ struct Sending {
     progress: ProgressSink,
     started: Instant,
     patience: Patience,
+    /// Whether this side's own reading moves, by the items that were read.
+    reading: Hoarding,
+    items_read: Arc<AtomicU64>,
     look: Interval,
 }
 
@@ -89,6 +93,8 @@ pub(crate) async fn run(
     let mut sending = Sending {
         started: Instant::now(),
         patience,
+        reading: Hoarding::new(claim.shared.options.patience, Timestamp::ZERO),
+        items_read: Arc::default(),
         look: looks(&patience),
         machine: Sender::new(claim.transfer, totals.chunks, offer),
         lane: claim.shared.lanes.enter(priority),
@@ -169,8 +175,9 @@ impl Sending {
     fn look(&mut self) -> Result<(), TransferError> {
         let now = self.now();
         self.patience.handle_bytes(now, self.claim.shared.travelled_bytes());
-        if !self.batches.is_empty() {
-            // Reading is this side's work; the receiver waits for it.
+        self.reading.handle_payload(now, self.items_read.load(Ordering::Relaxed), !self.batches.is_empty());
+        if !self.batches.is_empty() && !self.reading.is_over(now) {
+            // Reading is this side's work; the receiver waits for it, but not for a disk that has gone.
             self.patience.handle_sign(now);
             if self.outbox.is_empty() {
                 let sign_of_life = Message::Unavailable { transfer: self.claim.transfer, ranges: Vec::new() };
@@ -202,7 +209,14 @@ impl Sending {
             let batch = std::mem::replace(&mut self.loads, rest);
             let source = Arc::clone(&self.source);
             let (transfer, level) = (self.claim.transfer, self.claim.shared.options.compression_level);
-            let load = move || load_batch(batch, |load| pack::load(&*source, transfer, load, level));
+            let items_read = Arc::clone(&self.items_read);
+            let load = move || {
+                load_batch(batch, |load| {
+                    let packed = pack::load(&*source, transfer, load, level);
+                    items_read.fetch_add(1, Ordering::Relaxed);
+                    packed
+                })
+            };
             match &self.claim.shared.options.loaders {
                 Some(loaders) => {
                     let loaded = loaders.run(load);

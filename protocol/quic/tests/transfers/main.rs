@@ -397,7 +397,7 @@ async fn who_does_nothing_is_given_up_and_who_is_slow_is_not() {
 }
 
 /// Chunks of a disk that is slower than anybody's patience.
-struct SlowDisk(Arc<Version>);
+struct SlowDisk(Arc<Version>, Duration);
 
 impl Source for SlowDisk {
     fn page(&self, id: &ChunkId) -> Result<LoadedItem, SourceError> {
@@ -405,7 +405,7 @@ impl Source for SlowDisk {
     }
 
     fn chunk(&self, ordinal: u64) -> Result<LoadedItem, SourceError> {
-        std::thread::sleep(SLOW_PATIENCE * 2);
+        std::thread::sleep(self.1);
         self.0.chunk(ordinal)
     }
 }
@@ -418,7 +418,7 @@ async fn who_reads_slowly_is_waited_for() {
     let options = SessionOptions { patience: SLOW_PATIENCE, ..SessionOptions::default() };
     let mut pair = pair_with(options).await;
     let (store, version) = (Store::default(), Version::of(&folder(3, 0)));
-    let source = Arc::new(SlowDisk(version.clone()));
+    let source = Arc::new(SlowDisk(version.clone(), SLOW_PATIENCE * 2));
     let send = pair.device.0.send_version(version.outgoing(), Priority::Bulk, source, no_progress());
     let receive = async {
         let Some(SessionEvent::Offer(offer)) = pair.core.1.next().await else { panic!("an offer") };
@@ -429,6 +429,25 @@ async fn who_reads_slowly_is_waited_for() {
     received.expect("received");
     sent.expect("sent");
     assert!(store.has(&version));
+}
+
+/// Memory is set aside for what was granted: a sender whose disk has gone doesn't keep it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_can_not_read_at_all_is_not_waited_for_for_ever() {
+    const SHORT: Duration = Duration::from_millis(300);
+    const GONE: Duration = Duration::from_secs(20);
+    let mut pair = pair_with(SessionOptions { patience: SHORT, ..SessionOptions::default() }).await;
+    let (store, version) = (Store::default(), Version::of(&folder(3, 0)));
+    let source = Arc::new(SlowDisk(version.clone(), GONE));
+    let send = pair.device.0.send_version(version.outgoing(), Priority::Bulk, source, no_progress());
+    let receive = async {
+        let Some(SessionEvent::Offer(offer)) = pair.core.1.next().await else { panic!("an offer") };
+        pair.core.0.receive_version(offer, Arc::new(store.clone()), no_progress()).await
+    };
+    let began = std::time::Instant::now();
+    let (sent, received) = tokio::join!(send, receive);
+    assert!(sent.is_err() && received.is_err(), "{sent:?} {received:?}");
+    assert!(began.elapsed() < GONE, "the disk had answered by then");
 }
 
 /// Where a peer serves others first, whoever waits is told so, and waits longer than for one that does nothing.
