@@ -1,6 +1,6 @@
 //! Who is connected: for `status`, for closing the connection of a revoked device, and for the limit of sessions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,7 +23,8 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct Live {
     next: u64,
-    entries: HashMap<u64, Entry>,
+    /// In the order in which they began, which is the order in which they are told something.
+    entries: BTreeMap<u64, Entry>,
     /// When each device was given a nonce last: as many as there are devices.
     nonces: HashMap<PublicKey, Instant>,
 }
