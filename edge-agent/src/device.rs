@@ -111,7 +111,7 @@ impl Device {
         }
     }
 
-    /// Keeps the nonce that a session gave; durable before anything else is sent.
+    /// Keeps the nonce that a session gave; durable before the session is used.
     pub fn save_nonce(&self, nonce: &[u8]) -> Result<(), CodedError> {
         durable::write_atomic(&self.data.join(NONCE_FILE), nonce, durable::PRIVATE_FILE_MODE)
             .map_err(|error| CodedError::io(&codes::WRITE_FAILED, "the nonce of this session can't be kept", error))

@@ -1,5 +1,7 @@
 //! How things are, for `status` and for the core's device list.
 
+use std::path::PathBuf;
+
 use headwater_host::error::CodedError;
 use headwater_protocol::codec::decode_stored;
 use headwater_protocol::commit::Receipt;
@@ -77,6 +79,18 @@ impl Agent {
         published.map(|row| pending_bytes(&catalog, row).unwrap_or(0)).sum()
     }
 
+    /// Whether something of a subscription is not here: a version is being fetched, or none has come yet.
+    pub fn misses_something(&self) -> Result<bool, CodedError> {
+        let catalog = self.catalog();
+        let mut have = Vec::new();
+        for row in self.datasets()?.into_iter().filter(|row| row.role == Role::Subscribe) {
+            let is_whole = catalog.committed(row.id)?.is_some() && catalog.pending(row.id)?.is_none();
+            have.push((row.folder, is_whole));
+        }
+        let folders: Vec<PathBuf> = self.subscriptions().into_iter().map(|subscription| subscription.to).collect();
+        Ok(misses(&folders, &have))
+    }
+
     /// Age of the oldest version that the core has not acknowledged, in seconds; as far as this process knows.
     pub fn oldest_unsent_s(&self) -> u64 {
         self.unsent_since().map_or(0, |since| since.elapsed().as_secs())
@@ -86,6 +100,15 @@ impl Agent {
     pub fn disk_free_bytes(&self) -> u64 {
         rustix::fs::statvfs(self.data()).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
     }
+}
+
+/// Whether something is missing for one of the `wanted` folders, with what they `have`: the folders of datasets in them, and
+/// whether each is whole.
+fn misses(wanted: &[PathBuf], have: &[(PathBuf, bool)]) -> bool {
+    wanted.iter().any(|folder| {
+        let mut of = have.iter().filter(|(dataset, _)| dataset.starts_with(folder)).peekable();
+        of.peek().is_none() || of.any(|(_, is_whole)| !is_whole)
+    })
 }
 
 fn dataset_report(catalog: &Catalog, row: &DatasetRow) -> Result<DatasetReport, CodedError> {
@@ -125,4 +148,26 @@ fn totals(version: Option<&VersionRow>) -> Totals {
         .and_then(|version| Manifest::decode(&version.manifest).ok())
         .map(|manifest| manifest.totals())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subscription_waits_only_while_something_of_it_is_missing() {
+        for (wanted, have, is_missing) in [
+            (&[][..], &[][..], false),
+            (&["/in"], &[], true),
+            (&["/in"], &[("/in", false)], true),
+            (&["/in"], &[("/in", true)], false),
+            (&["/in"], &[("/in/cam/north", true), ("/in/cam/south", true)], false),
+            (&["/in"], &[("/in/cam/north", true), ("/in/cam/south", false)], true),
+            (&["/in", "/other"], &[("/in", true)], true),
+        ] {
+            let folders: Vec<PathBuf> = wanted.iter().map(PathBuf::from).collect();
+            let datasets: Vec<(PathBuf, bool)> = have.iter().map(|(folder, whole)| (folder.into(), *whole)).collect();
+            assert_eq!(misses(&folders, &datasets), is_missing, "{wanted:?} with {have:?}");
+        }
+    }
 }

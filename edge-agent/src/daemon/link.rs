@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_host::systemd;
-use headwater_protocol::sync::retry_within;
+use headwater_protocol::sync::{Tries, retry_within};
 use headwater_quic::work;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::race::{connect_soon, race_when_silent};
+use super::race::{connect_soon, is_of_the_way, race_when_silent};
 use crate::agent::{Agent, LinkState, problem};
+use crate::blocking::blocking;
 use crate::catalog::EventLevel;
 use crate::session::Connected;
 use crate::session::sync::{connect, own_names, peer_status};
@@ -29,6 +30,7 @@ pub(super) async fn keep(agent: Arc<Agent>) -> Infallible {
     let mut backoff = Backoff::default();
     let mut changes = agent.changes();
     let mut good_until: Option<Instant> = None;
+    let mut tries = Tries::default();
     loop {
         changes.mark_unchanged();
         if agent.device().is_none() {
@@ -58,7 +60,7 @@ pub(super) async fn keep(agent: Arc<Agent>) -> Infallible {
             // What was spent can't be known, so nothing more is.
             Err(error) => agent.note_error("", &error),
         }
-        let soon = retry_within(work_waits(&agent), good_until.map(|until| until.elapsed()));
+        let soon = retry_within(work_waits(&agent).await, good_until.map(|until| until.elapsed()), tries);
         let connected = match soon {
             Some(_) => Box::pin(connect_soon(&agent)).await,
             None => Box::pin(connect(&agent, &own_names(&agent.folders().0))).await,
@@ -69,6 +71,7 @@ pub(super) async fn keep(agent: Arc<Agent>) -> Infallible {
                 let error = Box::pin(hold(&agent, connected)).await;
                 if began.elapsed() >= GOOD_SESSION {
                     backoff.reset();
+                    tries = Tries::default();
                     good_until = Some(Instant::now());
                 }
                 error
@@ -93,7 +96,8 @@ pub(super) async fn keep(agent: Arc<Agent>) -> Infallible {
             let _ = changes.changed().await;
             continue;
         }
-        let longest = retry_within(work_waits(&agent), good_until.map(|until| until.elapsed()));
+        tries = tries.after(!is_of_the_way(&error));
+        let longest = retry_within(work_waits(&agent).await, good_until.map(|until| until.elapsed()), tries);
         let wait = backoff.next(work::random_byte()).min(longest.unwrap_or(Duration::MAX));
         agent.note_once(
             EventLevel::Info,
@@ -160,9 +164,10 @@ async fn tell_status(agent: &Arc<Agent>, connected: &Connected) -> Infallible {
     }
 }
 
-/// Whether something is to go to the core, or may have to come from it.
-fn work_waits(agent: &Agent) -> bool {
-    agent.unsent_since().is_some() || !agent.subscriptions().is_empty()
+/// Whether something is to go to the core, or something that it has is missing here.
+async fn work_waits(agent: &Arc<Agent>) -> bool {
+    let looking = Arc::clone(agent);
+    agent.unsent_since().is_some() || blocking(move || looking.misses_something()).await.unwrap_or(false)
 }
 
 /// Whether knocking again is of no use: the core has said that it will not have this device.

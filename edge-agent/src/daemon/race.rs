@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::agent::Agent;
 use crate::session::Connected;
-use crate::session::sync::{connect, own_names};
+use crate::session::sync::{connect_with, own_names};
 
 /// Attempts in a row after which it is said that the core can't be reached.
 const ATTEMPTS_IN_A_ROW: u32 = 5;
@@ -37,9 +37,23 @@ impl Clock {
 /// How an attempt ended; none if it was given up for a newer one.
 type Outcome = Option<Result<Arc<Connected>, CodedError>>;
 
+/// The nonce that all attempts of one race show: the one that the device had when the first began.
+#[derive(Default)]
+struct OneNonce(Option<Vec<u8>>);
+
+impl OneNonce {
+    fn of(&mut self, read: impl FnOnce() -> Result<Vec<u8>, CodedError>) -> Result<Vec<u8>, CodedError> {
+        match &self.0 {
+            Some(shown) => Ok(shown.clone()),
+            None => Ok(self.0.insert(read()?).clone()),
+        }
+    }
+}
+
 /// Attempts that are under way.
 #[derive(Default)]
 struct Dialling {
+    shown: OneNonce,
     running: FuturesUnordered<BoxFuture<'static, Outcome>>,
     /// What gives each up when dropped; the oldest first.
     kept: Vec<oneshot::Sender<()>>,
@@ -53,12 +67,17 @@ impl Dialling {
         }
         let (keep, given_up) = oneshot::channel::<()>();
         self.kept.push(keep);
+        let shown = self.shown.of(|| agent.joined()?.nonce());
         let agent = Arc::clone(agent);
         self.running.push(Box::pin(async move {
+            let shown = match shown {
+                Ok(shown) => shown,
+                Err(error) => return Some(Err(error)),
+            };
             let names = own_names(&agent.folders().0);
             tokio::select! {
                 biased;
-                outcome = connect(&agent, &names) => Some(outcome),
+                outcome = connect_with(&agent, shown, &names) => Some(outcome),
                 _ = given_up => None,
             }
         }));
@@ -81,7 +100,7 @@ impl Dialling {
 }
 
 /// Whether an error is about the way to the core: another attempt may well succeed.
-fn is_of_the_way(error: &CodedError) -> bool {
+pub(super) fn is_of_the_way(error: &CodedError) -> bool {
     error.is(&codes::CORE_UNREACHABLE) || error.is(&codes::SESSION_ENDED)
 }
 
@@ -90,20 +109,24 @@ fn is_of_the_way(error: &CodedError) -> bool {
 pub(super) async fn connect_soon(agent: &Arc<Agent>) -> Result<Arc<Connected>, CodedError> {
     let clock = Clock::start();
     let (mut attempts, mut dialling) = (Attempts::new(clock.now()), Dialling::default());
+    let mut may_begin = true;
     loop {
-        if attempts.begun() < ATTEMPTS_IN_A_ROW && attempts.poll(clock.now(), work::random_byte()) {
+        may_begin &= attempts.begun() < ATTEMPTS_IN_A_ROW;
+        if may_begin && attempts.poll(clock.now(), work::random_byte()) {
             dialling.begin(agent);
         }
         let wait = attempts.next_at().since(clock.now());
         tokio::select! {
             biased;
             outcome = dialling.next() => match outcome {
-                Err(error) if is_of_the_way(&error) && (!dialling.is_empty() || attempts.begun() < ATTEMPTS_IN_A_ROW) => {
+                // Others may have been heard already: the core tells a hello that comes late to wait.
+                Err(error) if error.is(&codes::TOO_BUSY) && !dialling.is_empty() => may_begin = false,
+                Err(error) if is_of_the_way(&error) && (!dialling.is_empty() || may_begin) => {
                     tracing::debug!(%error, "an attempt to reach the core failed, others go on");
                 }
                 outcome => return outcome,
             },
-            () = tokio::time::sleep(wait), if attempts.begun() < ATTEMPTS_IN_A_ROW => {}
+            () = tokio::time::sleep(wait), if may_begin => {}
         }
     }
 }
@@ -134,5 +157,20 @@ pub(super) async fn race_when_silent(agent: &Arc<Agent>, connected: &Connected) 
             Some(RaceStep::Dial) => dialling.begin(agent),
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_attempts_of_a_race_show_one_nonce() {
+        let mut shown = OneNonce::default();
+        let failed = shown.of(|| Err(CodedError::new(&codes::READ_FAILED, "the disk failed")));
+        assert!(failed.is_err());
+        assert_eq!(shown.of(|| Ok(vec![1])).expect("read"), [1]);
+        // Meanwhile another session has kept its own.
+        assert_eq!(shown.of(|| Ok(vec![2])).expect("read already"), [1]);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::name::check_device_name;
-use headwater_protocol::trust::{Token, TokenError, is_older_nonce};
+use headwater_protocol::trust::{Token, TokenError};
 use headwater_protocol::wire::{Hello, Message, PROTOCOL_REVISION, PeerStatus, Welcome};
 use headwater_quic::endpoint::close;
 use headwater_quic::session::{Session, SessionOptions, Side};
@@ -74,15 +74,29 @@ pub async fn join(
     Ok(device)
 }
 
-/// Opens a session with the core: dials, says hello, keeps nonce, labels and certificate, and starts the session.
-pub async fn dial(agent: &Arc<Agent>, status: PeerStatus, fetches: Arc<dyn Fetches>) -> Result<Link, CodedError> {
+/// A session that stands.
+pub struct Dialled {
+    /// The session.
+    pub link: Link,
+    /// The nonce that it gave, to be kept once this is the session to go on with.
+    pub nonce: Vec<u8>,
+}
+
+/// Opens a session with the core: dials, says hello with the nonce `shown`, keeps labels and certificate, and starts the
+/// session.
+pub async fn dial(
+    agent: &Arc<Agent>,
+    shown: Vec<u8>,
+    status: PeerStatus,
+    fetches: Arc<dyn Fetches>,
+) -> Result<Dialled, CodedError> {
     let device = agent.joined()?;
     let settings = agent.settings();
     let options = client_options(agent).await?;
     let addresses = if settings.core.addresses.is_empty() { &device.card.addresses } else { &settings.core.addresses };
     let connection = reach(&device, addresses, &options).await?;
     let mut control = ControlStream::open(&connection).await.map_err(|error| frame_error(&error))?;
-    let hello = Hello { revision_min: REVISION_MIN, revision_max: PROTOCOL_REVISION, nonce: device.nonce()?, status };
+    let hello = Hello { revision_min: REVISION_MIN, revision_max: PROTOCOL_REVISION, nonce: shown, status };
     let welcome = tokio::time::timeout(WELCOME_WAIT, greet(&mut control, hello))
         .await
         .map_err(|_| CodedError::new(&codes::CORE_UNREACHABLE, "the core took the connection but does not answer"))?;
@@ -93,12 +107,13 @@ pub async fn dial(agent: &Arc<Agent>, status: PeerStatus, fetches: Arc<dyn Fetch
             return Err(error);
         }
     };
+    let nonce = welcome.nonce.clone();
     keep(agent, &device, welcome)?;
     let options = SessionOptions { loaders: agent.loaders(), ..SessionOptions::default() };
     let (handle, events) = Session::start(connection.clone(), control, Side::Dialler, options);
     let link = Link::start(connection, handle, events, fetches);
     work::spawn(end_when_closed(Arc::clone(agent), link.clone()));
-    Ok(link)
+    Ok(Dialled { link, nonce })
 }
 
 /// Ends the session when nothing may go over the link any more.
@@ -126,12 +141,8 @@ async fn greet(control: &mut ControlStream, hello: Hello) -> Result<Welcome, Cod
     }
 }
 
-/// Keeps what the welcome brought: the nonce first, because the core counts it as given.
+/// Keeps what the welcome brought, but for the nonce: only the session that the device goes on with has a say in that.
 fn keep(agent: &Agent, device: &Device, welcome: Welcome) -> Result<(), CodedError> {
-    // Sessions that are begun at once are welcomed in any order.
-    if !is_older_nonce(&welcome.nonce, &device.nonce()?) {
-        device.save_nonce(&welcome.nonce)?;
-    }
     let mut changed = device.clone();
     if !welcome.certificate.is_empty() {
         match device.identity.renewed(welcome.certificate) {

@@ -8,6 +8,7 @@ use headwater_host::control::ReplySender;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::id::VersionId;
 use headwater_protocol::name::NamePattern;
+use headwater_protocol::trust::is_older_nonce;
 use headwater_protocol::wire::PeerStatus;
 use headwater_quic::session::SessionHandle;
 use headwater_quic::work;
@@ -15,6 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::collect::Collector;
+use super::dial::Dialled;
 use super::link::{Fetches, Link};
 use super::publish::{Rounds, publish, serve_fetch};
 use super::subscribe::{fetch, wanted};
@@ -145,10 +147,27 @@ pub(crate) fn dialling(agent: &Arc<Agent>, folders: &[Folder]) -> Access {
 
 /// Dials, and asks for the heads of this device's own datasets.
 pub(crate) async fn connect(agent: &Arc<Agent>, names: &[String]) -> Result<Arc<Connected>, CodedError> {
+    let shown = agent.joined()?.nonce()?;
+    connect_with(agent, shown, names).await
+}
+
+/// The same, showing the nonce that the device had when this race began: each attempt of it must show the same, or the
+/// core takes the one whose hello comes late for a clone. Who gets the session has won; its nonce is kept, no other.
+pub(crate) async fn connect_with(
+    agent: &Arc<Agent>,
+    shown: Vec<u8>,
+    names: &[String],
+) -> Result<Arc<Connected>, CodedError> {
+    let device = agent.joined()?;
     let fetches: Arc<dyn Fetches> = Arc::new(ServeFetches(Arc::clone(agent)));
-    let link = super::dial::dial(agent, peer_status(agent).await, fetches).await?;
+    let Dialled { link, nonce } = super::dial::dial(agent, shown, peer_status(agent).await, fetches).await?;
     let mut unused = Unused(Some(link.clone()));
     let connected = Connected::new(link, names).await?;
+    // Nothing is waited for from here on, so whoever gets this far is the one whose session is taken.
+    // Sessions that are begun at once, as by a race and beside it, are welcomed in any order.
+    if !is_older_nonce(&nonce, &device.nonce()?) {
+        device.save_nonce(&nonce)?;
+    }
     unused.0 = None;
     Ok(Arc::new(connected))
 }

@@ -31,7 +31,7 @@ use crate::id::ChunkId;
 use crate::wire::{ItemKey, Refusal};
 
 pub use patience::{Hoarding, PATIENCE, Patience};
-pub use race::{ATTEMPTS_AT_ONCE_MAX, Attempts, Race, RaceStep, retry_within};
+pub use race::{ATTEMPTS_AT_ONCE_MAX, Attempts, Race, RaceStep, Tries, retry_within};
 pub use ranges::Ranges;
 pub use receiver::{
     Expected, Held, ReceiveAction, ReceiveEnd, ReceiveLimits, ReceiveState, ReceiveStats, Receiver, WINDOW_BYTES_MIN,

@@ -40,6 +40,8 @@ const ATTEMPT_WAIT_STEP: Duration = Duration::from_secs(1);
 const ATTEMPT_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long after a good session its link counts as one that will be back soon.
 const SOON_BACK: Duration = Duration::from_mins(10);
+/// Rounds that may fail one after the other with a short wait after each; they take a few minutes.
+const SHORT_ROUNDS_MAX: u32 = 6;
 
 /// Attempts to connect that may be under way at once; the oldest is given up for a new one. It is some 15 seconds old then, and
 /// on the slowest link that is enough.
@@ -80,10 +82,31 @@ impl Attempts {
     }
 }
 
-/// The longest wait before another attempt, where there is no connection: short while something waits to be sent and the last
-/// good session ended not long ago, for then the link is one that comes and goes; none where it need not be short.
-pub fn retry_within(work_waits: bool, since_good_session: Option<Duration>) -> Option<Duration> {
-    (work_waits && since_good_session.is_some_and(|since| since < SOON_BACK)).then_some(ATTEMPT_WAIT_MAX)
+/// How trying to reach the other side has gone since the last good session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tries {
+    /// Rounds that failed.
+    pub failed: u32,
+    /// The other side was reached the last time, and would not have us now: what it asks for then is patience.
+    pub is_sent_away: bool,
+}
+
+impl Tries {
+    /// After another round that failed.
+    #[must_use]
+    pub const fn after(self, is_sent_away: bool) -> Self {
+        Self { failed: self.failed.saturating_add(1), is_sent_away }
+    }
+}
+
+/// The longest wait before another attempt, where there is no connection: short while work waits and the last good session
+/// ended not long ago, for then the link is one that comes and goes; none where it need not be short. It is short for a
+/// few rounds only, and never for one who was sent away: what is gone for longer is the other side, and then a whole fleet
+/// knocks.
+pub fn retry_within(work_waits: bool, since_good_session: Option<Duration>, tries: Tries) -> Option<Duration> {
+    let is_soon_back = since_good_session.is_some_and(|since| since < SOON_BACK);
+    let is_patient = tries.is_sent_away || tries.failed > SHORT_ROUNDS_MAX;
+    (work_waits && is_soon_back && !is_patient).then_some(ATTEMPT_WAIT_MAX)
 }
 
 /// What is to be done about a silent connection.
@@ -305,9 +328,23 @@ mod tests {
     #[test]
     fn a_link_that_was_good_is_tried_often_while_work_waits() {
         let minutes = |minutes| Some(Duration::from_mins(minutes));
-        assert_eq!(retry_within(true, minutes(9)), Some(ATTEMPT_WAIT_MAX));
+        let none = Tries::default();
+        assert_eq!(retry_within(true, minutes(9), none), Some(ATTEMPT_WAIT_MAX));
         for (work_waits, since) in [(true, minutes(10)), (true, None), (false, minutes(1))] {
-            assert_eq!(retry_within(work_waits, since), None);
+            assert_eq!(retry_within(work_waits, since, none), None);
         }
+    }
+
+    #[test]
+    fn a_side_that_is_gone_or_asks_to_wait_is_not_pressed() {
+        let within = |tries| retry_within(true, Some(Duration::from_mins(1)), tries);
+        let mut tries = Tries::default();
+        for round in 0..20 {
+            assert_eq!(within(tries).is_some(), round <= SHORT_ROUNDS_MAX, "after {round} failures");
+            tries = tries.after(false);
+        }
+        let sent_away = Tries::default().after(true);
+        assert_eq!(within(sent_away), None);
+        assert!(within(sent_away.after(false)).is_some(), "the way failed since");
     }
 }
