@@ -8,7 +8,7 @@ mod folders;
 mod notes;
 mod report;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -41,7 +41,7 @@ const SCANS_MAX: usize = 1;
 const LOAD_THREADS: usize = LOAD_BATCHES_MAX + 1;
 
 /// So many of the newest events are not repeated.
-const NEWEST: u32 = 8;
+const NEWEST: usize = 8;
 
 /// The agent of one data folder.
 pub struct Agent {
@@ -53,6 +53,8 @@ pub struct Agent {
     notes: Notes,
     /// None where threads can't be had: then those that there are read.
     loaders: Option<Loaders>,
+    /// What was said last: dataset and text of each event.
+    said: Mutex<VecDeque<(String, String)>>,
     /// Since when versions wait for the core, by dataset.
     unsent: Mutex<HashMap<String, Instant>>,
     /// What went wrong with a folder at its newest scan, by dataset.
@@ -115,6 +117,7 @@ impl Agent {
             catalog,
             notes,
             loaders: Loaders::start(LOAD_THREADS),
+            said: Mutex::default(),
             unsent: Mutex::default(),
             problems: Mutex::default(),
             busy: Mutex::default(),
@@ -310,6 +313,8 @@ impl Agent {
     /// Keeps an event, and logs it.
     pub fn note(&self, level: EventLevel, code: &str, dataset: &str, text: impl Into<String>) {
         let event = event(level, code, dataset, text.into());
+        self.is_news(&event);
+        log(&event);
         self.notes.write(move |catalog| keep_event(catalog, &event));
     }
 
@@ -321,14 +326,31 @@ impl Agent {
     /// Keeps an event, unless it repeats one of the newest: what stays as it is need not be said at every scan.
     pub fn note_once(&self, level: EventLevel, code: &str, dataset: &str, text: String) {
         let event = event(level, code, dataset, text);
+        if !self.is_news(&event) {
+            tracing::debug!(dataset = event.dataset, "{}", event.text);
+            return;
+        }
+        log(&event);
         self.notes.write(move |catalog| {
-            let newest = catalog.events(NEWEST).unwrap_or_default();
-            if newest.iter().any(|known| known.dataset == event.dataset && known.text == event.text) {
-                tracing::debug!(dataset = event.dataset, "{}", event.text);
-            } else {
+            // An earlier process may have kept it.
+            let newest = catalog.events(u32::try_from(NEWEST).unwrap_or(u32::MAX)).unwrap_or_default();
+            if !newest.iter().any(|known| known.dataset == event.dataset && known.text == event.text) {
                 keep_event(catalog, &event);
             }
         });
+    }
+
+    /// Whether an event is none of the newest that this process has said; it is one of them from now on.
+    fn is_news(&self, event: &Event) -> bool {
+        let mut said = lock(&self.said);
+        if said.iter().any(|(dataset, text)| *dataset == event.dataset && *text == event.text) {
+            return false;
+        }
+        said.push_back((event.dataset.clone(), event.text.clone()));
+        if said.len() > NEWEST {
+            said.pop_front();
+        }
+        true
     }
 
     /// At most `count` of the newest events, oldest first.
@@ -367,7 +389,8 @@ fn event(level: EventLevel, code: &str, dataset: &str, text: String) -> Event {
     Event { id: 0, at_s: clock::now_s(), level, code: code.to_owned(), dataset: dataset.to_owned(), text }
 }
 
-fn keep_event(catalog: &Catalog, event: &Event) {
+/// Logs an event, before it waits for the catalog: the log has it also where the process is killed or the disk takes nothing.
+fn log(event: &Event) {
     let Event { level, code, dataset, text, .. } = event;
     match level {
         EventLevel::Info if dataset.is_empty() => tracing::info!("{text}"),
@@ -376,6 +399,9 @@ fn keep_event(catalog: &Catalog, event: &Event) {
         EventLevel::Warn => tracing::warn!(dataset, code, "{text}"),
         EventLevel::Error => tracing::error!(code, "{text}"),
     }
+}
+
+fn keep_event(catalog: &Catalog, event: &Event) {
     if let Err(error) = catalog.put_event(event) {
         tracing::debug!(%error, "an event could not be kept");
     }

@@ -1,6 +1,7 @@
 //! Notes for the catalog that nobody waits for, as events and counted bytes: a thread writes them one after the other, so
 //! that whoever has one to make never waits for the disk.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock, mpsc};
 use std::thread::JoinHandle;
 
@@ -34,7 +35,10 @@ impl Notes {
             let catalog = Arc::clone(&catalog);
             move || {
                 while let Ok(note) = notes.recv() {
-                    note(&in_force(&catalog));
+                    let catalog = in_force(&catalog);
+                    if catch_unwind(AssertUnwindSafe(|| note(&catalog))).is_err() {
+                        tracing::error!("a note for the catalog broke off; it is lost");
+                    }
                 }
             }
         })?;
@@ -72,5 +76,71 @@ impl Drop for Notes {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    use super::*;
+    use crate::agent::Agent;
+    use crate::catalog::EventLevel;
+
+    /// Counts what one thread logs.
+    struct Counter(Arc<AtomicUsize>);
+
+    impl Subscriber for Counter {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() <= tracing::Level::INFO
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn what_happened_is_logged_before_the_catalog_has_it() {
+        let data = tempfile::tempdir().expect("a folder");
+        let agent = Agent::open(data.path(), None).expect("opened");
+        let (go_on, is_to_go_on) = mpsc::channel::<()>();
+        agent.notes.write(move |_| is_to_go_on.recv().unwrap_or_default());
+        let logged = Arc::<AtomicUsize>::default();
+        tracing::subscriber::with_default(Counter(Arc::clone(&logged)), || {
+            agent.note(EventLevel::Error, "HW-0000", "", "it broke");
+            agent.note_once(EventLevel::Warn, "HW-0000", "data", "it is odd".to_owned());
+            agent.note_once(EventLevel::Warn, "HW-0000", "data", "it is odd".to_owned());
+        });
+        assert_eq!(logged.load(Ordering::Relaxed), 2, "and what repeats is said once");
+        drop(go_on);
+        assert_eq!(agent.events(9).expect("read").len(), 2);
+    }
+
+    #[test]
+    fn a_note_that_breaks_off_takes_no_other_with_it() {
+        let data = tempfile::tempdir().expect("a folder");
+        let catalog = Arc::new(RwLock::new(Arc::new(Catalog::open(data.path()).expect("opened"))));
+        let notes = Notes::start(catalog).expect("started");
+        notes.write(|_| panic!("on purpose"));
+        let (written, is_written) = mpsc::channel();
+        notes.write(move |_| written.send(()).expect("awaited"));
+        notes.settle();
+        is_written.try_recv().expect("the next note was written");
     }
 }
