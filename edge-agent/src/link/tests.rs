@@ -1,3 +1,5 @@
+//! The link of an agent as its settings make it, and what a closed one says.
+
 use std::time::Duration;
 
 use headwater_host::error::codes;

@@ -1,3 +1,5 @@
+//! What the policy lets through, by calendar, cap and budget.
+
 use super::calendar::{DAY_S, date};
 use super::*;
 
