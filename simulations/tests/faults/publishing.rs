@@ -62,7 +62,11 @@ fn nothing_is_freed_while_the_core_does_not_say_that_it_has_noted_it() {
     let newest = head(&pair);
     pair.core.stop();
     // It hears what will be freed, and says nothing.
-    let silent = HostileCore::in_place_of(&pair.core, |_| Conduct { heads: vec![newest], ..Conduct::default() });
+    let silent = HostileCore::in_place_of(&pair.core, |_| Conduct {
+        heads: vec![newest],
+        is_patient: true,
+        ..Conduct::default()
+    });
     pair.publisher.run();
     pair.publisher.wait_status("a session", |status| status["link"] == "connected");
     pair.publisher.run_command(&["free", DATASET, "freed.bin"]).failed("HW-2005", &[]);

@@ -47,7 +47,8 @@ impl<'a> Datasets<'a> {
                 self.store.store_blocking(batch(few.to_vec())).unwrap();
             }
             let catalog = self.store.catalog();
-            let number = catalog.dataset_by_id(dataset).unwrap().unwrap().head.map_or(1, |head| head.number + 1);
+            let name = catalog.dataset_by_id(dataset).unwrap().unwrap().name;
+            let number = catalog.last_number(&name).unwrap() + 1;
             let ids: Vec<_> = pages.iter().map(|page| page.id).collect();
             let complete = catalog.pages_complete(dataset, &ids).unwrap();
             let of = |wanted: bool| {

@@ -1,5 +1,4 @@
 //! What the policy lets through, by calendar, cap and budget.
-
 use super::calendar::{DAY_S, date};
 use super::*;
 

@@ -23,6 +23,8 @@ const STREAM_BYTES_MAX: usize = 16 << 20;
 pub struct Conduct {
     /// Versions that it has for subscribers, by dataset.
     pub versions: HashMap<String, Forgery>,
+    /// It keeps a session on which nothing is said.
+    pub is_patient: bool,
     /// What it says are the newest versions of devices' own datasets.
     pub heads: Vec<Following>,
     /// Names that subscribers follow, and datasets that it claims to stand behind them, with versions that are nowhere.
@@ -146,8 +148,8 @@ impl Session {
             let message = match wire.hear().await {
                 Heard::Message(message) => message,
                 // A device may have nothing to say for long.
-                Heard::Silence => continue,
-                Heard::Closed(..) | Heard::Ended => break,
+                Heard::Silence if self.conduct.is_patient => continue,
+                Heard::Silence | Heard::Closed(..) | Heard::Ended => break,
             };
             self.note(|heard| {
                 heard.bytes.extend_from_slice(&wire.transcript[kept..]);
