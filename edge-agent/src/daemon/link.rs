@@ -27,10 +27,8 @@ const STATUS_EVERY: Duration = Duration::from_mins(1);
 /// again only when something changes here, as when the device has joined anew: the rest of the daemon goes on, since
 /// local datasets need no core.
 pub(super) async fn keep(agent: Arc<Agent>) -> Infallible {
-    let mut backoff = Backoff::default();
+    let mut history = History::default();
     let mut changes = agent.changes();
-    let mut good_until: Option<Instant> = None;
-    let mut tries = Tries::default();
     loop {
         changes.mark_unchanged();
         if agent.device().is_none() {
@@ -38,88 +36,108 @@ pub(super) async fn keep(agent: Arc<Agent>) -> Infallible {
             let _ = changes.changed().await;
             continue;
         }
-        let settings = agent.settings();
-        match crate::link::look(&agent).await.map(|outlook| crate::link::waiting_for(&outlook, &settings)) {
-            Ok(None) => {}
-            Ok(Some(waiting_for)) => {
-                agent.note_once(
-                    EventLevel::Info,
-                    "",
-                    "",
-                    format!("nothing may go over the link: it waits for {waiting_for}"),
-                );
-                set(&agent, LinkState { waiting_for, ..LinkState::default() });
-                systemd::status("waiting for the link to open");
-                tokio::select! {
-                    biased;
-                    () = agent.gate().opens() => {}
-                    _ = changes.changed() => {}
-                }
-                continue;
+        if link_is_closed(&agent).await {
+            tokio::select! {
+                biased;
+                () = agent.gate().opens() => {}
+                _ = changes.changed() => {}
             }
-            // What was spent can't be known, so nothing more is.
-            Err(error) => agent.note_error("", &error),
+            continue;
         }
-        let soon = retry_within(work_waits(&agent).await, good_until.map(|until| until.elapsed()), tries);
-        let connected = match soon {
-            Some(_) => Box::pin(connect_soon(&agent)).await,
-            None => Box::pin(connect(&agent, &own_names(&agent.folders().0))).await,
-        };
-        let error = match connected {
-            Ok(connected) => {
-                let began = Instant::now();
-                let error = Box::pin(hold(&agent, connected)).await;
-                if began.elapsed() >= GOOD_SESSION {
-                    backoff.reset();
-                    tries = Tries::default();
-                    good_until = Some(Instant::now());
-                }
-                error
-            }
-            Err(error) => error,
-        };
+        let error = dial_and_hold(&agent, &mut history).await;
         if agent.device().is_none() || agent.gate().closed().is_some() {
             continue;
         }
         if is_final(&error) {
-            agent.note(EventLevel::Error, &error.code, "", crate::agent::one_line(&error));
-            set(
-                &agent,
-                LinkState {
-                    waiting_for: "this device to join again: the core will not have it".to_owned(),
-                    problem: Some(problem("", &error)),
-                    refused: true,
-                    ..LinkState::default()
-                },
-            );
-            systemd::status("refused by the core");
+            say_refused(&agent, &error);
             let _ = changes.changed().await;
             continue;
         }
-        tries = tries.after(!is_of_the_way(&error));
-        let longest = retry_within(work_waits(&agent).await, good_until.map(|until| until.elapsed()), tries);
-        let wait = backoff.next(work::random_byte()).min(longest.unwrap_or(Duration::MAX));
-        agent.note_once(
-            EventLevel::Info,
-            &error.code,
-            "",
-            format!("no session with the core: {}", crate::agent::one_line(&error)),
-        );
-        set(
-            &agent,
-            LinkState {
-                waiting_for: format!("the core; the next try is in {} s", wait.as_secs().max(1)),
-                problem: Some(problem("", &error)),
-                ..LinkState::default()
-            },
-        );
-        systemd::status("waiting for the core");
+        history.tries = history.tries.after(!is_of_the_way(&error));
+        let longest = history.retry_within(&agent).await;
+        let wait = history.backoff.next(work::random_byte()).min(longest.unwrap_or(Duration::MAX));
+        say_unreachable(&agent, &error, wait);
         tokio::select! {
             biased;
             () = tokio::time::sleep(wait) => {}
             _ = changes.changed() => {}
         }
     }
+}
+
+/// How the sessions went so far: what says how soon the next one is tried.
+#[derive(Default)]
+struct History {
+    backoff: Backoff,
+    tries: Tries,
+    good_until: Option<Instant>,
+}
+
+impl History {
+    /// Within what time a new session is wanted, where one is wanted soon.
+    async fn retry_within(&self, agent: &Arc<Agent>) -> Option<Duration> {
+        retry_within(work_waits(agent).await, self.good_until.map(|until| until.elapsed()), self.tries)
+    }
+}
+
+/// Whether the policies keep the link closed now; says so where they do.
+async fn link_is_closed(agent: &Arc<Agent>) -> bool {
+    let settings = agent.settings();
+    match crate::link::look(agent).await.map(|outlook| crate::link::waiting_for(&outlook, &settings)) {
+        Ok(None) => false,
+        Ok(Some(waiting_for)) => {
+            agent.note_once(
+                EventLevel::Info,
+                "",
+                "",
+                format!("nothing may go over the link: it waits for {waiting_for}"),
+            );
+            set(agent, LinkState { waiting_for, ..LinkState::default() });
+            systemd::status("waiting for the link to open");
+            true
+        }
+        // The spending is unknown now; the gate stays as it was.
+        Err(error) => {
+            agent.note_error("", &error);
+            false
+        }
+    }
+}
+
+/// Dials the core and holds the session until it ends; gives why there is none any more.
+async fn dial_and_hold(agent: &Arc<Agent>, history: &mut History) -> CodedError {
+    let connected = match history.retry_within(agent).await {
+        Some(_) => Box::pin(connect_soon(agent)).await,
+        None => Box::pin(connect(agent, &own_names(&agent.folders().0))).await,
+    };
+    let connected = match connected {
+        Ok(connected) => connected,
+        Err(error) => return error,
+    };
+    let began = Instant::now();
+    let error = Box::pin(hold(agent, connected)).await;
+    if began.elapsed() >= GOOD_SESSION {
+        *history = History { good_until: Some(Instant::now()), ..History::default() };
+    }
+    error
+}
+
+/// The core will not have this device.
+fn say_refused(agent: &Agent, error: &CodedError) {
+    agent.note(EventLevel::Error, &error.code, "", crate::agent::one_line(error));
+    let waiting_for = "this device to join again: the core will not have it".to_owned();
+    let problem = Some(problem("", error));
+    set(agent, LinkState { waiting_for, problem, refused: true, ..LinkState::default() });
+    systemd::status("refused by the core");
+}
+
+/// There is no session now, and the next try is in `wait`.
+fn say_unreachable(agent: &Agent, error: &CodedError, wait: Duration) {
+    let line = format!("no session with the core: {}", crate::agent::one_line(error));
+    agent.note_once(EventLevel::Info, &error.code, "", line);
+    let waiting_for = format!("the core; the next try is in {} s", wait.as_secs().max(1));
+    set(agent, LinkState { waiting_for, problem: Some(problem("", error)), ..LinkState::default() });
+    systemd::status("waiting for the core");
 }
 
 /// Holds a session until it ends, and says why it did. A session that falls silent in the middle of a transfer is replaced

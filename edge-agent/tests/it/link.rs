@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::support::{Core, PATIENCE, assert_same, eventually, noise, put};
+use crate::support::{Core, PATIENCE, assert_same, eventually, noise, put, texts};
 
 #[test]
 fn the_daemon_publishes_what_changes_and_takes_what_is_new() {
@@ -139,22 +139,24 @@ fn files_that_change_while_they_are_sent_do_not_stop_a_version() {
     let core = Core::start();
     let device = core.device("cam1");
     let files = device.files("data");
-    for number in 0..40u64 {
+    for number in 0..64u64 {
         put(&files, &format!("{number:02}.bin"), noise(number, 1 << 20));
     }
     device.publish(&files, "data");
-    let mut child = device.command(&["sync", "--once"]).spawn().expect("started");
-    for round in 0..10u64 {
-        std::thread::sleep(Duration::from_millis(40));
-        put(&files, "39.bin", noise(1000 + round, 900_000));
-        let _ = fs::remove_file(files.join(format!("{:02}.bin", 38 - round)));
-        fs::write(files.join("20.bin"), noise(2000 + round, 500_000)).expect("written");
-    }
-    child.wait().expect("waited");
+    // Slow enough that the last files are read long after the first ones have come.
+    device.settings("[link]\nup = \"80 Mbit/s\"\n");
+    let child = device.command(&["sync", "--once", "--json"]).stdout(Stdio::piped()).spawn().expect("started");
+    eventually("the first of it at the core", || (core.stored() > 2 << 20).then_some(()));
+    put(&files, "63.bin", noise(1000, 900_000));
+    fs::write(files.join("61.bin"), noise(2000, 500_000)).expect("written");
+    fs::remove_file(files.join("62.bin")).expect("removed");
+    let report = texts(&child.wait_with_output().expect("waited")).0;
+    assert!(report.contains("HW-4001") && report.contains("HW-4002"), "nothing changed in the middle: {report}");
+    device.settings("");
     let report = device.sync();
     assert!(report["problems"].as_array().is_some_and(Vec::is_empty), "{report}");
     let out = core.export("data");
-    for number in ["00", "05", "20", "39"] {
+    for number in ["00", "05", "20", "61", "63"] {
         let name = format!("{number}.bin");
         assert_eq!(
             fs::read(out.path().join("out").join(&name)).expect("there"),

@@ -8,6 +8,11 @@ use headwater_protocol::trust::Role;
 use headwater_protocol::wire::PeerStatus;
 
 use super::*;
+use devices::{device, devices_keep_their_nonces, tokens_are_used_up};
+use sweeping::{leases_are_roots, members_are_trimmed, packs_are_swept_whole, sweeps_stop_at_new_roots};
+
+mod devices;
+mod sweeping;
 
 const DEVICE: Principal = Principal::Device(PublicKey([1; 32]));
 const OTHER: Principal = Principal::Device(PublicKey([2; 32]));
@@ -414,164 +419,6 @@ fn collections_hold_versions_and_not_names(catalog: &dyn Catalog) {
     let third = dataset(catalog, "cam", Principal::Core);
     catalog.delete_dataset(third, Deletion::default()).unwrap();
     assert_eq!(catalog.last_number("cam").unwrap(), 3);
-}
-
-fn device(key: u8, name: &str) -> DeviceRecord {
-    DeviceRecord {
-        key: PublicKey([key; 32]),
-        name: name.into(),
-        labels: vec![("site".into(), "x".into())],
-        role: Role::Device,
-        state: DeviceState::Active,
-        write_patterns: vec!["cam/{device}".into()],
-        read_patterns: vec!["models/*".into()],
-        nonces: Vec::new(),
-        certificate_expires_at: UnixMs(9),
-        joined_at: NOW,
-        last_seen_at: None,
-        status: PeerStatus::default(),
-    }
-}
-
-fn tokens_are_used_up(catalog: &dyn Catalog) {
-    let token = TokenRecord {
-        secret_hash: [5; 32],
-        uses_left: 2,
-        expires_at: UnixMs(NOW.0 + 100),
-        created_at: NOW,
-        labels: vec![("site".into(), "x".into())],
-        names: vec!["cam-*".into()],
-        role: Role::Device,
-        write_patterns: vec!["cam/{device}".into()],
-        read_patterns: Vec::new(),
-    };
-    catalog.add_token(&token).unwrap();
-    assert!(catalog.add_token(&token).is_err());
-    assert_eq!(catalog.token(&[5; 32]).unwrap().unwrap(), token);
-    assert!(matches!(catalog.redeem_token(&[6; 32], NOW, &device(1, "a")), Err(RedeemError::Unknown)));
-    let late = UnixMs(NOW.0 + 100);
-    assert!(matches!(catalog.redeem_token(&[5; 32], late, &device(1, "a")), Err(RedeemError::Expired { .. })));
-    catalog.redeem_token(&[5; 32], NOW, &device(1, "a")).unwrap();
-    let taken = catalog.redeem_token(&[5; 32], NOW, &device(2, "a"));
-    assert!(matches!(taken, Err(RedeemError::NameTaken(name)) if name == "a"));
-    assert_eq!(catalog.tokens().unwrap()[0].uses_left, 1, "a refused use is none");
-    catalog.redeem_token(&[5; 32], NOW, &device(2, "b")).unwrap();
-    assert!(matches!(catalog.redeem_token(&[5; 32], NOW, &device(3, "c")), Err(RedeemError::UsedUp)));
-    assert_eq!(catalog.device(&PublicKey([2; 32])).unwrap().unwrap(), device(2, "b"));
-    assert!(catalog.remove_token(&[5; 32]).unwrap());
-    assert!(!catalog.remove_token(&[5; 32]).unwrap());
-}
-
-fn devices_keep_their_nonces(catalog: &dyn Catalog) {
-    let key = PublicKey([1; 32]);
-    catalog.add_device(&device(1, "a")).unwrap();
-    assert!(catalog.swap_nonces(&key, &[], &[vec![1, 2]]).unwrap());
-    assert!(!catalog.swap_nonces(&key, &[], &[vec![9]]).unwrap(), "someone was faster");
-    let status = PeerStatus { release: "0.1.0".into(), backlog_bytes: u64::MAX, ..PeerStatus::default() };
-    catalog.note_seen(&key, UnixMs(7), Some(&status)).unwrap();
-    catalog.note_seen(&key, UnixMs(8), None).unwrap();
-    catalog.add_device(&DeviceRecord { name: "a2".into(), ..device(1, "a") }).unwrap();
-    catalog.set_certificate_expiry(&key, UnixMs(77)).unwrap();
-    assert!(catalog.set_device_rights(&key, &vec![("site".into(), "y".into())], &[], &["all".into()]).unwrap());
-    let found = catalog.device_named("a2").unwrap().unwrap();
-    assert_eq!((found.nonces, found.last_seen_at, found.status), (vec![vec![1, 2]], Some(UnixMs(8)), status));
-    assert_eq!((found.certificate_expires_at, found.labels[0].1.as_str()), (UnixMs(77), "y"));
-    assert_eq!((found.write_patterns, found.read_patterns), (vec![], vec!["all".to_owned()]));
-
-    assert!(catalog.revoke_device(&key, NOW).unwrap());
-    assert!(catalog.revoke_device(&key, UnixMs(1)).unwrap(), "again changes nothing");
-    assert_eq!(catalog.device(&key).unwrap().unwrap().state, DeviceState::Revoked(NOW));
-    assert!(matches!(catalog.add_device(&device(1, "a3")), Err(RedeemError::Revoked)));
-    catalog.add_device(&device(2, "a2")).unwrap();
-    assert_eq!(catalog.device_named("a2").unwrap().unwrap().key, PublicKey([2; 32]), "the active one");
-    assert_eq!(catalog.devices().unwrap().len(), 2);
-    assert!(!catalog.revoke_device(&PublicKey([9; 32]), NOW).unwrap());
-}
-
-fn packs_are_swept_whole(catalog: &dyn Catalog) {
-    store(catalog, 1, 0..3);
-    store(catalog, 2, 3..6);
-    let sequence = catalog.roots(0).unwrap().sequence;
-    let epoch = catalog.begin_collection(NOW).unwrap();
-    let pinned = catalog.sweep_pack(PackNumber(1), epoch, sequence, &|_| false, true).unwrap();
-    assert_eq!((pinned.live_chunks, pinned.dropped), (3, false), "proofs pin");
-
-    let later = catalog.begin_collection(UnixMs(NOW.0 + 10)).unwrap();
-    let mut pins = 0;
-    catalog.each_pinned(&mut |_| pins += 1).unwrap();
-    assert_eq!(pins, 0, "the proofs have ended");
-    let live = |chunk: &ChunkId| *chunk == id(4);
-    let partly = catalog.sweep_pack(PackNumber(2), later, sequence, &live, true).unwrap();
-    assert_eq!(partly, PackSweep { live_chunks: 1, live_bytes: 10, dead_chunks: 2, dead_bytes: 20, dropped: false });
-    assert!(catalog.locate(&[id(3)]).unwrap()[0].is_some(), "what is dead beside the living stays known");
-    assert!(!catalog.sweep_pack(PackNumber(1), later, sequence, &live, false).unwrap().dropped, "only a look");
-    assert!(catalog.sweep_pack(PackNumber(1), later, sequence, &live, true).unwrap().dropped);
-    assert_eq!(catalog.locate(&[id(0)]).unwrap(), [None]);
-    assert_eq!(catalog.packs().unwrap()[0].state, PackState::Dropped);
-    catalog.forget_pack(PackNumber(1)).unwrap();
-    assert_eq!(catalog.packs().unwrap().len(), 1);
-    let sealed = PackRecord { number: PackNumber(2), state: PackState::Sealed([3; 32]), end_bytes: 5 };
-    catalog.put_pack(&sealed).unwrap();
-    assert_eq!(catalog.packs().unwrap(), [sealed]);
-}
-
-fn sweeps_stop_at_new_roots(catalog: &dyn Catalog) {
-    store(catalog, 1, 0..3);
-    let cam = dataset(catalog, "cam", DEVICE);
-    let late = UnixMs(NOW.0 + 10);
-    let epoch = catalog.begin_collection(late).unwrap();
-    let before = catalog.roots(0).unwrap();
-    assert_eq!(before.roots, []);
-    catalog.commit_version(&version(cam, 1, DEVICE, 0..3)).unwrap();
-    let refused = catalog.sweep_pack(PackNumber(1), epoch, before.sequence, &|_| false, true);
-    assert!(matches!(refused, Err(SweepError::RootsChanged)));
-    let refused = catalog.trim_members(cam, before.sequence, &|_| false);
-    assert!(matches!(refused, Err(SweepError::RootsChanged)));
-    let after = catalog.roots(before.sequence).unwrap();
-    assert_eq!(after.roots, [Root { version: Some((cam, 1)), page: id(0) }]);
-    assert_eq!(catalog.roots(after.sequence).unwrap().roots, []);
-
-    // What is stored or pinned during a gc is alive to it.
-    store(catalog, 2, 5..6);
-    catalog.begin_collection(late).unwrap();
-    let touched = catalog.sweep_pack(PackNumber(2), epoch, after.sequence, &|_| false, true).unwrap();
-    assert!(!touched.dropped);
-}
-
-fn members_are_trimmed(catalog: &dyn Catalog) {
-    store(catalog, 1, 0..4);
-    let cam = dataset(catalog, "cam", DEVICE);
-    catalog.commit_version(&version(cam, 1, DEVICE, 0..2)).unwrap();
-    catalog.commit_version(&version(cam, 2, DEVICE, 2..4)).unwrap();
-    catalog.drop_versions(cam, &[1], true).unwrap();
-    let sequence = catalog.roots(0).unwrap().sequence;
-    assert_eq!(catalog.trim_members(cam, sequence, &|chunk| *chunk == id(2) || *chunk == id(3)).unwrap(), 2);
-    assert!(!seen(catalog, &scope(&[cam], None), 0, NOW));
-    assert!(seen(catalog, &scope(&[cam], None), 3, NOW));
-    assert_eq!(catalog.datasets_to_trim().unwrap(), []);
-    let builds_on_it = NewVersion { complete_pages: vec![id(0)], ..version(cam, 3, DEVICE, 2..4) };
-    assert!(matches!(catalog.commit_version(&builds_on_it), Err(CommitVersionError::Incomplete(_))));
-}
-
-fn leases_are_roots(catalog: &dyn Catalog) {
-    let lease = |expires_in: u64| Lease {
-        id: "job-1".into(),
-        version: VersionId([4; 32]),
-        root: Some(id(7)),
-        expires_at: NOW.plus(Duration::from_millis(expires_in)),
-    };
-    catalog.put_lease(&lease(5)).unwrap();
-    catalog.put_lease(&lease(50)).unwrap();
-    assert_eq!(catalog.leases().unwrap(), [lease(50)]);
-    assert_eq!(catalog.roots(0).unwrap().roots, [Root { version: None, page: id(7) }]);
-    catalog.begin_collection(UnixMs(NOW.0 + 10)).unwrap();
-    assert_eq!(catalog.leases().unwrap().len(), 1);
-    catalog.begin_collection(UnixMs(NOW.0 + 50)).unwrap();
-    assert_eq!(catalog.leases().unwrap(), []);
-    catalog.put_lease(&Lease { root: None, ..lease(90) }).unwrap();
-    assert_eq!(catalog.leases().unwrap()[0].root, None);
-    assert!(catalog.end_lease("job-1").unwrap());
-    assert!(!catalog.end_lease("job-1").unwrap());
 }
 
 fn notes_are_kept(catalog: &dyn Catalog) {
