@@ -74,38 +74,6 @@ fn headers_that_can_not_be_are_refused() {
     assert_eq!(format::decode_pack_header(&newer), Err(FormatError::Newer { found: 2 }));
 }
 
-/// A store opens over these bytes or says why not, what it then gives is what it should be, and it goes on.
-fn opens_as_a_pack(bytes: Vec<u8>) {
-    let packs = Arc::new(MemoryPacks::new());
-    packs.create(PackNumber(7)).unwrap();
-    packs.append(PackNumber(7), 0, &[bytes.into()]).unwrap();
-    packs.sync(PackNumber(7)).unwrap();
-    packs.sync_folder().unwrap();
-    let catalog = Arc::new(MemoryCatalog::new());
-    let opened = ChunkStore::open(packs, Arc::clone(&catalog) as Arc<dyn Catalog>, options(1 << 20));
-    let Ok((store, _)) = opened else { return };
-    for entry in catalog.chunks_in_pack(PackNumber(7), 0, 100).unwrap() {
-        if let Ok(plain) = store.read(&entry.id) {
-            assert_eq!(ChunkId::of(&plain), entry.id);
-        }
-    }
-    let new = chunk(noise(1, 500));
-    store.store_blocking(batch(vec![new.clone()])).unwrap();
-    assert_eq!(store.read(&new.id).unwrap(), new.plain);
-    store.verify(&mut |_| true).unwrap();
-}
-
-#[test]
-fn what_fuzzing_knows_is_opened() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/pack");
-    let mut files = 0;
-    for entry in std::fs::read_dir(corpus).unwrap() {
-        opens_as_a_pack(std::fs::read(entry.unwrap().path()).unwrap());
-        files += 1;
-    }
-    assert!(files > 0, "the corpus holds the fixture at least");
-}
-
 proptest! {
     #[test]
     fn any_flipped_bit_of_a_header_or_index_is_noticed(byte in 0usize..10_000, bit in 0u8..8) {
@@ -122,25 +90,6 @@ proptest! {
         let trailer = format::decode_trailer(&bytes[trailer_at..], end as u64);
         let index = trailer.clone().map(|trailer| format::decode_index(&bytes[index_at..trailer_at], &trailer));
         prop_assert!(header.is_err() || record.is_err() || !matches!(index, Ok(Ok(_))));
-    }
-
-    #[test]
-    fn any_bytes_are_opened_as_a_pack(
-        whole in any::<bool>(),
-        changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..6),
-        cut in proptest::option::of(any::<proptest::sample::Index>()),
-        tail in proptest::collection::vec(any::<u8>(), 0..300),
-    ) {
-        let mut bytes = if whole { small_pack() } else { format::encode_pack_header(PackNumber(7)).to_vec() };
-        for (at, byte) in changes {
-            let at = at.index(bytes.len());
-            bytes[at] = byte;
-        }
-        if let Some(cut) = cut {
-            bytes.truncate(cut.index(bytes.len()));
-        }
-        bytes.extend_from_slice(&tail);
-        opens_as_a_pack(bytes);
     }
 
     #[test]
