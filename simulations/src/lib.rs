@@ -2,6 +2,7 @@
 
 pub mod checkers;
 pub mod goodput;
+pub mod links;
 pub mod machines;
 pub mod processes;
 pub mod random;

@@ -2,6 +2,7 @@
 //! replay it.
 //! `cargo run -p simulations -- machines --seeds 1000`: the same with the two machines that move versions alone.
 //! `cargo run -p simulations -- goodput bdp cubic`: what congestion controllers make of links, in virtual time.
+//! `cargo run -p simulations -- links`: what real daemons and rsync make of the same links, between network namespaces.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a command")]
 
@@ -12,11 +13,12 @@ use std::time::Instant;
 use headwater_quic::Congestion;
 use simulations::goodput::scenarios;
 use simulations::world::{self, BUGS, Bug, Plan};
-use simulations::{goodput, machines};
+use simulations::{goodput, links, machines};
 
 const USAGE: &str = "usage: simulations sync [--seeds N] [--from S] [--plan FILE] [--bug NAME] [--threads N] [--trace]
        simulations machines [--seeds N] [--from S] [--trace]
        simulations goodput [--write] [CONTROLLER ...] [FILE ...]
+       simulations links [--seconds N] [--sender bdp|cubic|rsync ...] [NAME ...] [FILE ...]
 
   --seeds N    how many seeds to play (default 1000)
   --from S     the first of them (default 0)
@@ -25,6 +27,9 @@ const USAGE: &str = "usage: simulations sync [--seeds N] [--from S] [--plan FILE
   --threads N  threads that play them (default 1)
   --trace      print everything that happens
   --write      put the table into docs/benchmarks.md, and the plot into docs/images
+
+  --seconds N  after which a sender is stopped (default 60)
+  NAME         a part of a link's name
 
   CONTROLLER   cubic, newreno, bbr, bdp (default bdp and cubic)
   FILE         a recorded link: a time in milliseconds a line, at each of which 1500 bytes may cross";
@@ -47,6 +52,7 @@ fn main() -> ExitCode {
     let mut given = std::env::args().skip(1);
     let result = match given.next().as_deref() {
         Some("goodput") => return goodput(given),
+        Some("links") => real_links(given),
         Some("sync") => arguments(given).and_then(|arguments| sync(&arguments)),
         Some("machines") => arguments(given).map(|arguments| play_machines(&arguments)),
         Some(other) => Err(format!("there is no simulation called `{other}`")),
@@ -128,6 +134,15 @@ fn play(seed: u64, plan: &Plan, arguments: &Arguments) -> world::Outcome {
     outcome
 }
 
+/// Measures real daemons over links.
+fn real_links(given: impl Iterator<Item = String>) -> Result<bool, String> {
+    let given: Vec<String> = given.collect();
+    if let Some(table) = links::command(&given)? {
+        println!("{table}");
+    }
+    Ok(true)
+}
+
 /// Plays seeds of the two machines; whether all hold.
 fn play_machines(arguments: &Arguments) -> bool {
     let mut failed = 0;
@@ -176,8 +191,9 @@ fn goodput(given: impl Iterator<Item = String>) -> ExitCode {
     let mut lines = Vec::new();
     for link in &links {
         for &congestion in &controllers {
-            let measured = goodput::run(link, congestion, 1);
-            lines.push(goodput::Line { link: link.name.clone(), congestion, bar: link.bar, measured });
+            let figures = goodput::run(link, congestion, 1).figures;
+            let sender = format!("{congestion:?}").to_lowercase();
+            lines.push(goodput::Line { link: link.name.clone(), sender, bar: link.bar, figures });
         }
     }
     let table = goodput::table(&lines);

@@ -17,7 +17,7 @@ fn shorter(name: &str, bytes: u64) -> Scenario {
 #[track_caller]
 fn reaches(measured: &Measured, share: f64, rtt: f64) {
     assert!(measured.complete, "{measured:?}");
-    assert!(measured.share >= share && measured.rtt_mean <= rtt, "{measured:?}");
+    assert!(measured.figures.share >= share && measured.figures.rtt_mean <= rtt, "{measured:?}");
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn it_takes_its_part_beside_cubic_and_leaves_the_other() {
     let scenario = scenarios::all().into_iter().find(|scenario| scenario.rival.is_some()).expect("one has a rival");
     for seed in 6..9 {
         let measured = run(&scenario, Congestion::Bdp, seed);
-        assert!((0.35..=0.65).contains(&measured.fairness), "seed {seed}: {measured:?}");
+        assert!((0.35..=0.65).contains(&measured.figures.fairness), "seed {seed}: {measured:?}");
     }
 }
 
@@ -44,7 +44,7 @@ fn a_link_that_comes_and_goes_is_used_while_it_is_there() {
     for seed in 11..13 {
         let scenario = scenarios::all().into_iter().find(|scenario| scenario.turns.is_some()).expect("one has turns");
         let measured = run(&Scenario { time: 150 * SECOND, ..scenario }, Congestion::Bdp, seed);
-        assert!(measured.share >= 0.65, "seed {seed}: {measured:?}");
+        assert!(measured.figures.share >= 0.65, "seed {seed}: {measured:?}");
     }
 }
 
@@ -52,9 +52,9 @@ fn a_link_that_comes_and_goes_is_used_while_it_is_there() {
 #[test]
 fn cubic_gives_up_where_packets_are_lost_and_fills_queues_where_none_are() {
     let lossy = run(&shorter("2 % loss", 2 * MIB), Congestion::Cubic, 7);
-    assert!(lossy.share < 0.14, "{lossy:?}");
+    assert!(lossy.figures.share < 0.14, "{lossy:?}");
     let clean = run(&shorter("no loss", 40 * MIB), Congestion::Cubic, 8);
-    assert!(clean.rtt_mean > 1.5, "{clean:?}");
+    assert!(clean.figures.rtt_mean > 1.5, "{clean:?}");
 }
 
 #[test]

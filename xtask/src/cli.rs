@@ -42,7 +42,7 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         disk: Option<PathBuf>,
     },
-    /// Run real daemons over emulated links, in a virtual machine with Debian's kernel
+    /// Run real daemons over emulated links, in a virtual machine or between network namespaces
     Lab {
         #[command(subcommand)]
         errand: LabCommand,
@@ -57,12 +57,12 @@ enum Command {
 
 #[derive(Subcommand)]
 enum LabCommand {
-    /// One sync over a lossy link, which the core then verifies
+    /// One sync over a lossy link in a virtual machine with Debian's kernel, which the core then verifies
     Short,
-    /// Measure what daemons and rsync make of lossy links; a whole run writes docs/benchmarks.md
+    /// Measure what daemons and rsync make of links, as root; a whole run writes docs/benchmarks.md
     Goodput {
-        /// Only links with one of these in their names, and print them
-        names: Vec<String>,
+        /// Parts of links' names, which leave out the others and write nothing; or files with recorded links, in addition
+        links: Vec<String>,
     },
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Audit { seconds, targets } => audit::run(seconds, &targets),
         Command::Bench { names, shrink, disk } => bench::run(&bench::Options { names, shrink, disk }),
         Command::Lab { errand: LabCommand::Short } => lab::run(&lab::Errand::Short),
-        Command::Lab { errand: LabCommand::Goodput { names } } => lab::run(&lab::Errand::Goodput(names)),
+        Command::Lab { errand: LabCommand::Goodput { links } } => lab::run(&lab::Errand::Goodput(links)),
         Command::Dist { target } => dist::run(target.as_deref()),
     }
 }

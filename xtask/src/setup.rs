@@ -87,21 +87,26 @@ fn of_system(program: &str) -> bool {
     on_path(program) || Path::new("/usr/sbin").join(program).is_file() || Path::new("/sbin").join(program).is_file()
 }
 
+/// The programs that make links.
+const IP_AND_TC: Need = of_lab("ip and tc", || of_system("ip") && of_system("tc"), "iproute2");
+
 /// What boots the lab's virtual machine, and what lies in it.
-pub(crate) const LAB: [Need; 5] = [
+pub(crate) const LAB: [Need; 4] = [
     of_lab("QEMU", || on_path("qemu-system-x86_64"), "qemu-system-x86"),
     of_lab("busybox", || on_path("busybox"), "busybox-static"),
     of_lab("depmod", || of_system("depmod"), "kmod"),
-    of_lab("ip and tc", || of_system("ip") && of_system("tc"), "iproute2"),
-    RSYNC,
+    IP_AND_TC,
 ];
+
+/// What the lab's links between namespaces need.
+pub(crate) const LINKS: [Need; 2] = [IP_AND_TC, RSYNC];
 
 const ALL: [Need; 5] = [C_COMPILER, RUSTFMT, CLIPPY, FASHION_MNIST, RSYNC];
 
 /// Checks everything, installs what is missing where that can be done, and says what is left.
 pub(crate) fn run() -> anyhow::Result<()> {
     ensure(&ALL)?;
-    ensure(&LAB[..4])?;
+    ensure(&LAB)?;
     if !musl_installed() {
         println!(
             "note: the target x86_64-unknown-linux-musl is not installed; `cargo xtask dist` links the agent statically \

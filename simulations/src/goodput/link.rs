@@ -48,7 +48,7 @@ pub struct LinkShape {
 
 /// A direction.
 #[derive(Debug)]
-pub(super) struct Link {
+pub struct Link {
     shape: LinkShape,
     random: Random,
     /// Sizes and ends of service of what has not left the bottleneck.
@@ -63,7 +63,7 @@ pub(super) struct Link {
 
 impl Link {
     /// A direction with nothing in it.
-    pub(super) fn new(shape: LinkShape, random: Random) -> Self {
+    pub fn new(shape: LinkShape, random: Random) -> Self {
         Self {
             shape,
             random,
@@ -76,7 +76,7 @@ impl Link {
     }
 
     /// Takes a packet; gives when it arrives, if it does.
-    pub(super) fn send(&mut self, now: Nanos, bytes: u64) -> Option<Nanos> {
+    pub fn send(&mut self, now: Nanos, bytes: u64) -> Option<Nanos> {
         if self.is_down(now) {
             return None;
         }

@@ -8,6 +8,6 @@ mod report;
 pub mod scenarios;
 mod world;
 
-pub use link::{Capacity, LinkShape, MS, Nanos, SECOND, Turns};
+pub use link::{Capacity, Link, LinkShape, MS, Nanos, SECOND, Turns};
 pub use report::{Line, plot, table};
-pub use world::{Bar, Measured, Scenario, run};
+pub use world::{Bar, FROM, Figures, Measured, Scenario, run};

@@ -2,15 +2,17 @@
 
 use std::fmt::Write as _;
 
-use headwater_quic::Congestion;
 use plotters::prelude::*;
 
-use super::{Bar, Measured};
+use super::{Bar, Figures};
 
 /// Height of one bar of the plot, and what is around all of them.
 const BAR_PIXELS: u32 = 14;
 const FRAME_PIXELS: u32 = 90;
 const WIDTH_PIXELS: u32 = 860;
+
+/// How the name of the controller ends that is ours; its bars are blue.
+const OURS: &str = "bdp";
 
 /// One run.
 #[derive(Clone, Debug)]
@@ -18,28 +20,28 @@ pub struct Line {
     /// The link.
     pub link: String,
     /// What sent.
-    pub congestion: Congestion,
+    pub sender: String,
     /// What it must come to.
     pub bar: Bar,
     /// What it came to.
-    pub measured: Measured,
+    pub figures: Figures,
 }
 
 impl Line {
     /// The share that the bar is about.
     fn share(&self) -> f64 {
-        if let Bar::Between(..) = self.bar { self.measured.fairness } else { self.measured.share }
+        if let Bar::Between(..) = self.bar { self.figures.fairness } else { self.figures.share }
     }
 
     fn label(&self) -> String {
-        format!("{} ({})", self.link, format!("{:?}", self.congestion).to_lowercase())
+        format!("{} ({})", self.link, self.sender)
     }
 }
 
 /// The runs as a table in Markdown.
 pub fn table(lines: &[Line]) -> String {
     let mut text = String::from(
-        "| link | controller | goodput from second 5 | from the beginning | round trip, mean | bar | |\n\
+        "| link | sender | goodput from second 5 | from the beginning | round trip, mean | bar | |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for line in lines {
@@ -48,15 +50,15 @@ pub fn table(lines: &[Line]) -> String {
             Bar::UpTime(share) => format!("≥ {:.0} % of the up time", 100.0 * share),
             Bar::Between(least, most) => format!("{:.0} to {:.0} % of both", 100.0 * least, 100.0 * most),
         };
-        let verdict = if line.bar.is_reached(&line.measured) { "reached" } else { "**missed**" };
+        let verdict = if line.bar.is_reached(&line.figures) { "reached" } else { "**missed**" };
         writeln!(
             text,
             "| {} | {} | {:.0} % | {:.0} % | {:.2} × | {bar} | {verdict} |",
             line.link,
-            format!("{:?}", line.congestion).to_lowercase(),
+            line.sender,
             100.0 * line.share(),
-            100.0 * line.measured.share_in_all,
-            line.measured.rtt_mean,
+            100.0 * line.figures.share_in_all,
+            line.figures.rtt_mean,
         )
         .expect("writing into a string can't fail");
     }
@@ -93,7 +95,7 @@ fn draw(svg: &mut String, height: u32, lines: &[Line]) -> Result<(), Box<dyn std
         .x_label_formatter(&|share| format!("{:.0} %", 100.0 * share))
         .draw()?;
     for (row, line) in (0..rows).rev().zip(lines) {
-        let color = if line.congestion == Congestion::Bdp { &BLUE } else { &RGBColor(170, 170, 170) };
+        let color = if line.sender.ends_with(OURS) { &BLUE } else { &RGBColor(170, 170, 170) };
         let (from, to) = (SegmentValue::Exact(row), SegmentValue::Exact(row + 1));
         let mut bar = Rectangle::new([(0.0, from.clone()), (line.share().min(1.0), to.clone())], color.filled());
         bar.set_margin(2, 2, 0, 0);

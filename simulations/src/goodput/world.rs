@@ -13,7 +13,9 @@ use crate::random::Random;
 /// IPv4 and UDP headers of a datagram.
 const HEADERS_BYTES: u64 = 28;
 /// Goodput counts from here on.
-const FROM: Nanos = 5 * SECOND;
+pub const FROM: Nanos = 5 * SECOND;
+/// Bytes that even a short queue holds: four packets.
+const QUEUE_BYTES_MIN: u64 = 6000;
 /// How often round trips are looked at.
 const LOOK_EVERY: Nanos = 100 * MS;
 /// Bytes that a sender has ready beyond the ones that it is measured by: nothing.
@@ -44,6 +46,34 @@ pub struct Scenario {
     pub bar: Bar,
 }
 
+impl Scenario {
+    /// The ways up and down. Acknowledgements have all the room that they need.
+    pub fn shapes(&self) -> (LinkShape, LinkShape) {
+        let mean = carried(&self.capacity, 0, 60 * SECOND) / 60;
+        let up = LinkShape {
+            capacity: self.capacity.clone(),
+            delay: self.rtt / 2,
+            loss_permille: self.loss_permille,
+            queue_bytes: self.queue_bytes.unwrap_or(mean * self.rtt / SECOND).max(QUEUE_BYTES_MIN),
+            turns: self.turns,
+        };
+        let down = LinkShape { capacity: Capacity::Constant(1_000_000_000), queue_bytes: 1 << 20, ..up.clone() };
+        (up, down)
+    }
+
+    /// Bytes that it carries from `from` to `to`, while it is up.
+    pub fn carries(&self, from: Nanos, to: Nanos) -> u64 {
+        match self.turns {
+            // Constant links only: what it carries while it is up.
+            Some(Turns { up, down }) => {
+                let time_up = |at: Nanos| at / (up + down) * up + (at % (up + down)).min(up);
+                carried(&self.capacity, 0, time_up(to) - time_up(from))
+            }
+            None => carried(&self.capacity, from, to),
+        }
+    }
+}
+
 /// What a run must come to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bar {
@@ -57,32 +87,39 @@ pub enum Bar {
 
 impl Bar {
     /// Whether it is reached.
-    pub fn is_reached(&self, measured: &Measured) -> bool {
+    pub fn is_reached(&self, figures: &Figures) -> bool {
         match *self {
-            Self::Share(share, rtt) => measured.share >= share && measured.rtt_mean <= rtt,
-            Self::UpTime(share) => measured.share >= share,
-            Self::Between(least, most) => (least..=most).contains(&measured.fairness),
+            Self::Share(share, rtt) => figures.share >= share && figures.rtt_mean <= rtt,
+            Self::UpTime(share) => figures.share >= share,
+            Self::Between(least, most) => (least..=most).contains(&figures.fairness),
         }
     }
+}
+
+/// What a bar may be about.
+#[derive(Clone, Copy, Debug)]
+pub struct Figures {
+    /// Payload that arrived after the first five seconds, as a share of what the link carries in that time.
+    pub share: f64,
+    /// Payload that arrived, as a share of what the link carries from the beginning.
+    pub share_in_all: f64,
+    /// Round trip over the shortest possible, on average after the first five seconds.
+    pub rtt_mean: f64,
+    /// Of what both flows got after five seconds, the share of the first; 1 without a second.
+    pub fairness: f64,
 }
 
 /// What a run came to.
 #[derive(Clone, Debug)]
 pub struct Measured {
-    /// Payload that arrived after the first five seconds, as a share of what the link carries in that time.
-    pub share: f64,
-    /// Payload that arrived, as a share of what the link carries from the beginning.
-    pub share_in_all: f64,
-    /// Smoothed round trip over the shortest possible, on average after the first five seconds.
-    pub rtt_mean: f64,
-    /// The same, the median.
+    /// What bars are about; the round trip is quinn's smoothed one.
+    pub figures: Figures,
+    /// The median of the round trips.
     pub rtt_median: f64,
     /// The longest.
     pub rtt_max: f64,
     /// When the last byte arrived.
     pub took: Duration,
-    /// Of what both flows got after five seconds, the share of the first; 1 without a second.
-    pub fairness: f64,
     /// Connections that were begun.
     pub connections: u32,
     /// Whether all that was to be sent has arrived.
@@ -108,17 +145,7 @@ struct World {
 /// Runs a scenario.
 pub fn run(scenario: &Scenario, congestion: Congestion, seed: u64) -> Measured {
     let mut random = Random::new(seed);
-    let mean = carried(&scenario.capacity, 0, 60 * SECOND) / 60;
-    let queue_bytes = scenario.queue_bytes.unwrap_or(mean * scenario.rtt / SECOND).max(6000);
-    let way_up = LinkShape {
-        capacity: scenario.capacity.clone(),
-        delay: scenario.rtt / 2,
-        loss_permille: scenario.loss_permille,
-        queue_bytes,
-        turns: scenario.turns,
-    };
-    // Acknowledgements have all the room that they need.
-    let way_down = LinkShape { capacity: Capacity::Constant(1_000_000_000), queue_bytes: 1 << 20, ..way_up.clone() };
+    let (way_up, way_down) = scenario.shapes();
     let base = Instant::now();
     let mut world = World {
         base,
@@ -165,25 +192,18 @@ impl World {
         }
         let end = if self.flows[0].is_complete() { self.now } else { scenario.time };
         let after: Vec<u64> = self.flows.iter().map(|flow| flow.received_bytes() - flow.at_from).collect();
-        let up_time = |from: Nanos, to: Nanos| match scenario.turns {
-            // Constant links only: what it carries while it is up.
-            Some(turns) => {
-                let up =
-                    |at: Nanos| at / (turns.up + turns.down) * turns.up + (at % (turns.up + turns.down)).min(turns.up);
-                carried(&scenario.capacity, 0, up(to) - up(from))
-            }
-            None => carried(&scenario.capacity, from, to),
-        };
-        let room = up_time(FROM.min(end), end).max(1) as f64;
+        let room = scenario.carries(FROM.min(end), end).max(1) as f64;
         rtts.sort_by(f64::total_cmp);
         Measured {
+            figures: Figures {
+                share: after[0] as f64 / room,
+                share_in_all: self.flows[0].received_bytes() as f64 / scenario.carries(0, end).max(1) as f64,
+                rtt_mean: rtts.iter().sum::<f64>() / rtts.len().max(1) as f64,
+                fairness: after[0] as f64 / after.iter().sum::<u64>().max(1) as f64,
+            },
             rtt_median: rtts.get(rtts.len() / 2).copied().unwrap_or(0.0),
-            share: after[0] as f64 / room,
-            share_in_all: self.flows[0].received_bytes() as f64 / up_time(0, end).max(1) as f64,
-            rtt_mean: rtts.iter().sum::<f64>() / rtts.len().max(1) as f64,
             rtt_max: rtts.iter().copied().fold(0.0, f64::max),
             took: Duration::from_nanos(end),
-            fairness: after[0] as f64 / after.iter().sum::<u64>().max(1) as f64,
             connections: self.flows[0].connections(),
             complete: self.flows[0].is_complete(),
             trace: self.trace,

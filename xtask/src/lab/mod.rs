@@ -1,4 +1,5 @@
-//! `lab`: real daemons over links as edges have them, in a virtual machine whose kernel can emulate them.
+//! `lab`: real daemons over links as edges have them: in a virtual machine whose kernel can emulate them, and between network
+//! namespaces of this machine with a wire of our own.
 
 mod archive;
 mod goodput;
@@ -21,16 +22,21 @@ const SHORT_LIMIT: Duration = Duration::from_mins(5);
 pub(crate) enum Errand {
     /// One sync over a lossy link.
     Short,
-    /// The goodput of daemons and of rsync over lossy links; these only, by a part of their names, or all for the report.
+    /// The goodput of daemons and of rsync over links; these only, by a part of their names, or all for the report.
     Goodput(Vec<String>),
 }
 
 /// Does it.
 pub(crate) fn run(errand: &Errand) -> anyhow::Result<()> {
-    setup::ensure(&setup::LAB)?;
     match errand {
-        Errand::Short => short(&Programs::build(false)?),
-        Errand::Goodput(names) => goodput::run(names),
+        Errand::Short => {
+            setup::ensure(&setup::LAB)?;
+            short(&Programs::build(false)?)
+        }
+        Errand::Goodput(links) => {
+            setup::ensure(&setup::LINKS)?;
+            goodput::run(links)
+        }
     }
 }
 
