@@ -32,6 +32,8 @@ const FOLDERS_HEADER: &str = "# Folders that commands of edge-agent added. Your 
 pub const KEEP_VERSIONS: u32 = 3;
 /// Time between two scans of a published folder, if nobody says otherwise. Watching finds most changes sooner.
 pub const SCAN_EVERY: Duration = Duration::from_mins(5);
+/// The least of it: a scan of nothing new still costs a look at every file.
+pub const SCAN_EVERY_MIN: Duration = Duration::from_secs(1);
 /// Time that a file must have been left alone before it is published, if nobody says otherwise.
 pub const SETTLE: Duration = Duration::from_secs(2);
 /// Most folders of one agent.
@@ -241,6 +243,12 @@ impl Validate for Settings {
         }
         if let Some(Err(error)) = self.core.congestion.as_ref().map(|name| name.parse::<Congestion>()) {
             found("core.congestion", error.to_string());
+        }
+        for entry in self.publish.iter().filter(|entry| entry.every.0 < SCAN_EVERY_MIN) {
+            found(
+                "publish.every",
+                format!("`{}` can't be scanned more often than every second", entry.dataset.as_str()),
+            );
         }
         for rule in &self.scan.ignore {
             if let Err(error) = headwater_host::scan::check_rule(rule) {

@@ -124,11 +124,12 @@ async fn have(agent: &Agent, dataset: &str, folder: &Path, reply: &ReplySender) 
 
 async fn leave(agent: &Arc<Agent>) -> Result<Value, CodedError> {
     let device = agent.joined()?;
+    blocking(agent, |agent| Device::leave(agent.data())).await?;
+    // First, so that no new session begins as this device when the one there is ends.
+    agent.set_device(None);
     if let Some(connected) = agent.link().borrow().connected.clone() {
         connected.link.close("the device leaves");
     }
-    blocking(agent, |agent| Device::leave(agent.data())).await?;
-    agent.set_device(None);
     // What the old core acknowledged means nothing to another one.
     for row in blocking(agent, |agent| Ok(agent.catalog().datasets()?)).await? {
         if row.role == Role::Local {

@@ -9,6 +9,7 @@ use headwater_protocol::name::{DatasetName, NameContext, NamePattern, NameTempla
 
 use super::Agent;
 use crate::catalog::{CatalogError, DatasetRow, EventLevel, Role};
+use crate::device::Device;
 use crate::settings::{
     KEEP_VERSIONS, LocalSettings, Mode, PublishSettings, SCAN_EVERY, Settings, SubscribeSettings, is_in, overlap,
 };
@@ -127,6 +128,7 @@ impl Agent {
     ) -> Result<(), CodedError> {
         let dataset = template(dataset)?;
         self.check_folder(&folder)?;
+        self.check_name(&dataset, &folder)?;
         let entry = PublishSettings { folder, dataset, mode, every: every.unwrap_or(HumanDuration(SCAN_EVERY)) };
         self.change_added(|added| {
             added.publish.retain(|known| known.dataset != entry.dataset);
@@ -139,6 +141,7 @@ impl Agent {
     pub fn add_local(&self, folder: PathBuf, dataset: &str) -> Result<(), CodedError> {
         let dataset = template(dataset)?;
         self.check_folder(&folder)?;
+        self.check_name(&dataset, &folder)?;
         let entry = LocalSettings { folder, dataset };
         self.change_added(|added| {
             added.local.retain(|known| known.dataset != entry.dataset);
@@ -163,24 +166,26 @@ impl Agent {
 
     /// Stops publishing, keeping or subscribing. Files stay.
     pub fn remove(&self, name: &str) -> Result<(), CodedError> {
-        let expanded = self.folder(name).ok().map(|folder| folder.path);
+        let device = self.device();
+        let is_named = |template: &NameTemplate| stands_for(template, device.as_deref(), name);
         let mut removed = false;
         self.change_added(|added| {
             let before = added.publish.len() + added.subscribe.len() + added.local.len();
-            added.publish.retain(|known| known.dataset.as_str() != name && Some(&known.folder) != expanded.as_ref());
-            added.local.retain(|known| known.dataset.as_str() != name && Some(&known.folder) != expanded.as_ref());
+            added.publish.retain(|known| !is_named(&known.dataset));
+            added.local.retain(|known| !is_named(&known.dataset));
             added.subscribe.retain(|known| known.dataset != name);
             removed = added.publish.len() + added.subscribe.len() + added.local.len() < before;
-            if removed { Ok(()) } else { Err(self.not_removable(name)) }
+            if removed { Ok(()) } else { Err(self.not_removable(name, is_named)) }
         })?;
         self.forget_signs_of_removed();
         self.note(EventLevel::Info, "", name, "removed; its files stay");
         Ok(())
     }
 
-    fn not_removable(&self, name: &str) -> CodedError {
+    fn not_removable(&self, name: &str, is_named: impl Fn(&NameTemplate) -> bool) -> CodedError {
         let settings = self.settings();
-        let written = settings.scanned().any(|(_, dataset, _)| dataset == name)
+        let written = settings.publish.iter().any(|entry| is_named(&entry.dataset))
+            || settings.local.iter().any(|entry| is_named(&entry.dataset))
             || settings.subscribe.iter().any(|entry| entry.dataset == name);
         if written {
             CodedError::new(&codes::NOT_FOUND, format!("`{name}` stands in the settings file, which is yours to edit"))
@@ -188,6 +193,29 @@ impl Agent {
         } else {
             CodedError::new(&codes::NOT_FOUND, format!("there is no dataset or subscription `{name}` here"))
                 .with_hint("see `edge-agent status`")
+        }
+    }
+
+    /// A name that another folder has already, or that this device can't fill in, would be found out only at the next scan.
+    fn check_name(&self, template: &NameTemplate, folder: &Path) -> Result<(), CodedError> {
+        let Some(device) = self.device() else { return Ok(()) };
+        let dataset = template.expand(&device.name_context()).map_err(|error| {
+            let error = CodedError::new(&codes::NAME_INVALID, error.to_string());
+            error.with_hint("a device gets its labels with its token; `edge-agent status` shows them")
+        })?;
+        let settings = self.settings();
+        let known = |other: &NameTemplate, path: &Path| {
+            other != template && path != folder && stands_for(other, Some(&device), dataset.as_str())
+        };
+        let other = settings.publish.iter().map(|entry| (&entry.dataset, &entry.folder));
+        let mut other = other.chain(settings.local.iter().map(|entry| (&entry.dataset, &entry.folder)));
+        match other.find(|(other, path)| known(other, path)) {
+            None => Ok(()),
+            Some((_, path)) => {
+                let message = format!("`{dataset}` is the dataset of the folder `{}` already", path.display());
+                Err(CodedError::new(&codes::NAME_INVALID, message)
+                    .with_hint("a dataset has one folder: take another name, or remove the other first"))
+            }
         }
     }
 
@@ -219,6 +247,12 @@ impl Agent {
             }
         }
     }
+}
+
+/// Whether a template is written like this name, or stands for it on this device.
+fn stands_for(template: &NameTemplate, device: Option<&Device>, name: &str) -> bool {
+    let expanded = device.and_then(|device| template.expand(&device.name_context()).ok());
+    template.as_str() == name || expanded.is_some_and(|dataset| dataset.as_str() == name)
 }
 
 fn template(text: &str) -> Result<NameTemplate, CodedError> {

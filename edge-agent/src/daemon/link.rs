@@ -106,6 +106,8 @@ async fn link_is_closed(agent: &Arc<Agent>) -> bool {
 
 /// Dials the core and holds the session until it ends; gives why there is none any more.
 async fn dial_and_hold(agent: &Arc<Agent>, history: &mut History) -> CodedError {
+    let key = || agent.device().map(|device| device.identity.public_key());
+    let dialled_as = key();
     let connected = match history.retry_within(agent).await {
         Some(_) => Box::pin(connect_soon(agent)).await,
         None => Box::pin(connect(agent, &own_names(&agent.folders().0))).await,
@@ -114,6 +116,10 @@ async fn dial_and_hold(agent: &Arc<Agent>, history: &mut History) -> CodedError 
         Ok(connected) => connected,
         Err(error) => return error,
     };
+    if key() != dialled_as {
+        connected.link.close("the device left");
+        return CodedError::new(&codes::NOT_JOINED, "this device left its core while it was being dialled");
+    }
     let began = Instant::now();
     let error = Box::pin(hold(agent, connected)).await;
     if began.elapsed() >= GOOD_SESSION {

@@ -6,6 +6,8 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::support::{Core, Device, Running, assert_same, eventually, put, texts};
 
 #[test]
@@ -23,6 +25,54 @@ fn a_device_whose_identity_was_removed_joins_again() {
     device.sync();
     device.sync();
     assert_eq!(core.newest("data/second"), Some(1));
+}
+
+#[test]
+fn a_daemon_whose_device_leaves_has_no_session_as_that_device_any_more() {
+    let core = Core::start();
+    let device = core.device("first");
+    let files = device.files("data");
+    put(&files, "a.txt", "a");
+    device.publish(&files, "data/{device}");
+    let daemon = device.start();
+    let connected = |name: &str| {
+        let list = core.run(&["device", "list", "--json"]);
+        let mut known = list.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        known.any(|known| known["name"] == name && known["state"] == "connected")
+    };
+    eventually("the first version", || core.newest("data/first"));
+    assert!(connected("first"));
+    device.run(&["leave"]);
+    eventually("the end of its session", || (!connected("first")).then_some(()));
+    assert_eq!(device.json(&["status"])["link"], "not joined");
+    device.run(&["join", &core.token(&["--write", "**", "--read", "**"]), "--name", "second"]);
+    eventually("a session as the other", || connected("second").then_some(()));
+    eventually("its version", || core.newest("data/second"));
+    assert!(!connected("first"));
+    daemon.stop();
+}
+
+#[test]
+fn removing_a_dataset_leaves_the_others_of_its_folder() {
+    let core = Core::start();
+    let device = core.device("cam1");
+    let files = device.files("data");
+    put(&files, "a.txt", "a");
+    device.publish(&files, "one/{device}");
+    device.publish(&files, "two");
+    device.run(&["remove", "one/cam1"]);
+    device.sync();
+    assert_eq!((core.newest("one/cam1"), core.newest("two")), (None, Some(1)));
+    // A name is one folder's, however it is written.
+    device.publish(&files, "one/{device}");
+    let other = device.files("other");
+    let other = other.to_str().expect("plain");
+    let said = device.fails(&["publish", other, "--dataset", "one/cam1"]);
+    assert!(said.contains("already") && said.contains("HW-"), "{said}");
+    let said = device.fails(&["publish", other, "--dataset", "cam/{label.site}"]);
+    assert!(said.contains("site"), "{said}");
+    let said = device.fails(&["publish", other, "--dataset", "often", "--every", "0s"]);
+    assert!(said.contains("every second"), "{said}");
 }
 
 #[test]
