@@ -10,6 +10,7 @@ use headwater_protocol::name::{DatasetName, NameContext, NamePattern, NameTempla
 use super::Agent;
 use crate::catalog::{CatalogError, DatasetRow, EventLevel, Role};
 use crate::device::Device;
+use crate::session::subscribe::folder_of;
 use crate::settings::{
     KEEP_VERSIONS, LocalSettings, Mode, PublishSettings, SCAN_EVERY, Settings, SubscribeSettings, is_in, overlap,
 };
@@ -101,7 +102,15 @@ impl Agent {
     /// goes on where it was if it comes back; until then it must count for nothing: its folder may be a local one now.
     pub fn has(&self, row: &DatasetRow) -> bool {
         match row.role {
-            Role::Subscribe => self.settings().subscribe.iter().any(|entry| row.folder.starts_with(&entry.to)),
+            Role::Subscribe => {
+                let device = self.device();
+                let unjoined = NameContext { device: "", labels: &[] };
+                let context = device.as_ref().map_or(unjoined, |device| device.name_context());
+                let goes_there = |subscription: &Subscription| {
+                    matches!(folder_of(subscription, &row.name, &context), Some(Ok(folder)) if folder == row.folder)
+                };
+                self.subscriptions().iter().any(goes_there)
+            }
             Role::Publish | Role::Local => {
                 let is_this = |folder: &Folder| {
                     folder.role == row.role && folder.path == row.folder && folder.dataset.as_str() == row.name

@@ -53,6 +53,12 @@ fn a_collection_goes_to_its_own_folder_alone() {
     assert_same(&m.files("out"), &models.join("current"));
     assert_eq!(entries(&models), ["current", "versions"]);
     assert!(!cams.join("cam/a/current/late.txt").exists(), "a removed subscription was served");
+    // Another one with the same folder does not bring it back.
+    reader.subscribe("models/*", &cams);
+    eventually("the model below the folder", || fs::read(cams.join("models/m/current/photo.txt")).ok());
+    let status = reader.json(&["status"]);
+    let known: Vec<_> = status["datasets"].as_array().expect("datasets").iter().map(|row| &row["name"]).collect();
+    assert!(known.iter().all(|name| *name == "models/m") && !known.is_empty(), "{status}");
     drop(daemon);
 }
 

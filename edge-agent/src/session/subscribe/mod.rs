@@ -5,4 +5,4 @@ mod fetch;
 mod wanted;
 
 pub use fetch::fetch;
-pub use wanted::{Wanted, wanted};
+pub use wanted::{Wanted, folder_of, wanted};

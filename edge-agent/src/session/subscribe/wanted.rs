@@ -50,17 +50,26 @@ pub fn wanted(agent: &Agent, subscriptions: &[Subscription], news: &[News]) -> V
 }
 
 fn wanted_by(subscription: &Subscription, newest: &Following, context: &NameContext<'_>) -> Option<Wanted> {
-    let pattern = NamePattern::new(subscription.name.as_str()).ok()?;
-    let dataset = DatasetName::new(newest.dataset.as_str());
-    let matches = dataset.as_ref().is_ok_and(|dataset| pattern.matches_for(dataset, context));
-    let folder = match dataset {
-        Ok(_) if matches && !subscription.name.contains('*') => Ok(subscription.to.clone()),
-        // A plain name that is not the dataset's is that of a collection.
-        Ok(dataset) if matches || pattern.is_plain() => folder_below(subscription, &dataset),
-        Ok(_) => return None,
-        Err(error) => Err(NotAFolder { name: newest.dataset.clone(), why: error.to_string() }),
-    };
+    let folder = folder_of(subscription, &newest.dataset, context)?;
     Some(Wanted { folder, keep: subscription.keep, newest: newest.clone() })
+}
+
+/// The folder that a subscription gives to a dataset; none if it can't stand for it.
+pub fn folder_of(
+    subscription: &Subscription,
+    dataset: &str,
+    context: &NameContext<'_>,
+) -> Option<Result<PathBuf, NotAFolder>> {
+    let pattern = NamePattern::new(subscription.name.as_str()).ok()?;
+    let name = DatasetName::new(dataset);
+    let matches = name.as_ref().is_ok_and(|name| pattern.matches_for(name, context));
+    match name {
+        Ok(_) if matches && !subscription.name.contains('*') => Some(Ok(subscription.to.clone())),
+        // A plain name that is not the dataset's is that of a collection.
+        Ok(name) if matches || pattern.is_plain() => Some(folder_below(subscription, &name)),
+        Ok(_) => None,
+        Err(error) => Some(Err(NotAFolder { name: dataset.to_owned(), why: error.to_string() })),
+    }
 }
 
 fn folder_below(subscription: &Subscription, dataset: &DatasetName) -> Result<PathBuf, NotAFolder> {
