@@ -197,8 +197,8 @@ pub enum DropError {
     /// There is no such dataset or version.
     #[error("it does not exist")]
     NotFound,
-    /// Devices rely on receipts for it, and may have freed the bytes: these would be the last copies.
-    #[error("{} devices hold receipts for these bytes and may have freed their own", devices.len())]
+    /// Devices said that they have freed bytes of it: these would be the last copies.
+    #[error("{} devices have freed bytes of it on the strength of its receipt", devices.len())]
     LastCopy {
         /// The versions.
         versions: Vec<u64>,

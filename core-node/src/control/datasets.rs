@@ -301,7 +301,7 @@ pub(super) fn drop_refused(core: &Core, name: &str, error: DropError) -> CodedEr
             let devices: Vec<_> = devices.iter().map(|key| core.writer_name(Principal::Device(*key))).collect();
             CodedError::new(
                 &codes::LAST_COPY,
-                format!("`{name}` may hold the last copy of files that {} relied upon it for", devices.join(", ")),
+                format!("`{name}` holds the last copy of files that {} freed", devices.join(", ")),
             )
         }
         DropError::Newest { number } => {

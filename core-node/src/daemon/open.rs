@@ -91,6 +91,12 @@ pub fn open(folder: PathBuf, config: Config) -> Result<Arc<Core>, CodedError> {
     if recovered != crate::store::RecoveryReport::default() {
         tracing::info!(?recovered, "the store was mended after an unclean end");
     }
+    if recovered.damaged_bytes > 0 {
+        tracing::warn!(
+            bytes = recovered.damaged_bytes,
+            "packs hold damaged records; they are passed over, and the whole ones behind them are entered"
+        );
+    }
     Ok(Core::new(CoreParts {
         folder,
         config,

@@ -146,6 +146,12 @@ pub fn decode_record_header(bytes: &[u8]) -> Result<RecordHeader, FormatError> {
     if header.is_possible() { Ok(header) } else { Err(FormatError::Value(WHAT)) }
 }
 
+/// Where in `bytes` a record's header may begin.
+pub fn record_magics(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    let candidates = bytes.windows(RECORD_MAGIC.len()).enumerate();
+    candidates.filter(|(_, window)| *window == RECORD_MAGIC).map(|(at, _)| at)
+}
+
 impl RecordHeader {
     /// Bytes of the whole record.
     pub const fn record_bytes(&self) -> u64 {

@@ -4,7 +4,8 @@
 //! (cut, and entered), a pack that the catalog doesn't know (the same, from its start), a dropped pack whose file is still
 //! there (deleted), and an index that was written but not entered (entered). A catalog that points beyond a pack can't come of
 //! a crash; it is checked all the same, and such chunks are marked damaged. Packs without any catalog entries are how the
-//! chunk table is rebuilt when the catalog was lost.
+//! chunk table is rebuilt when the catalog was lost. Bytes may have rotted meanwhile: damage never hides the whole records
+//! behind it, and only what no whole record follows is cut.
 
 use std::collections::BTreeMap;
 
@@ -48,6 +49,8 @@ pub struct RecoveryReport {
     pub adopted_chunks: u64,
     /// Bytes of torn tails that were cut.
     pub cut_bytes: u64,
+    /// Bytes of packs that are in no whole record although whole ones follow: passed over, and left where they are.
+    pub damaged_bytes: u64,
     /// Packs that a gc had dropped and whose bytes are gone now, and ones in which nothing had begun.
     pub deleted_packs: u64,
     /// Entries that pointed beyond their pack, or into one that is gone: marked damaged. Zero unless files were lost.
@@ -148,15 +151,8 @@ impl Recovery<'_> {
             Err(FormatError::Newer { found }) => {
                 return Err(OpenStoreError::Newer { pack, found, known: format::PACK_VERSION });
             }
-            Err(_) if known_end == 0 => {
-                // Its creation never came to an end, so nothing in it was ever acknowledged.
-                self.report.cut_bytes += info.bytes;
-                self.delete(pack)?;
-                *deleted = true;
-                return Ok(None);
-            }
-            // Its header was damaged later; what it holds is found by the catalog, and nothing is added to it.
-            Err(_) => return Ok(None),
+            // Its header was damaged later, or its creation never came to an end.
+            Err(_) => return self.headless(info, known_end, deleted),
         }
         if let Some((trailer, index)) = scan::index(self.packs, pack, info.bytes)? {
             self.sealed(pack, known_end, &index)?;
@@ -174,8 +170,8 @@ impl Recovery<'_> {
         for entry in index.iter().filter(|entry| entry.offset >= known_end) {
             if known_end > 0 {
                 let end = entry.offset + entry.header.record_bytes();
-                let whole = scan::records(self.packs, pack, entry.offset, end, Depth::Bytes, &mut |_| {})? == end;
-                if !whole {
+                if scan::record_at(self.packs, pack, entry.offset, end, Depth::Bytes)?.is_none() {
+                    self.report.damaged_bytes += entry.header.record_bytes();
                     continue;
                 }
             }
@@ -192,16 +188,17 @@ impl Recovery<'_> {
         let (packs, pack) = (self.packs, info.number);
         let known_end = known_end.clamp(PACK_HEADER_BYTES as u64, info.bytes);
         let mut index = Vec::new();
-        let headers_end =
-            scan::records(packs, pack, PACK_HEADER_BYTES as u64, known_end, Depth::Headers, &mut |entry| {
-                index.push(entry);
-            })?;
+        let known = scan::records(packs, pack, PACK_HEADER_BYTES as u64, known_end, Depth::Headers, &mut |entry| {
+            index.push(entry);
+        })?;
         let mut group = AdoptGroup::default();
         let mut found = Vec::new();
-        let end = scan::records(packs, pack, known_end, info.bytes, Depth::Bytes, &mut |entry| found.push(entry))?;
+        let beyond = scan::records(packs, pack, known_end, info.bytes, Depth::Bytes, &mut |entry| found.push(entry))?;
+        let end = beyond.end;
         for entry in &found {
             self.adopt(&mut group, pack, entry)?;
         }
+        self.report.damaged_bytes += beyond.damaged_bytes;
         if end < info.bytes {
             packs.truncate(pack, end)?;
             self.report.cut_bytes += info.bytes - end;
@@ -211,13 +208,43 @@ impl Recovery<'_> {
         packs.sync_folder()?;
         group.pack_ends.push((pack, end));
         self.flush(&mut group)?;
-        if headers_end < known_end {
-            // A header among the entered records is damaged. Nothing more is written here; what can be read stays.
-            self.catalog.put_pack(&PackRecord { number: pack, state: PackState::Open, end_bytes: end })?;
+        index.extend(found);
+        if known.end < known_end || known.damaged_bytes + beyond.damaged_bytes > 0 {
+            // Nothing more is written where bytes rot; what can be read stays.
+            seal(packs, self.catalog, pack, end, &index)?;
             return Ok(None);
         }
-        index.extend(found);
         Ok(Some((OpenPack { number: pack, bytes: end, records: index.len() as u64 }, index)))
+    }
+
+    /// Makes a pack and the catalog agree that is not sealed and whose own header is no good. What it holds is found by the
+    /// catalog; nothing is cut from it and nothing added. One in which nothing had begun is deleted.
+    fn headless(
+        &mut self,
+        info: PackInfo,
+        known_end: u64,
+        deleted: &mut bool,
+    ) -> Result<Option<(OpenPack, Vec<IndexEntry>)>, OpenStoreError> {
+        let pack = info.number;
+        let from = known_end.max(PACK_HEADER_BYTES as u64).min(info.bytes);
+        let mut found = Vec::new();
+        let walked = scan::records(self.packs, pack, from, info.bytes, Depth::Bytes, &mut |entry| found.push(entry))?;
+        if known_end == 0 && found.is_empty() {
+            // Nothing in it was ever acknowledged.
+            self.report.cut_bytes += info.bytes;
+            self.delete(pack)?;
+            *deleted = true;
+            return Ok(None);
+        }
+        let mut group = AdoptGroup::default();
+        for entry in &found {
+            self.adopt(&mut group, pack, entry)?;
+        }
+        self.report.damaged_bytes += walked.damaged_bytes;
+        self.packs.sync(pack)?;
+        group.pack_ends.push((pack, walked.end.max(known_end)));
+        self.flush(&mut group)?;
+        Ok(None)
     }
 
     fn adopt(&mut self, group: &mut AdoptGroup, pack: PackNumber, entry: &IndexEntry) -> Result<(), OpenStoreError> {

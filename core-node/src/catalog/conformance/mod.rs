@@ -277,6 +277,9 @@ fn reliance_guards_the_last_copy(catalog: &dyn Catalog) {
     catalog.note_freed(&device, cam, 5, 3).unwrap();
     catalog.drop_versions(cam, &[3], false).unwrap();
     assert!(matches!(catalog.delete_dataset(cam, Deletion::default()), Err(DropError::LastCopy { .. })));
+    let unfreed = dataset(catalog, "unfreed", DEVICE);
+    catalog.commit_version(&version(unfreed, 1, DEVICE, 0..2)).unwrap();
+    catalog.delete_dataset(unfreed, Deletion::default()).expect("a receipt alone is no word that bytes were freed");
     catalog.delete_dataset(cam, Deletion { last_copy: true, collected: false }).unwrap();
     assert!(matches!(
         catalog.delete_dataset(cam, Deletion { last_copy: true, collected: false }),

@@ -30,10 +30,10 @@ impl Dataset {
     }
 }
 
-fn check_reliance<'a>(versions: impl Iterator<Item = &'a Version>, freed_only: bool) -> Result<(), DropError> {
+fn check_reliance<'a>(versions: impl Iterator<Item = &'a Version>) -> Result<(), DropError> {
     let (mut numbers, mut devices) = (Vec::new(), BTreeSet::new());
     for version in versions {
-        let mut relying = version.reliance.iter().filter(|(_, freed)| **freed || !freed_only).peekable();
+        let mut relying = version.reliance.iter().filter(|(_, freed)| **freed).peekable();
         if relying.peek().is_some() {
             numbers.push(version.record.summary.number);
         }
@@ -57,7 +57,7 @@ impl State {
         if let Some(tag) = dataset.kept_by_tag(number).or_else(in_edition) {
             return Err(DropError::Tagged { number, tag });
         }
-        if last_copy { Ok(()) } else { check_reliance(std::iter::once(version), true) }
+        if last_copy { Ok(()) } else { check_reliance(std::iter::once(version)) }
     }
 
     /// A collection and the number of its newest edition that holds a version of `dataset` whose number is `wanted`.
@@ -163,7 +163,7 @@ impl DatasetTable for MemoryCatalog {
         let mut state = self.state();
         let dataset = state.datasets.get(&id).ok_or(DropError::NotFound)?;
         if !with.last_copy {
-            check_reliance(dataset.versions.values(), false)?;
+            check_reliance(dataset.versions.values())?;
         }
         if !with.collected
             && let Some((collection, number)) = state.edition_holding(dataset, |_| true)

@@ -58,10 +58,11 @@ fn device_column(row: &Row<'_>, column: usize) -> rusqlite::Result<PublicKey> {
     Ok(PublicKey(id_column(row, column)?))
 }
 
-/// Refuses if devices rely on the versions that `filter` picks.
+/// Refuses if devices have freed bytes of the versions that `filter` picks.
 fn check_reliance(tx: &Transaction<'_>, filter: &str, values: &[&dyn rusqlite::ToSql]) -> Result<(), Abort<DropError>> {
-    let mut statement =
-        tx.prepare(&format!("SELECT number, device FROM reliance WHERE {filter} ORDER BY number, device"))?;
+    let mut statement = tx.prepare(&format!(
+        "SELECT number, device FROM reliance WHERE {filter} AND freed = 1 ORDER BY number, device"
+    ))?;
     let rows = statement.query_map(values, |row| Ok((row.get::<_, i64>(0)? as u64, device_column(row, 1)?)))?;
     let (mut versions, mut devices) = (Vec::new(), Vec::new());
     for row in rows {
@@ -117,7 +118,7 @@ fn check_drop(tx: &Transaction<'_>, dataset: DatasetId, number: u64, last_copy: 
     }
     if !last_copy {
         let (dataset, number) = (dataset.0 as i64, number as i64);
-        check_reliance(tx, "dataset = ?1 AND number = ?2 AND freed = 1", &[&dataset, &number])?;
+        check_reliance(tx, "dataset = ?1 AND number = ?2", &[&dataset, &number])?;
     }
     Ok(())
 }

@@ -159,3 +159,83 @@ fn files_that_were_lost_are_noticed() {
     store.store_blocking(batch(chunks.to_vec())).unwrap();
     assert_eq!(store.read(&chunks[0].id).unwrap(), chunks[0].plain);
 }
+
+/// A lost catalog, and a flipped bit at `byte` of the only pack: what is entered of `chunks`.
+fn rebuilt_with_a_flipped_bit(packs: &MemoryPacks, chunks: &[NewChunk], byte: usize) -> (RecoveryReport, Vec<bool>) {
+    let packs = Arc::new(packs.after_power_cut(|_, unsynced| unsynced));
+    packs.with_bytes(PackNumber(1), |bytes| bytes[byte] ^= 0x40).unwrap();
+    let catalog = Arc::new(MemoryCatalog::new());
+    let (store, report) = open(&packs, &catalog, 1 << 20);
+    let whole: Vec<_> =
+        chunks.iter().map(|chunk| store.read(&chunk.id).is_ok_and(|read| read == chunk.plain)).collect();
+    store.store_blocking(batch(chunks.to_vec())).unwrap();
+    for chunk in chunks {
+        assert_eq!(store.read(&chunk.id).unwrap(), chunk.plain, "byte {byte}");
+    }
+    drop(store);
+    let again = open(&packs, &catalog, 1 << 20).1;
+    assert_eq!(again, RecoveryReport::default(), "byte {byte}: the second start finds nothing to do");
+    (report, whole)
+}
+
+#[test]
+fn a_damaged_byte_costs_no_chunk_but_its_own_when_the_catalog_is_lost() {
+    let (packs, _, store) = in_memory(1 << 20);
+    // The third chunk is a copy of a record, as a published pack would be.
+    let inner = packs_of(&chunk(noise(7, 80)));
+    let mut chunks: Vec<_> = (0..6).map(|seed| chunk(noise(seed, 90))).collect();
+    chunks[2] = chunk(inner);
+    store.store_blocking(batch(chunks.clone())).unwrap();
+    drop(store);
+    let whole_bytes = packs.list().unwrap()[0].bytes;
+    let mut start = PACK_HEADER_BYTES;
+    for (damaged, of) in chunks.iter().enumerate() {
+        let end = start + RECORD_HEADER_BYTES + of.plain.len();
+        for byte in start..end {
+            let (report, whole) = rebuilt_with_a_flipped_bit(&packs, &chunks, byte);
+            for (at, whole) in whole.into_iter().enumerate() {
+                assert_eq!(whole, at != damaged, "chunk {at} with byte {byte} flipped");
+            }
+            let last = damaged + 1 == chunks.len();
+            assert_eq!(report.cut_bytes, if last { (end - start) as u64 } else { 0 }, "byte {byte}");
+            assert_eq!(report.damaged_bytes > 0, !last, "byte {byte}");
+        }
+        start = end;
+    }
+    assert_eq!(start as u64, whole_bytes);
+    for byte in (0..PACK_HEADER_BYTES).filter(|byte| !(4..6).contains(byte)) {
+        let (report, whole) = rebuilt_with_a_flipped_bit(&packs, &chunks, byte);
+        assert!(whole.into_iter().all(|whole| whole), "byte {byte} of the pack's header");
+        assert_eq!((report.cut_bytes, report.deleted_packs), (0, 0));
+    }
+}
+
+/// The bytes of a pack that holds `chunk`.
+fn packs_of(chunk: &NewChunk) -> Vec<u8> {
+    let (packs, _, store) = in_memory(1 << 20);
+    store.store_blocking(batch(vec![chunk.clone()])).unwrap();
+    drop(store);
+    let mut held = Vec::new();
+    packs.with_bytes(PackNumber(1), |bytes| held.clone_from(bytes)).unwrap();
+    held
+}
+
+#[test]
+fn whole_records_behind_a_damaged_tail_are_kept_when_the_catalog_knows_less() {
+    let (packs, catalog, store) = in_memory(1 << 20);
+    let chunks: Vec<_> = (0..4).map(|seed| chunk(noise(seed, 300))).collect();
+    store.store_blocking(batch(chunks[..1].to_vec())).unwrap();
+    let before = Arc::new(catalog.snapshot());
+    store.store_blocking(batch(chunks[1..].to_vec())).unwrap();
+    drop(store);
+    rot_header(&packs, location(&*catalog, &chunks[1].id).offset);
+    let (store, report) = open(&packs, &before, 1 << 20);
+    assert_eq!((report.adopted_chunks, report.cut_bytes, report.damaged_bytes), (2, 0, 364));
+    for chunk in &chunks[2..] {
+        assert_eq!(store.read(&chunk.id).unwrap(), chunk.plain);
+    }
+}
+
+fn rot_header(packs: &MemoryPacks, record: u64) {
+    packs.with_bytes(PackNumber(1), |bytes| bytes[record as usize + 20] ^= 0x01).unwrap();
+}
