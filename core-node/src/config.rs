@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use headwater_host::config::{HumanBytes, HumanDuration, Problem, Validate};
+use headwater_host::logging;
+use headwater_protocol::trust::is_address;
 use headwater_quic::Congestion;
 use serde::{Deserialize, Serialize};
 
@@ -235,6 +237,12 @@ impl Validate for Config {
         let mut problems = Vec::new();
         if let Err(error) = self.network.congestion.parse::<Congestion>() {
             problems.push(Problem::of_key("network.congestion", error.to_string()));
+        }
+        if let Err(error) = logging::check_filter(&self.log) {
+            problems.push(Problem::of_key("log", error.to_string()));
+        }
+        for address in self.addresses.iter().filter(|address| !is_address(address)) {
+            problems.push(Problem::of_key("addresses", format!("`{address}` is no address: say HOST:PORT")));
         }
         if let Err(error) = Rights::new(self) {
             problems.push(Problem::of_key("", error.to_string()));

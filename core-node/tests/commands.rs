@@ -88,9 +88,13 @@ fn configuration_mistakes_are_found_in_one_go() {
     assert_coded(&stderr, "HW-5001");
     assert!(stderr.contains("`lisen`") && stderr.contains("listen"), "the nearest known key is named: {stderr}");
     assert_coded(&core.fails(&["run"], 1), "HW-5001");
-    fs::write(&file, "[network]\ncongestion = \"warp\"\n[[rules]]\nread = [\"a b\"]\n").expect("written");
+    let mistakes =
+        "addresses = [\"nohost\"]\nlog = \"a=b=c\"\n[network]\ncongestion = \"warp\"\n[[rules]]\nread = [\"a b\"]\n";
+    fs::write(&file, mistakes).expect("written");
     let stderr = core.fails(&["config", "check"], 1);
-    assert!(stderr.contains("warp") && stderr.contains("rules[0].read"), "{stderr}");
+    for mistake in ["nohost", "a=b=c", "warp", "rules[0].read"] {
+        assert!(stderr.contains(mistake), "{mistake}: {stderr}");
+    }
     fs::remove_file(&file).expect("removed");
     assert_coded(&core.fails(&["config", "check"], 1), "HW-5001");
 }

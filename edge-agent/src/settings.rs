@@ -14,6 +14,7 @@ use headwater_host::error::{CodedError, codes};
 pub use headwater_host::version::PublishMode as Mode;
 use headwater_host::{durable, logging};
 use headwater_protocol::name::{NamePattern, NameTemplate};
+use headwater_protocol::trust::is_address;
 use headwater_quic::Congestion;
 use serde::{Deserialize, Serialize};
 
@@ -243,6 +244,9 @@ impl Validate for Settings {
         }
         if let Some(Err(error)) = self.core.congestion.as_ref().map(|name| name.parse::<Congestion>()) {
             found("core.congestion", error.to_string());
+        }
+        for address in self.core.addresses.iter().filter(|address| !is_address(address)) {
+            found("core.addresses", format!("`{address}` is no address: say HOST:PORT"));
         }
         for entry in self.publish.iter().filter(|entry| entry.every.0 < SCAN_EVERY_MIN) {
             found(

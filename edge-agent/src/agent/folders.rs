@@ -106,9 +106,7 @@ impl Agent {
                 let device = self.device();
                 let unjoined = NameContext { device: "", labels: &[] };
                 let context = device.as_ref().map_or(unjoined, |device| device.name_context());
-                let goes_there = |subscription: &Subscription| {
-                    matches!(folder_of(subscription, &row.name, &context), Some(Ok(folder)) if folder == row.folder)
-                };
+                let goes_there = |subscription: &Subscription| matches!(folder_of(subscription, &row.name, &context), Some(Ok(folder)) if folder == row.folder);
                 self.subscriptions().iter().any(goes_there)
             }
             Role::Publish | Role::Local => {

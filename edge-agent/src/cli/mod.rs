@@ -119,6 +119,11 @@ impl Context {
     async fn answer_here(&self, request: &Request, shown: &progress::Shown) -> Result<Value, CodedError> {
         // Without a daemon the log is for developers only; what people need is in the answer.
         let _ = logging::start(&logging::LogOptions { filter: "error".to_owned(), json: false });
+        if !self.data.exists() && needs_a_past(request) {
+            let message = format!("there is no data folder `{}`", self.data.display());
+            return Err(CodedError::new(&codes::FOLDER_MISSING, message)
+                .with_hint("name the agent's folder with --data; a new one begins with `edge-agent join`"));
+        }
         prepare_data_folder(&self.data)?;
         let agent = Agent::open(&self.data, self.config.as_deref())?;
         let (reply, mut receiver) = ReplySender::channel();
@@ -151,6 +156,24 @@ impl Context {
                 _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),
             }
         }
+    }
+}
+
+/// Whether a request is about what was there before: where nothing was, it is a mistyped folder that must not be made.
+fn needs_a_past(request: &Request) -> bool {
+    match request {
+        Request::Status
+        | Request::Log { .. }
+        | Request::Verify
+        | Request::Remove { .. }
+        | Request::Delete { .. }
+        | Request::Free { .. }
+        | Request::Leave => true,
+        Request::Join { .. }
+        | Request::Sync
+        | Request::Publish { .. }
+        | Request::Subscribe { .. }
+        | Request::Local { .. } => false,
     }
 }
 

@@ -155,11 +155,24 @@ fn ignore_rules_stand_in_the_settings_and_mistakes_are_found() {
     assert_eq!(names, [".gitignore", "a.txt"]);
     scan("ignore = [\"[z-a]\"]\n");
     assert!(device.fails(&["config", "check"]).contains("scan.ignore"));
-    for (text, key) in
-        [("[core]\ncongestion = \"warp\"\n", "core.congestion"), ("[log]\nfilter = \"a=b=c\"\n", "log.filter")]
-    {
+    for (text, key) in [
+        ("[core]\ncongestion = \"warp\"\n", "core.congestion"),
+        ("[core]\naddresses = [\"nohost\"]\n", "core.addresses"),
+        ("[log]\nfilter = \"a=b=c\"\n", "log.filter"),
+    ] {
         fs::write(device.data().join("agent.toml"), text).expect("written");
         assert!(device.fails(&["config", "check"]).contains(key), "{key}");
+    }
+}
+
+#[test]
+fn a_mistyped_data_folder_is_said_and_not_made() {
+    let device = Device::new();
+    fs::remove_dir_all(device.data()).expect("removed");
+    for command in [&["status"][..], &["log"], &["verify"], &["remove", "data"], &["leave"]] {
+        let said = device.fails(command);
+        assert!(said.contains("HW-4004") && said.contains("--data"), "{command:?}: {said}");
+        assert!(!device.data().exists(), "{command:?} made the folder");
     }
 }
 

@@ -21,4 +21,4 @@ pub use nonce::{NONCE_BYTES, NONCE_RANDOM_BYTES, NonceLedger, NonceVerdict, is_o
 pub use revision::{RevisionMismatch, negotiate};
 pub use role::{Action, ParseRoleError, Principal, Role};
 pub use signature::{InvalidSignature, SIGNATURE_BYTES, Signature, Signer, verify};
-pub use token::{SecretDigest, TOKEN_ADDRESSES_MAX, TOKEN_SECRET_BYTES, Token, TokenError};
+pub use token::{SecretDigest, TOKEN_ADDRESSES_MAX, TOKEN_SECRET_BYTES, Token, TokenError, is_address};

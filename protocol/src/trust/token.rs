@@ -161,7 +161,8 @@ fn future_prefix(text: &str) -> Option<String> {
     is_number.then(|| format!("{prefix}-"))
 }
 
-fn is_address(address: &str) -> bool {
+/// Whether this can be where a core listens: `host:port`, with a name or an address.
+pub fn is_address(address: &str) -> bool {
     let Some((host, port)) = address.rsplit_once(':') else { return false };
     address.len() <= ADDRESS_BYTES_MAX
         && !host.is_empty()
