@@ -162,9 +162,9 @@ impl Ends {
         finish(&mut self.agent(&["remove", dataset])).map(drop)
     }
 
-    /// Starts to send what is published.
+    /// Starts the daemon, which sends what is published until it is stopped.
     pub(super) fn send_agent(&self) -> Result<Running, LinksError> {
-        start(&mut self.agent(&["sync", "--once"]))
+        start(&mut self.agent(&["run"]))
     }
 
     /// Bytes that the core's store holds.
