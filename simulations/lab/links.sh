@@ -38,12 +38,6 @@ shape() {
   done
 }
 
-# Bytes that have arrived at the core's end.
-arrived() { in_space core cat /sys/class/net/c0/statistics/rx_bytes; }
-
-# Hundredths of a second since the guest began.
-now() { cut -d' ' -f1 /proc/uptime | tr -d .; }
-
 # start_core; then join_device
 start_core() {
   core-node --data /root/core init --listen 10.9.3.2:4733 --admin-listen 127.0.0.1:0 >/root/core.init 2>&1 || { cat /root/core.init; return 1; }
