@@ -12,8 +12,8 @@ use headwater_protocol::trust::{Fingerprint, SecretDigest, Signer, Token};
 use headwater_protocol::wire::{Message, Refusal};
 use headwater_quic::endpoint::close;
 use headwater_quic::{
-    Arrival, ArrivalError, Authority, ClientOptions, ConnectError, ControlStream, FrameError, IdentityKey, JoinDesk,
-    JoinError, JoinReply, JoinRequest, ServerOptions, connect, join, listen, serve_join,
+    Arrival, ArrivalError, Authority, ClientOptions, ConnectError, ControlStream, FrameError, Identity, IdentityKey,
+    JoinDesk, JoinError, JoinReply, JoinRequest, ServerOptions, connect, join, listen, serve_join,
 };
 use quinn::VarInt;
 use support::{arrival, core, device, dial, quick, raw_connect, raw_connect_for, raw_server, session};
@@ -291,4 +291,45 @@ async fn one_who_is_not_recognised_can_not_fill_the_memory_of_a_core() {
     assert!(!takes(&stranger).await, "a core took a megabyte that nobody reads from one who wants to join");
     let (dialled, _accepted) = tokio::join!(dial(core.address, &identity), session(&core));
     assert!(takes(&dialled.expect("connected")).await, "a session has its whole window");
+}
+
+/// A runtime whose end is the end of a process: nobody is told.
+fn machine() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+}
+
+#[test]
+fn a_device_notices_at_once_that_its_core_was_restarted() {
+    let (before, here) = (machine(), machine());
+    let core = before.block_on(async { core("core") });
+    let identity = device(&core, "cam-01");
+    let dialled = before.block_on(async {
+        let accepting = tokio::spawn({
+            let listener = core.listener.clone();
+            async move { listener.accept().await.expect("someone").finish().await }
+        });
+        let dialled = here.spawn(async move { connect(core.address, &identity, &quick()).await.expect("connected") });
+        (dialled.await.expect("no panic"), accepting.await.expect("no panic").expect("a session"))
+    });
+    let (connection, at_core) = dialled;
+    drop(core.listener);
+    before.shutdown_background();
+    // Too late for a word to the other end.
+    drop(at_core);
+
+    let after = machine();
+    let _inside = after.enter();
+    let authority = Authority::load(core.folder.path()).expect("loaded");
+    let itself = Identity::load(core.folder.path()).expect("loaded");
+    let again = std::iter::repeat_with(|| {
+        std::thread::sleep(Duration::from_millis(10));
+        listen(core.address, &authority, &itself, &ServerOptions::default())
+    });
+    let _listener = again.take(1000).find_map(Result::ok).expect("the port is free again");
+    let ended = here.block_on(async {
+        let mut stream = connection.open_uni().await.expect("nothing is known yet");
+        stream.write_all(&[7; 100]).await.expect("it goes into the window");
+        tokio::time::timeout(Duration::from_secs(20), connection.closed()).await
+    });
+    assert_eq!(ended.ok(), Some(quinn::ConnectionError::Reset), "it waits for the silence to last long enough");
 }

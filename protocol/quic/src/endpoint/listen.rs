@@ -13,7 +13,7 @@ use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, ConnectionError, Endpoint, ServerConfig, VarInt};
 use rustls::pki_types::CertificateDer;
 
-use super::{ServerOptions, close, options, socket, tls};
+use super::{ServerOptions, close, options, reset, socket, tls};
 use crate::identity::{Authority, Identity, IdentityError};
 use crate::work;
 
@@ -77,6 +77,7 @@ pub fn listen(
     let socket = socket::open(address, buffer_bytes, options.meter.as_ref(), payload_max).map_err(bind)?;
     let mut config = work::endpoint_config();
     config.max_udp_payload_size(payload_max).expect("the option is clamped to what QUIC allows");
+    reset::remember_across_restarts(&mut config, identity);
     let default = Some((*configs.network).clone());
     let endpoint = Endpoint::new_with_abstract_socket(config, default, socket, work::runtime()).map_err(bind)?;
     Ok(Listener {

@@ -10,6 +10,7 @@ mod dial;
 mod listen;
 mod meter;
 mod options;
+mod reset;
 mod socket;
 #[cfg(test)]
 mod tests;

@@ -138,6 +138,11 @@ impl IdentityKey {
         files::write(path, &self.pkcs8()[..], files::PRIVATE_MODE)
     }
 
+    /// A secret for one use, which the context names. Always the same for a key, and it tells nothing about the key.
+    pub(crate) fn secret(&self, context: &str) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(blake3::derive_key(context, self.0.as_bytes()))
+    }
+
     pub(crate) fn pkcs8(&self) -> Zeroizing<[u8; PKCS8_BYTES]> {
         let mut bytes = Zeroizing::new([0; PKCS8_BYTES]);
         bytes[..PKCS8_PREFIX.len()].copy_from_slice(&PKCS8_PREFIX);
