@@ -11,8 +11,7 @@ use std::sync::Arc;
 use headwater_host::error::{CodedError, codes};
 use headwater_host::materialise;
 use headwater_host::version::LocalChunks;
-use headwater_protocol::record::{Content, FileRecord};
-use headwater_protocol::tree::{ChunkPlace, Within};
+use headwater_protocol::record::FileRecord;
 
 use crate::agent::Agent;
 use crate::catalog::{DatasetPages, DatasetRow, EventLevel, Role};
@@ -55,7 +54,9 @@ pub fn verify_dataset(agent: &Arc<Agent>, row: &DatasetRow, report: &mut VerifyR
                 report.bytes_good += bytes.len() as u64;
             }
             Err(error) => {
-                let Some(path) = suspects(&place, &root, row.role) else { continue };
+                // A version that was fetched is whole, or damaged: nobody is to change it.
+                let is_untouched = |record: &FileRecord| row.role == Role::Subscribe || is_untouched(record, &root);
+                let Some(path) = local.damaged(&place, is_untouched) else { continue };
                 if damaged.as_ref() == Some(&path) {
                     continue;
                 }
@@ -80,28 +81,11 @@ pub fn verify_dataset(agent: &Arc<Agent>, row: &DatasetRow, report: &mut VerifyR
     Ok(())
 }
 
-/// The file that makes a chunk unreadable though nobody changed it; none if all is explained by changes and deletions.
-fn suspects(place: &ChunkPlace, root: &Path, role: Role) -> Option<String> {
-    let in_chunk = |record: &FileRecord| match (&record.content, place.within) {
-        (Content::Shared { extent, .. }, Within::Table(index)) => extent.chunk as usize == index,
-        (Content::Whole(extents), Within::Table(index)) => extents.iter().any(|extent| extent.chunk as usize == index),
-        _ => false,
-    };
-    let records: Vec<&FileRecord> = match place.within {
-        Within::Extent { record, .. } => vec![&place.leaf.records[record]],
-        Within::Table(_) => place.leaf.records.iter().filter(|record| in_chunk(record)).collect(),
-    };
-    let untouched = |record: &&FileRecord| {
-        let path = root.join(std::ffi::OsStr::from_bytes(&record.path));
-        path.symlink_metadata().is_ok_and(|found| {
-            let mtime_ns = found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec());
-            found.len() == record.size && mtime_ns == record.mtime_ns
-        })
-    };
-    let shown = |record: &FileRecord| String::from_utf8_lossy(&record.path).into_owned();
-    if role == Role::Subscribe {
-        return records.first().map(|record| shown(record));
-    }
-    // All members look untouched, yet the chunk is not theirs: one of them holds other bytes.
-    if records.iter().all(untouched) { records.first().map(|record| shown(record)) } else { None }
+/// Whether a file looks as the version says it was.
+fn is_untouched(record: &FileRecord, root: &Path) -> bool {
+    let path = root.join(std::ffi::OsStr::from_bytes(&record.path));
+    path.symlink_metadata().is_ok_and(|found| {
+        let mtime_ns = found.mtime().saturating_mul(1_000_000_000).saturating_add(found.mtime_nsec());
+        found.len() == record.size && mtime_ns == record.mtime_ns
+    })
 }

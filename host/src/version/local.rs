@@ -83,6 +83,28 @@ impl LocalChunks {
         }
     }
 
+    /// The file that holds other bytes in the chunk at `place`, which could not be read, though `untouched` says of it that
+    /// nobody changed it. None if changes and deletions explain it all: a chunk that small files share may well be whole in
+    /// the folder no more, with every file of the version as it should be.
+    pub fn damaged(&self, place: &ChunkPlace, untouched: impl Fn(&FileRecord) -> bool) -> Option<String> {
+        let index = match place.within {
+            Within::Extent { record, .. } => {
+                let record = &place.leaf.records[record];
+                return untouched(record).then(|| shown(record));
+            }
+            Within::Table(index) => index,
+        };
+        let is_damaged = |record: &&FileRecord| match &record.content {
+            Content::Shared { extent, hash } if extent.chunk as usize == index => {
+                let mut bytes = vec![0; extent.length as usize];
+                untouched(record) && !(self.small(record, &mut bytes).is_ok() && ChunkId::of(&bytes) == *hash)
+            }
+            Content::Whole(extents) => extents.iter().any(|extent| extent.chunk as usize == index) && untouched(record),
+            _ => false,
+        };
+        place.leaf.records.iter().find(is_damaged).map(shown)
+    }
+
     /// A chunk that is a range of one file.
     fn range(&self, record: &FileRecord, offset: u64, chunk: ChunkRef) -> Result<Bytes, LocalError> {
         let mut bytes = vec![0; chunk.length as usize];

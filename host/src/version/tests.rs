@@ -593,6 +593,38 @@ fn a_file_changed_underneath_is_never_given_out_wrong() {
 }
 
 #[test]
+fn a_chunk_with_a_gap_is_no_damage_and_damage_beside_a_gap_is_noticed() {
+    let mut site = Site::new();
+    for (number, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        site.write(name, noise(number as u64, 2000));
+    }
+    Site::settle();
+    site.build();
+    // What was deleted stays in the version, so that its bytes can be taken from nowhere for a new chunk.
+    let mtime = fs::metadata(site.path("c")).unwrap().modified().unwrap();
+    fs::remove_file(site.path("c")).unwrap();
+    site.write("b", noise(10, 3000));
+    Site::settle();
+    site.build();
+    site.write("c", noise(2, 2000));
+    fs::File::options().write(true).open(site.path("c")).unwrap().set_modified(mtime).unwrap();
+
+    let local = site.local();
+    let damaged = |untouched: &dyn Fn(&FileRecord) -> bool| -> Vec<String> {
+        let places = local.tree().chunks().map(|place| place.unwrap());
+        let unreadable: Vec<_> = places.filter(|place| local.at(place).is_err()).collect();
+        assert!(!unreadable.is_empty(), "no chunk has a gap");
+        unreadable.iter().filter_map(|place| local.damaged(place, untouched)).collect()
+    };
+    assert!(damaged(&|_| true).is_empty(), "every file of the version is as it should be");
+    site.write("d", noise(20, 2000));
+    assert_eq!(damaged(&|_| true), ["d"]);
+    fs::remove_file(site.path("c")).unwrap();
+    assert_eq!(damaged(&|record| record.path != b"c"), ["d"], "that a neighbour was deleted explains nothing");
+    assert!(damaged(&|record| !matches!(&record.path[..], b"c" | b"d")).is_empty());
+}
+
+#[test]
 fn a_long_file_pages_its_chunks_and_keeps_them() {
     let mut site = Site::new();
     site.options.chunker =
