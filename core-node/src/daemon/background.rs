@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use headwater_host::error::codes;
 use headwater_quic::work;
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -17,6 +18,9 @@ const COLLECTIONS_EVERY: Duration = Duration::from_secs(5);
 
 /// How long damage is gathered before sessions hear of it: it seldom comes alone.
 const DAMAGE_GATHERED_FOR: Duration = Duration::from_secs(1);
+
+/// When work is tried again that something else kept from running.
+const LATER: Duration = Duration::from_mins(1);
 
 /// The tasks in the background; they end when told.
 pub(super) struct Background(AbortHandle);
@@ -39,7 +43,12 @@ pub(super) fn start(core: &Arc<Core>) -> Background {
         work::spawn_on(&mut tasks, async move {
             let of = core.clone();
             let due = work::spawn_blocking(move || gc_due_in(&of, gc_every)).await.unwrap_or(gc_every);
-            let collect = |core: &Arc<Core>| collect_garbage(core).map_err(|error| error.to_string());
+            let collect = |core: &Arc<Core>| match collect_garbage(core) {
+                Ok(said) => Ok(Ran::Done(said)),
+                // A verification runs, which takes hours where there is much.
+                Err(error) if error.is(&codes::TOO_BUSY) => Ok(Ran::Later(error.message)),
+                Err(error) => Err(error.to_string()),
+            };
             every("gc", due, gc_every, core, collect).await;
         });
     }
@@ -63,10 +72,18 @@ async fn announce_damage(core: Arc<Core>) {
     }
 }
 
+/// How a piece of work went.
+enum Ran {
+    /// It is done until the next time.
+    Done(String),
+    /// It could not be done now, for this reason, and is tried again soon.
+    Later(String),
+}
+
 /// Runs `job` on a blocking thread, first after `first` and then every `period`, and shows it in `status`.
 async fn every<W>(name: &'static str, first: Duration, period: Duration, core: Arc<Core>, job: W)
 where
-    W: Fn(&Arc<Core>) -> Result<String, String> + Send + Sync + 'static,
+    W: Fn(&Arc<Core>) -> Result<Ran, String> + Send + Sync + 'static,
 {
     let job = Arc::new(job);
     core.workers.done(name, "");
@@ -78,7 +95,12 @@ where
         core.workers.doing(name, "working");
         let ended = work::spawn_blocking(move || run(&of)).await;
         let last = match ended {
-            Ok(Ok(last)) => last,
+            Ok(Ok(Ran::Done(last))) => last,
+            Ok(Ok(Ran::Later(reason))) => {
+                tracing::info!(worker = name, reason, "work in the background waits");
+                wait = period.min(LATER);
+                reason
+            }
             Ok(Err(error)) => {
                 tracing::error!(worker = name, error, "work in the background failed");
                 error
@@ -94,7 +116,7 @@ where
 
 /// Makes a new edition of each collection that is due. When the last look was is forgotten at a restart, which costs one
 /// look too many: an edition with the same members is not made twice.
-fn make_editions(core: &Core) -> impl Fn(&Arc<Core>) -> Result<String, String> + use<> {
+fn make_editions(core: &Core) -> impl Fn(&Arc<Core>) -> Result<Ran, String> + use<> {
     let started = core.started;
     let looked: std::sync::Mutex<HashMap<String, Instant>> = std::sync::Mutex::default();
     move |core| {
@@ -118,6 +140,6 @@ fn make_editions(core: &Core) -> impl Fn(&Arc<Core>) -> Result<String, String> +
                 }
             }
         }
-        Ok(if made == 0 { "nothing was due".to_owned() } else { format!("{made} new editions") })
+        Ok(Ran::Done(if made == 0 { "nothing was due".to_owned() } else { format!("{made} new editions") }))
     }
 }
