@@ -12,25 +12,37 @@ const LONGEST: Duration = Duration::from_mins(5);
 pub(super) struct Backoff {
     next: Duration,
     longest: Duration,
+    /// The wait that was given last.
+    last: Duration,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { next: FIRST, longest: LONGEST }
+        Self::up_to(LONGEST)
     }
 }
 
 impl Backoff {
     /// Waits that grow to `longest`.
     pub(super) fn up_to(longest: Duration) -> Self {
-        Self { next: FIRST.min(longest), longest }
+        Self { next: FIRST.min(longest), longest, last: Duration::ZERO }
     }
 
     /// The next wait: between half of the step and all of it, chosen by `random`.
     pub(super) fn next(&mut self, random: u8) -> Duration {
         let step = self.next;
         self.next = (step * 2).min(self.longest);
-        step / 2 + step * u32::from(random) / 510
+        self.last = step / 2 + step * u32::from(random) / 510;
+        self.last
+    }
+
+    /// What was waited for was there for this long. Begins anew if that was as long as the wait before it: a core or a link
+    /// that comes and goes is then tried about as often as it goes, and one that sends everybody away at once more and more
+    /// rarely.
+    pub(super) fn was_there(&mut self, lasted: Duration) {
+        if lasted >= self.last {
+            self.reset();
+        }
     }
 
     /// Something went well: begin anew.
@@ -54,5 +66,20 @@ mod tests {
         }
         backoff.reset();
         assert!(backoff.next(255) <= FIRST);
+    }
+
+    #[test]
+    fn who_comes_and_goes_is_not_waited_for_longer_and_longer() {
+        let mut backoff = Backoff::default();
+        for round in 0..50u8 {
+            let wait = backoff.next(round.wrapping_mul(37));
+            assert!(wait <= Duration::from_secs(16), "round {round}: {wait:?} for sessions of eight seconds");
+            backoff.was_there(Duration::from_secs(8));
+        }
+        for _ in 0..20 {
+            backoff.next(255);
+            backoff.was_there(Duration::from_millis(10));
+        }
+        assert_eq!(backoff.next(255), LONGEST, "it ends every session at once");
     }
 }

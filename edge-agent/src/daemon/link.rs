@@ -18,7 +18,7 @@ use crate::catalog::EventLevel;
 use crate::session::Connected;
 use crate::session::sync::{connect, own_names, peer_status};
 
-/// A session that lasted this long was a good one: the next wait is short again.
+/// A session that lasted this long was a good one: when it ends, the link is tried at once and often for a while.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
 /// How often the core is told how this device is, if something changed.
 const STATUS_EVERY: Duration = Duration::from_mins(1);
@@ -122,7 +122,9 @@ async fn dial_and_hold(agent: &Arc<Agent>, history: &mut History) -> CodedError 
     }
     let began = Instant::now();
     let error = Box::pin(hold(agent, connected)).await;
-    if began.elapsed() >= GOOD_SESSION {
+    let lasted = began.elapsed();
+    history.backoff.was_there(lasted);
+    if lasted >= GOOD_SESSION {
         *history = History { good_until: Some(Instant::now()), ..History::default() };
     }
     error

@@ -148,7 +148,7 @@ pub(super) async fn race_when_silent(agent: &Arc<Agent>, connected: &Connected) 
             () = tokio::time::sleep(Race::LOOK_EVERY) => {}
         }
         let stats = link.stats();
-        race.handle_look(clock.now(), stats.transfers > 0, stats.udp_bytes_received);
+        race.handle_look(clock.now(), stats.transfers > 0 || link.is_asking(), stats.udp_bytes_received);
         if !race.is_on() {
             dialling = Dialling::default();
         }

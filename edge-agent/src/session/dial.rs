@@ -1,8 +1,12 @@
 //! Reaching the core: dialling its addresses in turn, saying hello, and keeping what the welcome brought.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::name::check_device_name;
 use headwater_protocol::trust::{Token, TokenError};
@@ -23,6 +27,8 @@ use crate::device::{Card, Device};
 const REVISION_MIN: u32 = 1;
 /// How long the core may take to welcome a device.
 const WELCOME_WAIT: Duration = Duration::from_secs(30);
+/// How long one address has before the next is tried beside it: longer than a handshake takes on most links.
+const NEXT_ADDRESS_AFTER: Duration = Duration::from_secs(2);
 /// Bytes under way and not acknowledged on the session: a device has little memory.
 const SEND_WINDOW_BYTES: u64 = 8 << 20;
 /// Bytes that the core may send ahead of what the device has taken.
@@ -168,34 +174,91 @@ fn keep(agent: &Agent, device: &Device, welcome: Welcome) -> Result<(), CodedErr
     Ok(())
 }
 
+/// Dials the addresses in turn until one answers as the core that this device joined. Names are resolved anew each time: a
+/// core that has moved is found where its name leads now.
 async fn reach(
     device: &Device,
     addresses: &[String],
     options: &ClientOptions,
 ) -> Result<quinn::Connection, CodedError> {
-    let mut tried = Vec::new();
-    let mut untrusted = None;
+    let mut tries: Vec<BoxFuture<'_, _>> = Vec::new();
     for address in addresses {
-        let candidates = match resolve(address).await {
-            Ok(candidates) => candidates,
-            Err(error) => {
-                tried.push(error.to_string());
-                continue;
-            }
-        };
-        for candidate in candidates {
-            match connect(candidate, &device.identity, options).await {
-                Ok(connection) => return Ok(connection),
-                Err(error @ ConnectError::Untrusted { .. }) => {
-                    untrusted = Some(CodedError::new(&codes::PEER_UNTRUSTED, error.to_string()).with_source(error));
-                }
-                Err(error) => tried.push(error.to_string()),
-            }
+        tries.push(Box::pin(reach_named(device, address, options)));
+    }
+    let failed = match first_of(tries, NEXT_ADDRESS_AFTER).await {
+        Ok(connection) => return Ok(connection),
+        Err(failed) => failed.into_iter().flatten(),
+    };
+    let (mut tried, mut untrusted) = (Vec::new(), None);
+    for error in failed {
+        match error {
+            Unreached::Silent(text) => tried.push(text),
+            Unreached::Untrusted(error) => untrusted = Some(error),
         }
     }
-    Err(untrusted.unwrap_or_else(|| {
-        CodedError::new(&codes::CORE_UNREACHABLE, format!("the core can't be reached: {}", tried.join("; ")))
-    }))
+    Err(match untrusted {
+        Some(error) => error,
+        None => CodedError::new(&codes::CORE_UNREACHABLE, format!("the core can't be reached: {}", tried.join("; "))),
+    })
+}
+
+/// Dials what `address` stands for now, in turn.
+async fn reach_named(
+    device: &Device,
+    address: &str,
+    options: &ClientOptions,
+) -> Result<quinn::Connection, Vec<Unreached>> {
+    let candidates = resolve(address).await.map_err(|error| vec![Unreached::Silent(error.to_string())])?;
+    let mut tries: Vec<BoxFuture<'_, _>> = Vec::new();
+    for candidate in candidates {
+        tries.push(Box::pin(reach_at(device, candidate, options)));
+    }
+    first_of(tries, NEXT_ADDRESS_AFTER).await
+}
+
+async fn reach_at(
+    device: &Device,
+    address: SocketAddr,
+    options: &ClientOptions,
+) -> Result<quinn::Connection, Unreached> {
+    connect(address, &device.identity, options).await.map_err(|error| {
+        let text = error.to_string();
+        match error {
+            ConnectError::Untrusted { source, .. } => {
+                Unreached::Untrusted(CodedError::new(&codes::PEER_UNTRUSTED, text).with_source(source))
+            }
+            _ => Unreached::Silent(text),
+        }
+    })
+}
+
+/// Why an address is not the one.
+enum Unreached {
+    /// It does not lead anywhere.
+    Silent(String),
+    /// Somebody else answers there.
+    Untrusted(CodedError),
+}
+
+/// Tries one after the other, each as soon as the one before has failed or has taken that long, until one succeeds. Those
+/// that were begun go on beside it. As in RFC 8305, so that an address where nobody is keeps nobody waiting.
+async fn first_of<T, E>(tries: Vec<BoxFuture<'_, Result<T, E>>>, after: Duration) -> Result<T, Vec<E>> {
+    let mut tries = tries.into_iter();
+    let (mut running, mut failed) = (FuturesUnordered::new(), Vec::new());
+    running.extend(tries.next());
+    loop {
+        tokio::select! {
+            biased;
+            outcome = running.next(), if !running.is_empty() => match outcome {
+                Some(Ok(found)) => return Ok(found),
+                Some(Err(error)) => failed.push(error),
+                None => {}
+            },
+            () = tokio::time::sleep(after), if tries.len() > 0 => {}
+            else => return Err(failed),
+        }
+        running.extend(tries.next());
+    }
 }
 
 /// How to dial, where anything may go over the link.
@@ -274,4 +337,33 @@ fn host_name() -> String {
     let name = system.nodename().to_string_lossy();
     let fits = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     name.split('.').next().unwrap_or_default().chars().filter(fits).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    /// What a try does: waits for so many seconds, and then succeeds or fails.
+    async fn a_try(seconds: u64, succeeds: bool) -> Result<u64, u64> {
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        if succeeds { Ok(seconds) } else { Err(seconds) }
+    }
+
+    async fn outcome(tries: &[(u64, bool)]) -> (Result<u64, Vec<u64>>, u64) {
+        let began = tokio::time::Instant::now();
+        let tries = tries.iter().map(|&(seconds, succeeds)| a_try(seconds, succeeds).boxed());
+        (first_of(tries.collect(), Duration::from_secs(2)).await, began.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_where_nobody_is_keeps_nobody_waiting() {
+        assert_eq!(outcome(&[(1, true), (0, true)]).await, (Ok(1), 1), "the first has its time");
+        assert_eq!(outcome(&[(20, false), (1, true)]).await, (Ok(1), 3));
+        assert_eq!(outcome(&[(3, true), (20, false), (20, false)]).await, (Ok(3), 3), "who is slow is not given up");
+        assert_eq!(outcome(&[(0, false), (0, false), (1, true)]).await, (Ok(1), 1), "the next follows on a failure");
+        assert_eq!(outcome(&[(20, false), (1, false)]).await, (Err(vec![1, 20]), 20));
+        assert_eq!(outcome(&[]).await, (Err(vec![]), 0));
+    }
 }

@@ -113,6 +113,11 @@ impl Link {
         self.handle.stats()
     }
 
+    /// Whether a question waits for its answer.
+    pub fn is_asking(&self) -> bool {
+        self.questions.try_lock().is_err()
+    }
+
     /// The newest committed version of each of this device's own datasets.
     pub async fn heads(&self, datasets: &[String]) -> Result<Heads, CodedError> {
         let mut questions = self.questions.lock().await;
