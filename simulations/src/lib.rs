@@ -2,8 +2,11 @@
 
 pub mod checkers;
 pub mod goodput;
+pub mod kills;
 pub mod links;
 pub mod machines;
 pub mod processes;
 pub mod random;
+pub mod reconnect;
+pub mod trouble;
 pub mod world;

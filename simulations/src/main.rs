@@ -3,22 +3,27 @@
 //! `cargo run -p simulations -- machines --seeds 1000`: the same with the two machines that move versions alone.
 //! `cargo run -p simulations -- goodput bdp cubic`: what congestion controllers make of links, in virtual time.
 //! `cargo run -p simulations -- links`: what real daemons and rsync make of the same links, between network namespaces.
+//! `cargo run -p simulations -- reconnect --devices 1000`: a fleet with backlogs comes back after the core was restarted.
+//! `cargo run -p simulations -- kills --rounds 300`: kills real processes at random moments, under load.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a command")]
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::time::Instant;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use headwater_quic::Congestion;
 use simulations::goodput::scenarios;
 use simulations::world::{self, BUGS, Bug, Plan};
-use simulations::{goodput, links, machines};
+use simulations::{goodput, kills, links, machines, reconnect};
 
 const USAGE: &str = "usage: simulations sync [--seeds N] [--from S] [--plan FILE] [--bug NAME] [--threads N] [--trace]
        simulations machines [--seeds N] [--from S] [--trace]
        simulations goodput [--write] [CONTROLLER ...] [FILE ...]
        simulations links [--seconds N] [--sender bdp|cubic|rsync ...] [NAME ...] [FILE ...]
+
+       simulations kills [--rounds N] [--seed S] [--between N]
+       simulations reconnect [--devices N] [--backlog KIB] [--within SECONDS] [--seed S] [--write]
 
   --seeds N    how many seeds to play (default 1000)
   --from S     the first of them (default 0)
@@ -31,11 +36,22 @@ const USAGE: &str = "usage: simulations sync [--seeds N] [--from S] [--plan FILE
   --seconds N  after which a sender is stopped (default 60)
   NAME         a part of a link's name
 
+  --devices N  devices that come back (default 1000)
+  --backlog N  KiB that each has gathered meanwhile (default 1024)
+  --within N   seconds in which all knock (default 60)
+
+  --rounds N   moments at which something is killed (default 300)
+  --seed S     what draws them (default: the time); processes run as the machine lets them, so a seed is not repeated exactly
+  --between N  rounds after which everything is left to converge and is compared (default 25)
+
   CONTROLLER   cubic, newreno, bbr, bdp (default bdp and cubic)
   FILE         a recorded link: a time in milliseconds a line, at each of which 1500 bytes may cross";
 
-/// Where the table stands in docs/benchmarks.md.
-const SECTION: &str = "<!-- goodput in virtual time: written by `cargo run -p simulations -- goodput --write` -->";
+/// Where the tables stand in docs/benchmarks.md.
+const GOODPUT_SECTION: &str =
+    "<!-- goodput in virtual time: written by `cargo run -p simulations -- goodput --write` -->";
+const RECONNECT_SECTION: &str =
+    "<!-- a fleet that comes back: written by `cargo run --release -p simulations -- reconnect --write` -->";
 const SECTION_END: &str = "<!-- end of figures -->";
 
 /// What is to be played.
@@ -54,6 +70,8 @@ fn main() -> ExitCode {
         Some("goodput") => return goodput(given),
         Some("links") => real_links(given),
         Some("sync") => arguments(given).and_then(|arguments| sync(&arguments)),
+        Some("reconnect") => come_back(given),
+        Some("kills") => kill_processes(given).map(|()| true),
         Some("machines") => arguments(given).map(|arguments| play_machines(&arguments)),
         Some(other) => Err(format!("there is no simulation called `{other}`")),
         None => Err("which simulation?".into()),
@@ -167,6 +185,25 @@ fn play_machines(arguments: &Arguments) -> bool {
     failed == 0
 }
 
+/// Kills real processes; what does not hold is a panic, with all logs.
+fn kill_processes(mut given: impl Iterator<Item = String>) -> Result<(), String> {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    let mut options = kills::Options { seed: clock, rounds: 300, rounds_between: 25 };
+    while let Some(option) = given.next() {
+        let value = given.next().ok_or(format!("`{option}` needs a value"))?;
+        let number: u64 = value.parse().map_err(|_| format!("`{value}` is no number"))?;
+        match option.as_str() {
+            "--rounds" => options.rounds = u32::try_from(number).unwrap_or(u32::MAX),
+            "--between" => options.rounds_between = u32::try_from(number).unwrap_or(u32::MAX).max(1),
+            "--seed" => options.seed = number,
+            _ => return Err(format!("there is no option `{option}`")),
+        }
+    }
+    println!("seed {}", options.seed);
+    println!("{}", kills::run(options));
+    Ok(())
+}
+
 fn goodput(given: impl Iterator<Item = String>) -> ExitCode {
     let (mut controllers, mut links, mut write) = (Vec::new(), scenarios::all(), false);
     for argument in given {
@@ -208,19 +245,73 @@ fn goodput(given: impl Iterator<Item = String>) -> ExitCode {
     }
 }
 
-/// Puts the table into docs/benchmarks.md and the plot beside it.
+/// Lets a fleet come back; whether the core stayed as small as it should.
+fn come_back(mut given: impl Iterator<Item = String>) -> Result<bool, String> {
+    let mut options =
+        reconnect::Options { devices: 1000, backlog_bytes: 1 << 20, within: Duration::from_mins(1), seed: 1 };
+    let mut write = false;
+    while let Some(option) = given.next() {
+        if option == "--write" {
+            write = true;
+            continue;
+        }
+        let value = given.next().ok_or(format!("`{option}` needs a value"))?;
+        let number: u64 = value.parse().map_err(|_| format!("`{value}` is no number"))?;
+        match option.as_str() {
+            "--devices" => options.devices = number.max(1) as usize,
+            "--backlog" => options.backlog_bytes = (number as usize) << 10,
+            "--within" => options.within = Duration::from_secs(number),
+            "--seed" => options.seed = number,
+            _ => return Err(format!("there is no option `{option}`")),
+        }
+    }
+    let tally = reconnect::run(options);
+    println!("{tally}");
+    if write {
+        let reconnect::Options { devices, backlog_bytes, within, seed } = options;
+        let how = format!(
+            "{}, commit {}, `cargo run{} -p simulations -- reconnect --devices {devices} --backlog {} --within {} --seed \
+             {seed}`, {} cores:",
+            said_by("date", &["-u", "+%F"])?,
+            said_by("git", &["rev-parse", "--short=12", "HEAD"])?,
+            if cfg!(debug_assertions) { "" } else { " --release" },
+            backlog_bytes >> 10,
+            within.as_secs(),
+            std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        );
+        put_on_page(RECONNECT_SECTION, &reconnect::figures(&tally, &how))?;
+    }
+    Ok(tally.core_peak_bytes <= reconnect::CORE_BYTES_MAX)
+}
+
+/// What a command prints.
+fn said_by(program: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(program).args(arguments).output();
+    let output = output.map_err(|error| format!("`{program}` can't be run: {error}"))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// Puts the table of goodput into docs/benchmarks.md and the plot beside it.
 fn write_goodput(table: &str, lines: &[goodput::Line]) -> Result<(), String> {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("docs");
-    let page = docs.join("benchmarks.md");
+    let plot = goodput::plot(lines)?;
+    put_on_page(GOODPUT_SECTION, &format!("{table}\n![The same as bars](images/goodput.svg)\n"))?;
+    std::fs::write(docs().join("images/goodput.svg"), plot)
+        .map_err(|error| format!("the plot can't be written: {error}"))
+}
+
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("docs")
+}
+
+/// Puts figures into their section of docs/benchmarks.md.
+fn put_on_page(section: &str, figures: &str) -> Result<(), String> {
+    let page = docs().join("benchmarks.md");
     let text = std::fs::read_to_string(&page).map_err(|error| format!("{} can't be read: {error}", page.display()))?;
-    let begin = text.find(SECTION).map(|at| at + SECTION.len());
+    let begin = text.find(section).map(|at| at + section.len());
     let end = begin.and_then(|begin| Some(begin + text[begin..].find(SECTION_END)?));
     let (Some(begin), Some(end)) = (begin, end) else {
-        return Err(format!("{} has no place for these figures: `{SECTION}`", page.display()));
+        return Err(format!("{} has no place for these figures: `{section}`", page.display()));
     };
-    let plot = goodput::plot(lines)?;
-    let new = format!("{}\n\n{table}\n![The same as bars](images/goodput.svg)\n\n{}", &text[..begin], &text[end..]);
-    std::fs::write(docs.join("images/goodput.svg"), plot)
-        .and_then(|()| std::fs::write(&page, new))
-        .map_err(|error| format!("the figures can't be written: {error}"))
+    let new = format!("{}\n\n{figures}\n{}", &text[..begin], &text[end..]);
+    std::fs::write(&page, new).map_err(|error| format!("the figures can't be written: {error}"))
 }

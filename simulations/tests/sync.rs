@@ -4,6 +4,8 @@ use simulations::world::{BUGS, Plan, run};
 
 /// Seeds that every test run plays.
 const SEEDS: u64 = 1000;
+/// Seeds of links that do worse than lose and delay.
+const SEEDS_OF_BAD_LINKS: u64 = 40;
 /// Threads that play them.
 const THREADS: u64 = 2;
 /// Seeds in which a planted bug must be noticed.
@@ -28,6 +30,17 @@ fn every_seed_holds() {
             });
         }
     });
+}
+
+#[test]
+fn links_that_deliver_garbage_and_stall_stop_nothing() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/plans/bad-links.toml");
+    let plan = Plan::load(path.as_ref()).expect("a plan");
+    for seed in 0..SEEDS_OF_BAD_LINKS {
+        let outcome = run(seed, &plan, None, None);
+        let replay = outcome.replay(Some("simulations/plans/bad-links.toml".as_ref()), None);
+        assert!(outcome.problems.is_empty(), "seed {seed}: {:#?}\nreplay it: {replay}", outcome.problems);
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! An agent in a folder of its own.
 
-use std::net::SocketAddr;
+use std::fmt::Display;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -59,8 +59,14 @@ impl AgentProcess {
     }
 
     /// Dials this address from now on, whatever the token said.
-    pub fn dial(&self, address: SocketAddr) {
-        let settings = format!("{SETTINGS}[core]\naddresses = [\"{address}\"]\n");
+    pub fn dial(&self, address: impl Display) {
+        self.dial_all(&[&address]);
+    }
+
+    /// Dials these from now on, in this order: addresses or names, each with a port.
+    pub fn dial_all(&self, addresses: &[&dyn Display]) {
+        let list: Vec<_> = addresses.iter().map(|address| format!("\"{address}\"")).collect();
+        let settings = format!("{SETTINGS}[core]\naddresses = [{}]\n", list.join(", "));
         std::fs::write(self.data.join("agent.toml"), settings).expect("written");
     }
 

@@ -114,9 +114,28 @@ impl CoreProcess {
         self.daemon.as_mut().is_some_and(|daemon| daemon.ended().is_none())
     }
 
+    /// The most memory that the running daemon has had, as the kernel counts it, in bytes.
+    #[track_caller]
+    pub fn peak_bytes(&self) -> u64 {
+        let pid = self.daemon.as_ref().expect("the core runs").pid();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process has a status");
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB"));
+        kib.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("it counts memory") << 10
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Listens elsewhere from its next start on.
+    pub fn move_to(&mut self, address: SocketAddr) {
+        let settings = self.data.join("core.toml");
+        let text = std::fs::read_to_string(&settings).expect("read");
+        let moved = text.replace(&self.address.to_string(), &address.to_string());
+        assert_ne!(moved, text, "it moves nowhere");
+        std::fs::write(&settings, moved).expect("written");
+        self.address = address;
     }
 
     /// Its data folder.
@@ -231,7 +250,7 @@ pub(super) fn plain_command(program: &Path) -> Command {
 
 /// An address that nobody else takes, also while this core is down: the process's own of the many loopback addresses, and
 /// a port that the system gives to nobody by itself.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     let host = Ipv4Addr::new(127, 64 + (high & 63), middle, low);

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use super::namespace::{is_inside, run_inside};
 use super::say_skipped;
 
 /// A mounted file system of a given size; unmounted on drop.
@@ -15,31 +16,17 @@ pub struct SmallDisk {
 
 /// The file that can go.
 const BALLAST: &str = "can-go";
-/// Set in a test that runs itself again with a name space of its own.
-const INSIDE_VARIABLE: &str = "HEADWATER_TEST_INSIDE";
 
 impl SmallDisk {
     /// Whether the test `name` was run elsewhere and has passed: who is not root runs it again as root of a user name space
     /// of its own, where it may mount.
     #[track_caller]
     pub fn elsewhere(name: &str) -> bool {
-        if rustix::process::geteuid().is_root() || std::env::var_os(INSIDE_VARIABLE).is_some() {
+        if rustix::process::geteuid().is_root() || is_inside() {
             return false;
         }
-        let may = Command::new("unshare").args(["--user", "--map-root-user", "--mount", "true"]).status();
-        if !may.is_ok_and(|status| status.success()) {
-            // Mounting will say that it can't, and the test that it is skipped.
-            return false;
-        }
-        let status = Command::new("unshare")
-            .args(["--user", "--map-root-user", "--mount"])
-            .arg(std::env::current_exe().expect("a test has a path"))
-            .args([name, "--exact", "--nocapture"])
-            .env(INSIDE_VARIABLE, "1")
-            .status()
-            .expect("unshare runs");
-        assert!(status.success(), "the test failed in a name space of its own");
-        true
+        // Where that is not to be had, mounting will say that it can't, and the test that it is skipped.
+        run_inside(name)
     }
 
     /// Mounts one with `room_bytes` free and `more_bytes` that can be freed; none where this user may not, which is said.

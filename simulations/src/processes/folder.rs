@@ -65,10 +65,12 @@ pub fn fill(folder: &Path, seed: u64, small: usize, large: usize) {
 }
 
 /// What stands at a path: kind, the bytes that count, and the time of a file.
-type Entry = (char, Vec<u8>, i64);
+pub type Entry = (char, Vec<u8>, i64);
+/// What stands in a folder, by path.
+pub type Listing = BTreeMap<PathBuf, Entry>;
 
 /// Everything in a folder.
-pub fn listing(folder: &Path) -> BTreeMap<PathBuf, Entry> {
+pub fn listing(folder: &Path) -> Listing {
     let mut found = BTreeMap::new();
     let mut waiting = vec![folder.to_owned()];
     while let Some(next) = waiting.pop() {
@@ -101,7 +103,7 @@ pub fn assert_same(left: &Path, right: &Path) {
 
 /// Both listings must be the same.
 #[track_caller]
-pub fn assert_listings(left: &BTreeMap<PathBuf, Entry>, right: &BTreeMap<PathBuf, Entry>, which: &str) {
+pub fn assert_listings(left: &Listing, right: &Listing, which: &str) {
     for path in left.keys().chain(right.keys()) {
         let (one, other) = (left.get(path), right.get(path));
         if one != other {

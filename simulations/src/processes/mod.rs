@@ -12,15 +12,17 @@ mod daemon;
 mod disk;
 pub mod folder;
 pub mod hostile;
+mod namespace;
 mod programs;
 mod relay;
 mod said;
 mod skipped;
 
 pub use agent::AgentProcess;
-pub use core::{CoreProcess, Rights};
+pub use core::{CoreProcess, Rights, free_address};
 pub use daemon::Daemon;
 pub use disk::SmallDisk;
+pub use namespace::Names;
 pub use programs::{Program, program};
 pub use relay::Relay;
 pub use said::{Said, run};

@@ -41,8 +41,9 @@ fn find() -> PathBuf {
         return folder.into();
     }
     let test = std::env::current_exe().expect("a test has a path");
-    // target/<profile>/deps/<test>
-    let profile = test.parent().and_then(Path::parent).expect("tests lie in target/<profile>/deps").to_owned();
+    // target/<profile>/deps/<test>, or target/<profile>/<program> where a command of this package asks.
+    let folder = test.parent().expect("a program lies in a folder");
+    let profile = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder }.to_owned();
     let all = [Program::Core, Program::Agent];
     if !all.iter().all(|program| is_fresh(&profile.join(program.name()))) {
         build(&profile);

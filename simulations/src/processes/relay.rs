@@ -1,108 +1,131 @@
-//! A link that can be held: a relay of UDP datagrams between one device and its core, which stops after so many bytes.
+//! A link that fails as it is told to: a relay of UDP datagrams between devices and a core.
 //!
-//! What comes while it is held is lost, as on a cut link, and QUIC sends it again once the link is back. So a test can do
-//! something at an exact point of a transfer, however fast the machine is. Or it forgets one flow and carries the next.
+//! Each socket of a device gets one of the relay's own towards the core, as behind a NAT. The relay can hold everything
+//! after so many bytes, forget one flow, give a flow another address in the middle, let only short datagrams pass, and
+//! damage, lose or repeat what it carries. What comes while it is held is lost, as on a cut link, and QUIC sends it again
+//! once the link is back. So a test can do something at an exact point of a transfer, however fast the machine is.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::wait_for;
+use crate::random::Random;
+use crate::trouble::{Past, Trouble};
 
 /// Longest wait for a datagram before a look at whether the relay shall end.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest datagram.
 const DATAGRAM_BYTES_MAX: usize = 65_536;
+/// Flows that are known at once: with more, the oldest is forgotten. A race has fewer.
+const FLOWS_MAX: usize = 64;
 
 /// What the threads of a relay share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    core: SocketAddr,
     bytes_up: AtomicU64,
+    bytes_down: AtomicU64,
     hold_after_bytes: AtomicU64,
     held: AtomicBool,
-    /// Whether only the flow that reaches the limit stops, and which one that was.
+    /// Only the flow that reaches the limit stops, not the link.
     one_flow: bool,
-    dead: Mutex<Option<SocketAddr>>,
+    /// After so many bytes up, the flow that reaches it gets another address, once.
+    rebind_after_bytes: AtomicU64,
+    rebound: AtomicBool,
+    /// Longest datagram that passes.
+    longest: AtomicUsize,
     ended: AtomicBool,
+    up: Option<Mutex<Direction>>,
+    down: Option<Mutex<Direction>>,
+    flows: Mutex<Vec<Flow>>,
 }
 
-/// A relay in front of a core. It serves one socket of one device at a time, and ends with this value.
+/// A direction that does something to what it carries.
+#[derive(Debug)]
+struct Direction {
+    trouble: Trouble,
+    random: Random,
+    past: Past,
+}
+
+/// The way of one socket of a device.
+#[derive(Debug)]
+struct Flow {
+    device: SocketAddr,
+    far: Arc<UdpSocket>,
+    /// Nothing of it passes any more.
+    dead: Arc<AtomicBool>,
+    /// What came for it is not waited for any more.
+    forgotten: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+/// A relay in front of a core. It ends with this value.
 #[derive(Debug)]
 pub struct Relay {
     address: SocketAddr,
     state: Arc<State>,
-    threads: Vec<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Relay {
-    /// A relay to `core` that holds once the device has sent `hold_after_bytes`.
+    /// A relay to `core` that holds once the devices have sent `hold_after_bytes`.
     pub fn start(core: SocketAddr, hold_after_bytes: u64) -> Self {
-        Self::with(core, State { hold_after_bytes: hold_after_bytes.into(), ..State::default() })
+        Self::with(State { hold_after_bytes: hold_after_bytes.into(), ..State::new(core) })
     }
 
     /// A relay that then carries nothing more of this one socket of the device, and all of others: as a network does that
     /// has forgotten a flow.
     pub fn forgetting(core: SocketAddr, after_bytes: u64) -> Self {
-        Self::with(core, State { hold_after_bytes: after_bytes.into(), one_flow: true, ..State::default() })
+        Self::with(State { hold_after_bytes: after_bytes.into(), one_flow: true, ..State::new(core) })
     }
 
-    fn with(core: SocketAddr, state: State) -> Self {
-        let near = UdpSocket::bind((core.ip(), 0)).expect("a socket");
-        let far = UdpSocket::bind((core.ip(), 0)).expect("a socket");
-        far.connect(core).expect("an address");
-        for socket in [&near, &far] {
-            socket.set_read_timeout(Some(LOOK_EVERY)).expect("a timeout can be set");
-        }
+    /// A relay that then gives the flow another address towards the core, as a NAT that was restarted.
+    pub fn rebinding(core: SocketAddr, after_bytes: u64) -> Self {
+        Self::with(State { rebind_after_bytes: after_bytes.into(), ..State::new(core) })
+    }
+
+    /// A relay that does this to what it carries; which datagrams it meets is drawn from `seed`.
+    pub fn troubled(core: SocketAddr, trouble: Trouble, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let mut direction = || Some(Mutex::new(Direction { trouble, random: random.split(), past: Past::default() }));
+        Self::with(State { up: direction(), down: direction(), ..State::new(core) })
+    }
+
+    fn with(state: State) -> Self {
+        let near = Arc::new(bind(state.core));
         let address = near.local_addr().expect("bound");
         let state = Arc::new(state);
-        let device = Arc::new(Mutex::new(None));
-        let (near, far) = (Arc::new(near), Arc::new(far));
-        let up = {
-            let (near, far, state, device) =
-                (Arc::clone(&near), Arc::clone(&far), Arc::clone(&state), Arc::clone(&device));
-            std::thread::spawn(move || {
-                carry(&near, &state, |datagram, from| {
-                    let mut dead = locked(&state.dead);
-                    if *dead == Some(from) {
-                        return;
-                    }
-                    *locked(&device) = Some(from);
-                    let sent = state.bytes_up.fetch_add(datagram.len() as u64, Ordering::Relaxed);
-                    if sent >= state.hold_after_bytes.load(Ordering::Relaxed) {
-                        if !state.one_flow {
-                            state.held.store(true, Ordering::Relaxed);
-                            return;
-                        } else if dead.is_none() {
-                            *dead = Some(from);
-                            return;
-                        }
-                    }
-                    // A core that is down is a cut link too.
-                    let _ = far.send(datagram);
-                });
-            })
-        };
-        let down = {
+        let thread = {
             let state = Arc::clone(&state);
             std::thread::spawn(move || {
-                carry(&far, &state, |datagram, _| {
-                    let device = *locked(&device);
-                    let is_held = state.held.load(Ordering::Relaxed) || device == *locked(&state.dead);
-                    if let Some(device) = device.filter(|_| !is_held) {
-                        // A device that is gone needs no answer.
-                        let _ = near.send_to(datagram, device);
-                    }
-                });
+                carry(&near, || false, &state, |datagram, from| up(&state, &near, datagram, from))
             })
         };
-        Self { address, state, threads: vec![up, down] }
+        Self { address, state, thread: Some(thread) }
     }
 
     /// Where the device has to dial.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Bytes that devices have sent so far, what was lost here included.
+    pub fn bytes_up(&self) -> u64 {
+        self.state.bytes_up.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the core has sent so far.
+    pub fn bytes_down(&self) -> u64 {
+        self.state.bytes_down.load(Ordering::Relaxed)
+    }
+
+    /// Whether a flow has got another address.
+    pub fn is_rebound(&self) -> bool {
+        self.state.rebound.load(Ordering::Relaxed)
     }
 
     /// Waits until the link is held.
@@ -111,30 +134,143 @@ impl Relay {
         wait_for("the link to be held", || self.state.held.load(Ordering::Relaxed).then_some(()));
     }
 
+    /// Lets nothing pass from now on.
+    pub fn hold(&self) {
+        self.state.held.store(true, Ordering::Relaxed);
+    }
+
     /// Lets everything pass from now on.
     pub fn release(&self) {
         self.state.hold_after_bytes.store(u64::MAX, Ordering::Relaxed);
+        self.state.longest.store(usize::MAX, Ordering::Relaxed);
         self.state.held.store(false, Ordering::Relaxed);
+    }
+
+    /// Lets only datagrams up to this length pass, in both directions: small talk, and no payload.
+    pub fn let_pass_only(&self, longest_bytes: usize) {
+        self.state.longest.store(longest_bytes, Ordering::Relaxed);
+    }
+}
+
+impl State {
+    fn new(core: SocketAddr) -> Self {
+        Self {
+            core,
+            bytes_up: 0.into(),
+            bytes_down: 0.into(),
+            hold_after_bytes: u64::MAX.into(),
+            held: false.into(),
+            one_flow: false,
+            rebind_after_bytes: u64::MAX.into(),
+            rebound: false.into(),
+            longest: usize::MAX.into(),
+            ended: false.into(),
+            up: None,
+            down: None,
+            flows: Mutex::default(),
+        }
+    }
+
+    fn passes(&self, datagram: &[u8]) -> bool {
+        !self.held.load(Ordering::Relaxed) && datagram.len() <= self.longest.load(Ordering::Relaxed)
+    }
+}
+
+/// A datagram of a device.
+fn up(state: &Arc<State>, near: &Arc<UdpSocket>, datagram: &[u8], from: SocketAddr) {
+    let mut flows = locked(&state.flows);
+    let at = flows.iter().position(|flow| flow.device == from).unwrap_or_else(|| {
+        if flows.len() == FLOWS_MAX {
+            flows.remove(0).forgotten.store(true, Ordering::Relaxed);
+        }
+        flows.push(Flow::new(state, near, from));
+        flows.len() - 1
+    });
+    let sent = state.bytes_up.fetch_add(datagram.len() as u64, Ordering::Relaxed);
+    if sent >= state.hold_after_bytes.load(Ordering::Relaxed) {
+        if !state.one_flow {
+            state.held.store(true, Ordering::Relaxed);
+        } else if !flows.iter().any(Flow::is_dead) {
+            flows[at].dead.store(true, Ordering::Relaxed);
+        }
+    }
+    if sent >= state.rebind_after_bytes.load(Ordering::Relaxed) && !state.rebound.swap(true, Ordering::Relaxed) {
+        let old = std::mem::replace(&mut flows[at], Flow::new(state, near, from));
+        old.forgotten.store(true, Ordering::Relaxed);
+    }
+    let flow = &flows[at];
+    if !flow.is_dead() && state.passes(datagram) {
+        // A core that is down is a cut link too.
+        pass(state.up.as_ref(), datagram, |datagram| drop(flow.far.send(datagram)));
+    }
+}
+
+impl Flow {
+    fn new(state: &Arc<State>, near: &Arc<UdpSocket>, device: SocketAddr) -> Self {
+        let far = Arc::new(bind(state.core));
+        far.connect(state.core).expect("an address");
+        let (dead, forgotten) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let thread = {
+            let (state, near, far) = (Arc::clone(state), Arc::clone(near), Arc::clone(&far));
+            let (dead, forgotten) = (Arc::clone(&dead), Arc::clone(&forgotten));
+            std::thread::spawn(move || {
+                carry(
+                    &far,
+                    || forgotten.load(Ordering::Relaxed),
+                    &state,
+                    |datagram, _| {
+                        state.bytes_down.fetch_add(datagram.len() as u64, Ordering::Relaxed);
+                        if !dead.load(Ordering::Relaxed) && state.passes(datagram) {
+                            // A device that is gone needs no answer.
+                            pass(state.down.as_ref(), datagram, |datagram| drop(near.send_to(datagram, device)));
+                        }
+                    },
+                );
+            })
+        };
+        Self { device, far, dead, forgotten, thread }
+    }
+
+    fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
         self.state.ended.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            // A thread that panicked has said so.
-            let _ = thread.join();
+        // A thread that panicked has said so. The first one makes flows, so that it goes first.
+        let _ = self.thread.take().map(JoinHandle::join);
+        for flow in locked(&self.state.flows).drain(..) {
+            let _ = flow.thread.join();
         }
     }
+}
+
+fn pass(direction: Option<&Mutex<Direction>>, datagram: &[u8], mut send: impl FnMut(&[u8])) {
+    match direction {
+        None => send(datagram),
+        Some(direction) => {
+            let Direction { trouble, random, past } = &mut *locked(direction);
+            past.arriving(*trouble, random, datagram).iter().for_each(|datagram| send(datagram));
+        }
+    }
+}
+
+/// A socket from which `core` can be reached.
+fn bind(core: SocketAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((core.ip(), 0)).expect("a socket");
+    socket.set_read_timeout(Some(LOOK_EVERY)).expect("a timeout can be set");
+    socket
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn carry(socket: &UdpSocket, state: &State, mut pass: impl FnMut(&[u8], SocketAddr)) {
+fn carry(socket: &UdpSocket, is_over: impl Fn() -> bool, state: &State, mut pass: impl FnMut(&[u8], SocketAddr)) {
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
-    while !state.ended.load(Ordering::Relaxed) {
+    while !state.ended.load(Ordering::Relaxed) && !is_over() {
         // A timeout, or word that nobody listens at the other end: either way the next datagram is waited for.
         if let Ok((length, from)) = socket.recv_from(&mut buffer) {
             pass(&buffer[..length], from);

@@ -14,7 +14,7 @@
 //! | part | model |
 //! | --- | --- |
 //! | time | tokio's paused clock: it moves to the next thing that is due, when nothing else is to be done |
-//! | links | [`net`]: datagrams with rate, delay, jitter, bursts of losses, repeats, queues, cuts of one or both directions |
+//! | links | [`net`]: datagrams with rate, delay, jitter, bursts of losses, repeats, queues, damage, garbage, cuts of one or both directions, stalls of all but small talk |
 //! | the core's disk | packs and catalog in memory; a power cut keeps any prefix of what was not synced, some of it as zeros |
 //! | a device's disk | files and SQLite in memory (tmpfs); what SQLite has committed is durable, as `synchronous=FULL` says |
 //! | blocking work | takes a random time and is then done at once; so a process dies before or after it, never within |

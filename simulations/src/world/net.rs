@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::capacity::Capacity;
 use super::trace::Trace;
 use crate::random::Random;
+use crate::trouble::{Past, Trouble};
 
 /// Bytes of the headers of IPv4 and UDP, which travel too.
 const HEADER_BYTES: u64 = 28;
@@ -50,6 +51,8 @@ pub(super) struct Line {
     pub(super) turns: [u32; 2],
     /// Datagrams that come twice, in a million.
     pub(super) twice: u32,
+    /// What it makes of what it carries.
+    pub(super) trouble: Trouble,
     /// How long the queue in front of it may be, in time.
     pub(super) queue: Duration,
 }
@@ -60,6 +63,9 @@ struct Direction {
     is_cut: bool,
     is_bad: bool,
     free_at: Instant,
+    past: Past,
+    /// Longest datagram that passes.
+    longest: usize,
 }
 
 /// A device's link.
@@ -161,7 +167,10 @@ impl Network {
     /// Gives the next device its link.
     pub(super) fn add_link(&self, up: Line, down: Line) {
         let now = Instant::now();
-        let direction = |line| Direction { line, is_cut: false, is_bad: false, free_at: now };
+        let direction = |line| {
+            let (past, longest) = (Past::default(), usize::MAX);
+            Direction { line, is_cut: false, is_bad: false, free_at: now, past, longest }
+        };
         let mut state = self.state();
         state.links.push(Link { up: direction(up), down: direction(down), generation: 0 });
         state.bytes.push(LinkBytes::default());
@@ -180,6 +189,12 @@ impl Network {
         let link = &mut self.state().links[usize::from(device)];
         link.up.is_cut = up;
         link.down.is_cut = down;
+    }
+
+    /// Lets only datagrams up to this length pass over a device's link.
+    pub(super) fn let_pass_only(&self, device: u8, longest: usize) {
+        let link = &mut self.state().links[usize::from(device)];
+        (link.up.longest, link.down.longest) = (longest, longest);
     }
 
     /// From now on the core sees another address of the device; what it sends to the one before goes nowhere.
@@ -284,10 +299,17 @@ impl Network {
             }
             (&mut link.down, from, SocketAddr::new(Self::address_of(device), to.port()))
         };
-        for arrival in direction.pass(bytes, &mut state.random) {
+        if payload.len() > direction.longest {
+            return;
+        }
+        let arrivals = direction.pass(bytes, &mut state.random);
+        let Some(first) = arrivals.first().copied() else { return };
+        let damaged = direction.past.arriving(direction.line.trouble, &mut state.random, payload);
+        let arriving = damaged.into_iter().map(|payload| (first, payload.into()));
+        let again = arrivals.into_iter().skip(1).map(|arrival| (arrival, Bytes::copy_from_slice(payload)));
+        for (arrival, payload) in arriving.chain(again) {
             state.sequence += 1;
-            let datagram = Datagram { from: seen_from, to, payload: Bytes::copy_from_slice(payload) };
-            state.under_way.insert((arrival, state.sequence), datagram);
+            state.under_way.insert((arrival, state.sequence), Datagram { from: seen_from, to, payload });
             self.changed.notify_one();
         }
     }

@@ -125,6 +125,14 @@ pub struct LinkPlan {
     pub burst_length: Range,
     /// Of ten thousand datagrams, so many come twice.
     pub twice: Range,
+    /// So many have a bit flipped.
+    pub flipped: Range,
+    /// So many are cut short.
+    pub truncated: Range,
+    /// Beside so many an old one comes again.
+    pub replayed: Range,
+    /// Beside so many one comes that nobody sent.
+    pub garbage: Range,
     /// A device may send no more than so much in any second.
     pub capped: Percent,
     /// That cap, in kilobits, scaled.
@@ -159,6 +167,10 @@ pub struct TroublePlan {
     pub cut_ms: Range,
     /// A cut is of one direction only.
     pub one_way: Percent,
+    /// A link stalls with the connection open: it carries small talk, and no payload.
+    pub stalls: Range,
+    /// For so many milliseconds, scaled.
+    pub stall_ms: Range,
     /// The device's address changes.
     pub address_changes: Range,
     /// A link becomes another one.

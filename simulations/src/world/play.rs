@@ -138,6 +138,10 @@ impl World {
                 self.fact(Fact::Cut { device });
             }
             Event::Mend { device } => self.network.cut(device, false, false),
+            Event::LetPass { device, longest } => {
+                self.network.let_pass_only(device, longest);
+                self.fact(Fact::Cut { device });
+            }
             Event::ChangeAddress { device } => self.network.change_address(device),
             Event::ChangeLink { device, up, down } => self.network.set_lines(device, *up, *down),
             Event::KillCore { power } => self.kill_core(power).await,
@@ -217,6 +221,7 @@ impl World {
         self.trace.line("all is well");
         for device in 0..self.devices.len() as u8 {
             self.network.cut(device, false, false);
+            self.network.let_pass_only(device, usize::MAX);
             self.network.set_lines(device, good_line(), good_line());
         }
         self.core.set_room(None);

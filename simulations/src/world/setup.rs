@@ -16,9 +16,12 @@ use super::process::{DiskSpeed, Machine, WallClock};
 use super::trace::Trace;
 use super::users::Folder;
 use crate::random::Random;
+use crate::trouble::Trouble;
 
 /// Wandering lines are no faster than this, in bytes per second.
 const WANDERING_RATE_MAX: u64 = 2_500_000;
+/// What passes a link that stalls: acknowledgements and signs of life, and no payload.
+const SHORT_BYTES: usize = 200;
 /// The link of a device once all is well.
 const GOOD_RATE: u64 = 2_500_000;
 
@@ -40,6 +43,11 @@ pub(super) enum Event {
         device: u8,
         up: Box<Line>,
         down: Box<Line>,
+    },
+    /// Only short datagrams pass from now on, or all again.
+    LetPass {
+        device: u8,
+        longest: usize,
     },
     KillCore {
         power: bool,
@@ -236,6 +244,11 @@ impl Drawing {
             let after = Duration::from_millis(trouble.cut_ms.draw_scaled(&mut self.random));
             self.at(time + after, Event::Mend { device });
         }
+        for _ in 0..trouble.stalls.draw(&mut self.random) {
+            let (time, device) = self.some_time(|device, _| Event::LetPass { device, longest: SHORT_BYTES });
+            let after = Duration::from_millis(trouble.stall_ms.draw_scaled(&mut self.random));
+            self.at(time + after, Event::LetPass { device, longest: usize::MAX });
+        }
         for _ in 0..trouble.address_changes.draw(&mut self.random) {
             self.some_time(|device, _| Event::ChangeAddress { device });
         }
@@ -282,9 +295,9 @@ fn fill(folder: &mut Folder, files: Range, random: &mut Random, facts: &mut Vec<
     }
 }
 
-/// A time that somebody could set a clock to: 1970, long ago, far ahead.
+/// A time that somebody could set a clock to: 1970, long ago, 2050, far ahead.
 fn wrong_time(random: &mut Random) -> u64 {
-    *random.pick(&[0, 1, 86_400, 946_684_800, 1_700_000_000, 1_800_000_000, 4_102_444_800])
+    *random.pick(&[0, 1, 86_400, 946_684_800, 1_700_000_000, 1_800_000_000, 2_524_608_000, 4_102_444_800])
 }
 
 /// One direction of a link.
@@ -306,6 +319,13 @@ fn line(plan: &LinkPlan, random: &mut Random) -> Line {
         loss,
         turns: [turn(plan.burst_every.draw_scaled(random)), turn(plan.burst_length.draw_scaled(random))],
         twice: plan.twice.draw(random) as u32 * 100,
+        trouble: Trouble {
+            lost: 0,
+            flipped: plan.flipped.draw(random) as u32 * 100,
+            truncated: plan.truncated.draw(random) as u32 * 100,
+            replayed: plan.replayed.draw(random) as u32 * 100,
+            garbage: plan.garbage.draw(random) as u32 * 100,
+        },
         queue: Duration::from_millis(plan.queue_ms.draw_scaled(random)),
     }
 }
@@ -319,6 +339,7 @@ pub(super) fn good_line() -> Line {
         loss: [0; 2],
         turns: [0; 2],
         twice: 0,
+        trouble: Trouble::default(),
         queue: Duration::from_millis(500),
     }
 }

@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use simulations::processes::folder::{self, Dice};
-use simulations::processes::{AgentProcess, CoreProcess, Rights, SmallDisk};
+use simulations::processes::{AgentProcess, CoreProcess, Rights, SmallDisk, wait_for};
 
 const MIB: u64 = 1 << 20;
 const LARGE_BYTES: usize = 40 << 20;
@@ -134,5 +134,139 @@ fn the_publisher_s_disk_is_full() {
     fs::remove_file(ballast).expect("removed");
     agent.sync();
     folder::assert_same(&source, &core.export("cam/north"));
+    core.verify();
+}
+
+/// Two devices that publish all the time, and one that reads both, while a disk of the core fills up.
+struct Load {
+    core: CoreProcess,
+    publishers: [(AgentProcess, PathBuf, PathBuf); 2],
+    reader: AgentProcess,
+}
+
+const DATASETS: [&str; 2] = ["cam/one", "cam/two"];
+
+impl Load {
+    /// Everybody runs, and all have the first versions.
+    fn start(mut core: CoreProcess) -> Self {
+        core.run();
+        let mut reader = core.device("reader");
+        let publishers = DATASETS.map(|dataset| {
+            let mut agent = core.device(dataset.strip_prefix("cam/").expect("a name"));
+            let source = agent.scratch().join("source");
+            folder::fill(&source, 67, 20, 1);
+            let text = source.to_str().expect("plain").to_owned();
+            agent.run_command(&["publish", &text, "--dataset", dataset, "--every", "1s"]).success();
+            let copy = reader.subscribe(dataset);
+            agent.run();
+            (agent, source, copy)
+        });
+        reader.run();
+        let load = Self { core, publishers, reader };
+        load.wait_until_same();
+        load
+    }
+
+    /// Everybody has the same, of its own accord.
+    #[track_caller]
+    fn wait_until_same(&self) {
+        for (_, source, copy) in &self.publishers {
+            wait_for("the newest version at the reader", || {
+                (copy.exists() && folder::listing(source) == folder::listing(copy)).then_some(())
+            });
+        }
+    }
+
+    /// Once `fill` was done everybody is told why nothing goes on, and nobody ends; after
+    /// `make_room` it goes on by itself.
+    #[track_caller]
+    fn lives_through(mut self, fill: impl FnOnce(), make_room: impl FnOnce()) {
+        fill();
+        for (number, (_, source, _)) in (71..).zip(&self.publishers) {
+            for part in 0..10u64 {
+                folder::write(&source.join(format!("more/{part}.bin")), &Dice::new(number * 100 + part).bytes(4 << 20));
+            }
+        }
+        for (agent, ..) in &self.publishers {
+            let status = agent.wait_status("word of the full disk", |status| status["last_error"]["code"] == "HW-4006");
+            assert!(status["last_error"]["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "{status}");
+            assert!(agent.log().contains("HW-4006"), "{}", agent.log());
+        }
+        let errors = self.core.ask(&["status"])["errors"].to_string();
+        assert!(errors.contains("HW-4006"), "{errors}");
+        assert!(self.core.is_running(), "a full disk ended the core");
+        for (_, _, copy) in &self.publishers {
+            assert!(copy.join("part0").exists(), "what was there is gone");
+        }
+        make_room();
+        self.wait_until_same();
+        for ((mut agent, source, _), dataset) in self.publishers.into_iter().zip(DATASETS) {
+            folder::assert_same(&source, &self.core.export(dataset));
+            assert_eq!(agent.ask(&["verify"])["damaged_count"], 0);
+            agent.stop();
+        }
+        self.reader.stop();
+        self.core.verify();
+        assert!(!self.core.log().contains("panicked"), "{}", self.core.log());
+    }
+}
+
+#[test]
+fn the_core_s_disk_fills_up_under_load() {
+    if SmallDisk::elsewhere("disk_full::the_core_s_disk_fills_up_under_load") {
+        return;
+    }
+    let Some(disk) = SmallDisk::mount(30 * MIB, 200 * MIB) else { return };
+    let load = Load::start(CoreProcess::init_at(&disk.path().join("core")));
+    load.lives_through(|| (), || disk.make_room());
+}
+
+#[test]
+fn the_disk_of_the_core_s_catalog_is_full_under_load() {
+    if SmallDisk::elsewhere("disk_full::the_disk_of_the_core_s_catalog_is_full_under_load") {
+        return;
+    }
+    let Some(disk) = SmallDisk::mount(4 * MIB, MIB) else { return };
+    let core = CoreProcess::init_at(&disk.path().join("core"));
+    // Its packs lie on another disk.
+    let (packs, elsewhere) = (core.data().join("packs"), core.scratch().join("packs"));
+    if packs.exists() {
+        fs::remove_dir(&packs).expect("a new core has no packs");
+    }
+    fs::create_dir(&elsewhere).expect("made");
+    std::os::unix::fs::symlink(&elsewhere, &packs).expect("made");
+    let load = Load::start(core);
+    let ballast = disk.path().join("ballast");
+    load.lives_through(|| drop(use_up(disk.path())), || fs::remove_file(&ballast).expect("removed"));
+}
+
+#[test]
+fn the_disk_of_a_device_that_runs_is_full_for_a_while() {
+    if SmallDisk::elsewhere("disk_full::the_disk_of_a_device_that_runs_is_full_for_a_while") {
+        return;
+    }
+    let Some(disk) = SmallDisk::mount(8 * MIB, MIB) else { return };
+    let core = CoreProcess::start();
+    let mut agent = AgentProcess::at("north", &disk.path().join("agent"));
+    core.admit(&agent, Rights::default());
+    let source = agent.scratch().join("source");
+    folder::fill(&source, 68, 100, 1);
+    let text = source.to_str().expect("plain");
+    agent.run_command(&["publish", text, "--dataset", "cam/north", "--every", "1s"]).success();
+    agent.run();
+    let is_same = || {
+        let there = core.list(&["dataset", "list"]).first().is_some_and(|row| row["number"] != 0);
+        (there && folder::listing(&source) == folder::listing(&core.export("cam/north"))).then_some(())
+    };
+    wait_for("the first version", is_same);
+    let ballast = use_up(disk.path());
+    folder::fill(&source.join("more"), 69, 2000, 0);
+    agent.wait_status("word of the full disk", |status| status["last_error"]["code"] == "HW-4006");
+    assert!(agent.log().contains("HW-4006"), "{}", agent.log());
+    assert!(agent.is_running());
+    fs::remove_file(ballast).expect("removed");
+    wait_for("the version after it", is_same);
+    assert_eq!(agent.ask(&["verify"])["damaged_count"], 0);
+    agent.stop();
     core.verify();
 }

@@ -3,14 +3,17 @@
 //! Every test ends by showing that the same core and the same devices still do their work, and that what they hold is
 //! byte for byte what was published.
 
+mod bad_links;
 mod disk_full;
 mod files;
+mod fleet;
 mod frames;
 mod freeing;
 mod joining;
 mod kills;
 mod local;
 mod manifests;
+mod moving;
 mod publishing;
 mod rights;
 mod sessions;
