@@ -20,6 +20,10 @@ use crate::config::Config;
 use crate::control::{Answer, Request};
 use crate::daemon::{self, InitOptions, RunOptions};
 
+/// Threads for what blocks: the catalog, packs, compression, commands. Each keeps what it compresses with, about a megabyte, so
+/// that tokio's own limit of 512 would cost more memory than all else when a whole fleet comes back at once. Far more
+/// than there are cores, because most of them wait: for the disk, and commands for who reads their answers.
+const BLOCKING_THREADS_MAX: usize = 128;
 /// How long work that is under way may go on when the daemon stops.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Opens the names of environment variables that are configuration.
@@ -71,6 +75,7 @@ pub(super) fn run(plan: RunPlan) -> Result<ExitCode, CodedError> {
         .map_err(|error| CodedError::new(&codes::CONFIG_INVALID, error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .thread_name("core")
         .build()
         .map_err(|error| CodedError::new(&codes::INTERNAL, "no runtime can be started").with_source(error))?;
