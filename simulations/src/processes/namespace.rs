@@ -73,9 +73,9 @@ impl Names {
 
     /// From now on `name` leads to these addresses, and no other name anywhere.
     pub fn lead(&self, name: &str, addresses: &[IpAddr]) {
-        let lines: String = addresses.iter().map(|address| format!("{address} {name}\n")).collect();
+        let lines: Vec<_> = addresses.iter().map(|address| format!("{address} {name}\n")).collect();
         // In place: the file that is mounted is this very one.
-        fs::write(self.file.path(), lines).expect("written");
+        fs::write(self.file.path(), lines.concat()).expect("written");
     }
 }
 

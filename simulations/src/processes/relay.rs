@@ -102,7 +102,7 @@ impl Relay {
         let thread = {
             let state = Arc::clone(&state);
             std::thread::spawn(move || {
-                carry(&near, || false, &state, |datagram, from| up(&state, &near, datagram, from))
+                carry(&near, || false, &state, |datagram, from| up(&state, &near, datagram, from));
             })
         };
         Self { address, state, thread: Some(thread) }

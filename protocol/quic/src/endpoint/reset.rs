@@ -25,8 +25,8 @@ const INTERVAL_MIN: Duration = Duration::from_millis(1);
 /// Makes an endpoint recognise, and reset, connections that an earlier process with the same identity had.
 pub(super) fn remember_across_restarts(config: &mut EndpointConfig, identity: &Identity) {
     let key = identity.key();
-    let [a, b, c, d, e, f, g, h, ..] = *key.secret(ID_CONTEXT);
-    let id_key = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    let id_secret = key.secret(ID_CONTEXT);
+    let id_key = u64::from_le_bytes(*id_secret.first_chunk().expect("8 of 32 bytes"));
     config
         .reset_key(Arc::new(ResetKey(key.secret(TOKEN_CONTEXT))))
         .cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(id_key)))
