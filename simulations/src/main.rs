@@ -33,7 +33,7 @@ const USAGE: &str = "usage: simulations sync [--seeds N] [--from S] [--plan FILE
   --trace      print everything that happens
   --write      put the table into docs/benchmarks.md, and the plot into docs/images
 
-  --seconds N  after which a sender is stopped (default 60)
+  --seconds N  after which a sender is stopped (default 120)
   NAME         a part of a link's name
 
   --devices N  devices that come back (default 1000)

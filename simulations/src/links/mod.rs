@@ -20,7 +20,7 @@ const INSIDE: &str = "HEADWATER_LINKS_INSIDE";
 /// Who sends where nobody is named: the agent with these controllers, and rsync.
 const SENDERS: [Who; 3] = [Who::Agent("bdp"), Who::Agent("cubic"), Who::Rsync];
 /// Seconds after which a sender is stopped where nothing else is said.
-const SECONDS: u64 = 60;
+const SECONDS: u64 = 120;
 /// A link that comes and goes is watched for so many of its turns.
 const TURNS_WATCHED: u64 = 5;
 /// What is ready to be sent where there is no end of it, over what the link carries in the time.
