@@ -140,6 +140,9 @@ pub struct PublishSettings {
     /// Time between two scans.
     #[serde(default = "scan_every")]
     pub every: HumanDuration,
+    /// Whether it goes before everything else, as model updates do.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub urgent: bool,
 }
 
 /// A dataset that is kept here.
@@ -354,6 +357,7 @@ mod tests {
                 dataset: template("open"),
                 mode: Mode::Append,
                 every,
+                urgent: false,
             }],
             local: vec![LocalSettings { folder: local.to_owned(), dataset: template("secret") }],
             ..Settings::default()

@@ -1,6 +1,7 @@
 //! `cargo run -p simulations -- sync --seeds 1000`: plays seeds of the world, prints what the checkers found, and how to
 //! replay it.
 //! `cargo run -p simulations -- machines --seeds 1000`: the same with the two machines that move versions alone.
+//! `cargo run -p simulations -- idle`: what a device costs that has nothing to do, and how soon an update gets through.
 //! `cargo run -p simulations -- goodput bdp cubic`: what congestion controllers make of links, in virtual time.
 //! `cargo run -p simulations -- links`: what real daemons and rsync make of the same links, between network namespaces.
 //! `cargo run -p simulations -- reconnect --devices 1000`: a fleet with backlogs comes back after the core was restarted.
@@ -8,17 +9,23 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "it is a command")]
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use headwater_quic::Congestion;
 use simulations::goodput::scenarios;
-use simulations::world::{self, BUGS, Bug, Plan};
-use simulations::{goodput, kills, links, machines, reconnect};
+use simulations::tally::Tally;
+use simulations::world::{self, BUGS, Bug, FULL_LINKS, IDLING, Plan};
+use simulations::{goodput, kills, links, machines, quiet, reconnect};
 
-const USAGE: &str = "usage: simulations sync [--seeds N] [--from S] [--plan FILE] [--bug NAME] [--threads N] [--trace]
+const USAGE: &str =
+    "usage: simulations sync [--seeds N] [--from S] [--plan FILE | --all-plans] [--bug NAME] [--threads N] [--trace]
        simulations machines [--seeds N] [--from S] [--trace]
+       simulations idle [--write]
        simulations goodput [--write] [CONTROLLER ...] [FILE ...]
        simulations links [--seconds N] [--sender bdp|cubic|rsync ...] [NAME ...] [FILE ...]
 
@@ -28,6 +35,7 @@ const USAGE: &str = "usage: simulations sync [--seeds N] [--from S] [--plan FILE
   --seeds N    how many seeds to play (default 1000)
   --from S     the first of them (default 0)
   --plan FILE  what runs are to be like (default simulations/plans/default.toml)
+  --all-plans  play all plans of simulations/plans in turn, one with each seed
   --bug NAME   plant a mistake, to see that it is noticed: one of those in simulations/src/world/bugs.rs
   --threads N  threads that play them (default 1)
   --trace      print everything that happens
@@ -47,11 +55,16 @@ const USAGE: &str = "usage: simulations sync [--seeds N] [--from S] [--plan FILE
   CONTROLLER   cubic, newreno, bbr, bdp (default bdp and cubic)
   FILE         a recorded link: a time in milliseconds a line, at each of which 1500 bytes may cross";
 
+/// Where the plans are.
+const PLANS: &str = "simulations/plans";
+/// After so many seeds it is said how it goes.
+const SAY_EVERY: usize = 1000;
 /// Where the tables stand in docs/benchmarks.md.
 const GOODPUT_SECTION: &str =
     "<!-- goodput in virtual time: written by `cargo run -p simulations -- goodput --write` -->";
 const RECONNECT_SECTION: &str =
     "<!-- a fleet that comes back: written by `cargo run --release -p simulations -- reconnect --write` -->";
+const IDLE_SECTION: &str = "<!-- idle cost in virtual time: written by `cargo run -p simulations -- idle --write` -->";
 const SECTION_END: &str = "<!-- end of figures -->";
 
 /// What is to be played.
@@ -59,6 +72,7 @@ struct Arguments {
     seeds: u64,
     from: u64,
     plan: Option<PathBuf>,
+    all_plans: bool,
     bug: Option<Bug>,
     threads: u64,
     trace: bool,
@@ -69,6 +83,11 @@ fn main() -> ExitCode {
     let result = match given.next().as_deref() {
         Some("goodput") => return goodput(given),
         Some("links") => real_links(given),
+        Some("idle") => match (given.next().as_deref(), given.next()) {
+            (None, _) => idle(false),
+            (Some("--write"), None) => idle(true),
+            (Some(other), _) => Err(format!("`idle` takes no `{other}`")),
+        },
         Some("sync") => arguments(given).and_then(|arguments| sync(&arguments)),
         Some("reconnect") => come_back(given),
         Some("kills") => kill_processes(given).map(|()| true),
@@ -87,7 +106,8 @@ fn main() -> ExitCode {
 }
 
 fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut arguments = Arguments { seeds: 1000, from: 0, plan: None, bug: None, threads: 1, trace: false };
+    let mut arguments =
+        Arguments { seeds: 1000, from: 0, plan: None, all_plans: false, bug: None, threads: 1, trace: false };
     while let Some(option) = given.next() {
         let mut value = || given.next().ok_or(format!("`{option}` needs a value"));
         let number = |value: String| value.parse().map_err(|_| format!("`{value}` is no number"));
@@ -101,6 +121,7 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, Strin
                 let known = BUGS.iter().map(|(bug, _)| *bug).find(|bug| format!("{bug:?}") == name);
                 arguments.bug = Some(known.ok_or(format!("there is no mistake called `{name}`"))?);
             }
+            "--all-plans" => arguments.all_plans = true,
             "--trace" => arguments.trace = true,
             _ => return Err(format!("there is no option `{option}`")),
         }
@@ -108,37 +129,72 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, Strin
     Ok(arguments)
 }
 
+/// The plans to play, each with the file that it is from: of several, a seed has the one at its own place, around and around.
+fn plans(arguments: &Arguments) -> Result<Vec<(Option<PathBuf>, Plan)>, String> {
+    if arguments.all_plans {
+        let folder = Path::new(PLANS);
+        let listed = std::fs::read_dir(folder).map_err(|error| format!("{PLANS} can't be read: {error}"))?;
+        let mut files: Vec<PathBuf> = listed.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        files.sort_unstable();
+        return files.into_iter().map(|file| Ok((Some(file.clone()), load(&file)?))).collect();
+    }
+    let plan = arguments.plan.as_deref().map_or_else(|| Ok(Plan::standard()), load)?;
+    Ok(vec![(arguments.plan.clone(), plan)])
+}
+
+fn load(file: &Path) -> Result<Plan, String> {
+    Plan::load(file).map_err(|error| error.to_string())
+}
+
+/// What has been played.
+#[derive(Default)]
+struct Played {
+    hashes: BTreeMap<u64, String>,
+    failed: u64,
+    tally: Tally,
+}
+
+impl fmt::Display for Played {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut hasher = blake3::Hasher::new();
+        for hash in self.hashes.values() {
+            hasher.update(hash.as_bytes());
+        }
+        let (hash, failed) = (&hasher.finalize().to_hex()[..16], self.failed);
+        write!(f, "{} seeds, {failed} failed, traces {hash}: {}", self.hashes.len(), self.tally)
+    }
+}
+
 /// Plays seeds of the world; whether all hold.
 fn sync(arguments: &Arguments) -> Result<bool, String> {
-    let plan = match &arguments.plan {
-        Some(path) => Plan::load(path).map_err(|error| error.to_string())?,
-        None => Plan::standard(),
-    };
+    let plans = plans(arguments)?;
     let began = Instant::now();
     let threads = if arguments.trace { 1 } else { arguments.threads.max(1) };
     let seeds = arguments.from..arguments.from.saturating_add(arguments.seeds);
+    let played = Mutex::new(Played::default());
     let play_part = |part: u64| {
-        let seeds = seeds.clone().skip(part as usize).step_by(threads as usize);
-        seeds.map(|seed| play(seed, &plan, arguments)).collect::<Vec<_>>()
+        for seed in seeds.clone().skip(part as usize).step_by(threads as usize) {
+            let (file, plan) = &plans[(seed % plans.len() as u64) as usize];
+            let outcome = play(seed, file.as_deref(), plan, arguments);
+            let mut played = played.lock().unwrap_or_else(PoisonError::into_inner);
+            played.failed += u64::from(!outcome.problems.is_empty());
+            played.tally.add(&outcome.tally);
+            played.hashes.insert(seed, outcome.trace_hash);
+            if played.hashes.len().is_multiple_of(SAY_EVERY) {
+                println!("after {:.0} s: {played}", began.elapsed().as_secs_f64());
+            }
+        }
     };
-    let mut outcomes: Vec<world::Outcome> = std::thread::scope(|scope| {
-        let playing: Vec<_> = (0..threads).map(|part| scope.spawn(move || play_part(part))).collect();
-        playing.into_iter().flat_map(|part| part.join().expect("findings are no panics")).collect()
+    std::thread::scope(|scope| {
+        let play_part = &play_part;
+        (0..threads).for_each(|part| drop(scope.spawn(move || play_part(part))));
     });
-    outcomes.sort_unstable_by_key(|outcome| outcome.seed);
-    let (mut played, mut hashes) = (world::Tally::default(), blake3::Hasher::new());
-    for outcome in &outcomes {
-        played.add(&outcome.tally);
-        hashes.update(outcome.trace_hash.as_bytes());
-    }
-    let failed = outcomes.iter().filter(|outcome| !outcome.problems.is_empty()).count();
-    let (hash, seconds) = (&hashes.finalize().to_hex()[..16], began.elapsed().as_secs_f64());
-    let Arguments { seeds, from, .. } = arguments;
-    println!("{seeds} seeds from {from} in {seconds:.1} s, {failed} failed, traces {hash}: {played}");
-    Ok(failed == 0)
+    let played = played.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("from {} in {:.1} s: {played}", arguments.from, began.elapsed().as_secs_f64());
+    Ok(played.failed == 0)
 }
 
-fn play(seed: u64, plan: &Plan, arguments: &Arguments) -> world::Outcome {
+fn play(seed: u64, file: Option<&Path>, plan: &Plan, arguments: &Arguments) -> world::Outcome {
     let sink = || Box::new(|line: &str| println!("{line}")) as world::TraceSink;
     let outcome = world::run(seed, plan, arguments.bug, arguments.trace.then(sink));
     if !outcome.problems.is_empty() {
@@ -146,7 +202,7 @@ fn play(seed: u64, plan: &Plan, arguments: &Arguments) -> world::Outcome {
             "seed {seed} failed (trace {}):\n  {}\n  replay: {}",
             outcome.trace_hash,
             outcome.problems.join("\n  "),
-            outcome.replay(arguments.plan.as_deref(), arguments.bug)
+            outcome.replay(file, arguments.bug)
         );
     }
     outcome
@@ -164,7 +220,7 @@ fn real_links(given: impl Iterator<Item = String>) -> Result<bool, String> {
 /// Plays seeds of the two machines; whether all hold.
 fn play_machines(arguments: &Arguments) -> bool {
     let mut failed = 0;
-    let mut played = machines::Tally::default();
+    let mut played = Tally::default();
     for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
         let mut print = |line: &str| println!("{line}");
         let trace: Option<machines::TraceSink<'_>> = if arguments.trace { Some(&mut print) } else { None };
@@ -297,6 +353,23 @@ fn write_goodput(table: &str, lines: &[goodput::Line]) -> Result<(), String> {
     put_on_page(GOODPUT_SECTION, &format!("{table}\n![The same as bars](images/goodput.svg)\n"))?;
     std::fs::write(docs().join("images/goodput.svg"), plot)
         .map_err(|error| format!("the plot can't be written: {error}"))
+}
+
+/// Measures what a device costs that has nothing to do, and how soon an update gets through a full link.
+fn idle(write: bool) -> Result<bool, String> {
+    let idling = IDLING.iter().map(|idling| (*idling, world::idle(*idling, world::DAY)));
+    let idling: Vec<_> = idling.inspect(|(idling, cost)| eprintln!("{}: {cost:?}", idling.name)).collect();
+    let full = FULL_LINKS.iter().map(|&(round_trip_ms, loss)| {
+        let round_trip = Duration::from_millis(round_trip_ms);
+        (round_trip, loss, world::first_byte(round_trip, loss))
+    });
+    let full: Vec<_> = full.inspect(|(_, _, first)| eprintln!("{first:?}")).collect();
+    let (tables, all_reached) = quiet::tables(&idling, &full);
+    println!("{tables}");
+    if write {
+        put_on_page(IDLE_SECTION, &tables)?;
+    }
+    Ok(all_reached)
 }
 
 fn docs() -> PathBuf {

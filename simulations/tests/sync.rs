@@ -1,5 +1,8 @@
 //! Seeds of the world that every test run plays, and bugs that the checkers must notice.
 
+use std::sync::Mutex;
+
+use simulations::tally::Tally;
 use simulations::world::{BUGS, Plan, run};
 
 /// Seeds that every test run plays.
@@ -8,6 +11,39 @@ const SEEDS: u64 = 1000;
 const SEEDS_OF_BAD_LINKS: u64 = 40;
 /// Threads that play them.
 const THREADS: u64 = 2;
+/// What must have happened somewhere in these seeds, and to datagrams.
+const HAPPENED: &[&str] = &[
+    "addresses changed",
+    "clocks set",
+    "core's disk failing",
+    "core's disk full",
+    "NATs that forgot a device",
+    "cores killed",
+    "cores killed within disk work",
+    "cores taken over",
+    "cores without power",
+    "cores without power within disk work",
+    "datagrams at full queues",
+    "datagrams into cut links",
+    "datagrams lost",
+    "datagrams overtaken",
+    "datagrams repeated",
+    "devices joined",
+    "devices killed",
+    "files added",
+    "files changed",
+    "files deleted by command",
+    "files freed",
+    "files removed",
+    "files renamed",
+    "garbage collections",
+    "links changed",
+    "links cut",
+    "links cut one way",
+    "sessions with an impostor",
+    "verifications",
+    "versions taken",
+];
 /// Seeds in which a planted bug must be noticed.
 const SEEDS_WITH_BUG: u64 = 60;
 
@@ -18,18 +54,24 @@ fn short() -> Plan {
 #[test]
 fn every_seed_holds() {
     let plan = short();
+    let happened = Mutex::new(Tally::default());
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
-            let plan = &plan;
+            let (plan, happened) = (&plan, &happened);
             scope.spawn(move || {
                 for seed in (thread..SEEDS).step_by(THREADS as usize) {
                     let outcome = run(seed, plan, None, None);
                     let replay = outcome.replay(Some("simulations/plans/short.toml".as_ref()), None);
                     assert!(outcome.problems.is_empty(), "seed {seed}: {:#?}\nreplay it: {replay}", outcome.problems);
+                    happened.lock().unwrap().add(&outcome.tally);
                 }
             });
         }
     });
+    let happened = happened.into_inner().unwrap();
+    for what in HAPPENED {
+        assert!(happened.of(what) > 0, "in {SEEDS} seeds there were no {what}: {happened}");
+    }
 }
 
 #[test]

@@ -55,13 +55,9 @@ pub(crate) fn collect_garbage(core: &Core) -> Result<String, CodedError> {
     ))
 }
 
-fn collect(
-    core: &Core,
-    last_copy: bool,
-    dry_run: bool,
-    progress: &mut dyn FnMut(GcProgress) -> bool,
-) -> Result<GcReport, CodedError> {
-    let options = GcOptions {
+/// What gc is to do in this core.
+pub fn gc_options(core: &Core, last_copy: bool, dry_run: bool) -> GcOptions {
+    GcOptions {
         now: core.now(),
         retention: Retention {
             keep_last: Some(u64::from(core.config.retention.keep_last)).filter(|&keep| keep > 0),
@@ -70,7 +66,16 @@ fn collect(
         dry_run,
         last_copy,
         rewrite_live_percent_max: Some(REWRITE_LIVE_PERCENT_MAX),
-    };
+    }
+}
+
+fn collect(
+    core: &Core,
+    last_copy: bool,
+    dry_run: bool,
+    progress: &mut dyn FnMut(GcProgress) -> bool,
+) -> Result<GcReport, CodedError> {
+    let options = gc_options(core, last_copy, dry_run);
     let report = core.store.collect(options, progress).map_err(gc_failed)?;
     if !dry_run {
         note_gc(core, core.now());

@@ -18,6 +18,7 @@ pub use answer::{
     NewToken, Progress, SessionRow, StatusRow, TokenRow, VersionRow, WorkerRow,
 };
 pub use handler::{Asker, Emitter, LocalHandler, answer};
+pub use housekeeping::gc_options;
 pub use request::{CollectionCreate, Request, TokenCreate};
 
 pub(crate) use collections::{add_edition, members_of};

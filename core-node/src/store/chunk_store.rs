@@ -1,7 +1,7 @@
 //! The shell around the commit order: one writer thread that appends, syncs and enters chunks in groups, and verified reads.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use bytes::Bytes;
 use headwater_protocol::chunking::CHUNK_BYTES_MAX;
@@ -176,7 +176,7 @@ pub struct ChunkStore {
     events: UnboundedSender<Event>,
     writer: WriterHome,
     /// Held by a gc or a verification: one runs at a time.
-    maintenance: Mutex<()>,
+    maintenance: tokio::sync::Mutex<()>,
     /// Counts what was set aside.
     damage: watch::Sender<u64>,
 }
@@ -204,7 +204,7 @@ impl ChunkStore {
             queue,
             events,
             writer,
-            maintenance: Mutex::new(()),
+            maintenance: tokio::sync::Mutex::new(()),
             damage: watch::Sender::new(0),
         };
         Ok((store, resumed.report))
@@ -315,12 +315,8 @@ impl ChunkStore {
     }
 
     /// Takes the right to run a gc or a verification; none if another has it.
-    pub(super) fn begin_maintenance(&self) -> Option<MutexGuard<'_, ()>> {
-        match self.maintenance.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
-        }
+    pub(super) fn begin_maintenance(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.maintenance.try_lock().ok()
     }
 
     /// Marks a chunk damaged and says so.
@@ -340,15 +336,15 @@ impl ChunkStore {
     }
 
     /// Runs `job` on the writer thread between two groups, so that nothing is stored meanwhile.
-    pub(super) fn between_groups<T: Send + 'static>(
+    pub(super) async fn between_groups<T: Send + 'static>(
         &self,
         job: impl FnOnce(&CommitOrder) -> T + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (reply, value) = std::sync::mpsc::channel();
+        let (reply, value) = tokio::sync::oneshot::channel();
         self.send(Request::Between(Box::new(move |order| {
             let _ = reply.send(job(order));
         })))?;
-        value.recv().map_err(|_| StoreError::Closed)
+        value.await.map_err(|_| StoreError::Closed)
     }
 
     /// What the store did since it was opened.
@@ -411,7 +407,7 @@ fn compressed(mut batch: StoreBatch, level: i32) -> StoreBatch {
 }
 
 /// Waits for a future that other threads resolve.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
         fn wake(self: Arc<Self>) {

@@ -24,7 +24,7 @@ impl Place {
     fn in_memory() -> Self {
         let packs = Arc::new(MemoryPacks::new());
         let kept = Arc::clone(&packs);
-        Self { packs, reopen: Box::new(move || Arc::new(kept.after_power_cut(|_, _| 0))) }
+        Self { packs, reopen: Box::new(move || Arc::new(kept.after_power_cut(|_, _| 0, |_| false))) }
     }
 
     fn in_folder(folder: &std::path::Path) -> Self {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use headwater_protocol::id::VersionId;
 use tokio::sync::oneshot;
 
-use super::chunk_store::{ChunkStore, StoreError, read_record};
+use super::chunk_store::{ChunkStore, StoreError, block_on, read_record};
 use super::marks::{Marks, quarter};
 use super::pack::PackError;
 use super::retention;
@@ -121,7 +121,7 @@ pub enum GcError {
     Catalog(#[from] CatalogError),
 }
 
-struct Collection<'a> {
+struct Collection<'a, P: ?Sized> {
     store: &'a ChunkStore,
     options: GcOptions,
     report: GcReport,
@@ -132,7 +132,7 @@ struct Collection<'a> {
     sequence: u64,
     /// In a dry run: versions that are not there any more, so to speak.
     given_up: BTreeSet<(DatasetId, u64)>,
-    progress: &'a mut dyn FnMut(GcProgress) -> bool,
+    progress: &'a mut P,
 }
 
 impl ChunkStore {
@@ -142,6 +142,16 @@ impl ChunkStore {
         &self,
         options: GcOptions,
         progress: &mut dyn FnMut(GcProgress) -> bool,
+    ) -> Result<GcReport, GcError> {
+        block_on(self.collect_in_turns(options, progress))
+    }
+
+    /// [`ChunkStore::collect`] as a task that shares its thread with the writer, as in a simulated process: it gives way
+    /// wherever it waits for the writer.
+    pub async fn collect_in_turns<P: FnMut(GcProgress) -> bool + ?Sized>(
+        &self,
+        options: GcOptions,
+        progress: &mut P,
     ) -> Result<GcReport, GcError> {
         let _running = self.begin_maintenance().ok_or(GcError::Busy)?;
         let mut collection = Collection {
@@ -155,7 +165,7 @@ impl ChunkStore {
             given_up: BTreeSet::new(),
             progress,
         };
-        match collection.run() {
+        match collection.run().await {
             Ok(()) => {}
             Err(Stop::Wanted) => collection.report.stopped = true,
             Err(Stop::Failed(error)) => return Err(error),
@@ -164,8 +174,8 @@ impl ChunkStore {
     }
 }
 
-impl Collection<'_> {
-    fn run(&mut self) -> Result<(), Stop> {
+impl<P: FnMut(GcProgress) -> bool + ?Sized> Collection<'_, P> {
+    async fn run(&mut self) -> Result<(), Stop> {
         for dataset in self.store.catalog().datasets()? {
             self.retain(&dataset)?;
         }
@@ -175,7 +185,7 @@ impl Collection<'_> {
                 self.trim(dataset)?;
             }
         }
-        self.sweep()
+        self.sweep().await
     }
 
     fn tell(&mut self, progress: GcProgress) -> Result<(), Stop> {
@@ -274,7 +284,7 @@ impl Collection<'_> {
         Err(GcError::Overtaken.into())
     }
 
-    fn sweep(&mut self) -> Result<(), Stop> {
+    async fn sweep(&mut self) -> Result<(), Stop> {
         let known = self.store.catalog().packs()?.into_iter().filter(|pack| pack.state != PackState::Dropped);
         let packs: Vec<_> = known.map(|pack| pack.number).collect();
         let total = packs.len() as u64;
@@ -282,7 +292,9 @@ impl Collection<'_> {
         let mut swept = Ok(());
         for (done, &pack) in packs.iter().enumerate() {
             swept = self.tell(GcProgress::Sweeping { done: done as u64, total });
-            swept = swept.and_then(|()| self.sweep_one(pack, &mut dropped));
+            if swept.is_ok() {
+                swept = self.sweep_one(pack, &mut dropped).await;
+            }
             if swept.is_err() {
                 break;
             }
@@ -295,8 +307,8 @@ impl Collection<'_> {
         self.tell(GcProgress::Sweeping { done: total, total })
     }
 
-    fn sweep_one(&mut self, pack: PackNumber, dropped: &mut Vec<PackNumber>) -> Result<(), Stop> {
-        let found = self.look(pack)?;
+    async fn sweep_one(&mut self, pack: PackNumber, dropped: &mut Vec<PackNumber>) -> Result<(), Stop> {
+        let found = self.look(pack).await?;
         let stored = found.live_bytes + found.dead_bytes;
         let dead = found.dropped || (found.live_chunks == 0 && found.dead_chunks > 0);
         let mostly_dead = self.options.rewrite_live_percent_max.is_some_and(|percent| {
@@ -305,11 +317,11 @@ impl Collection<'_> {
         let mut goes = dead || mostly_dead;
         if goes && !found.dropped && !self.options.dry_run {
             // The pack that is written can only go once it is not.
-            self.seal(pack)?;
+            self.seal(pack).await?;
             if !dead {
-                self.copy_out(pack)?;
+                self.copy_out(pack).await?;
             }
-            goes = self.look(pack)?.dropped;
+            goes = self.look(pack).await?.dropped;
         }
         self.report.live_bytes += found.live_bytes;
         if goes {
@@ -326,7 +338,7 @@ impl Collection<'_> {
     }
 
     /// Counts what is live in a pack, and drops it if nothing is; never the one that is written.
-    fn look(&mut self, pack: PackNumber) -> Result<PackSweep, Stop> {
+    async fn look(&mut self, pack: PackNumber) -> Result<PackSweep, Stop> {
         for _ in 0..TRIES_MAX {
             let (catalog, marks) = (Arc::clone(self.store.catalog()), Arc::clone(&self.marks));
             let (epoch, sequence, dry_run) = (self.epoch, self.sequence, self.options.dry_run);
@@ -334,7 +346,7 @@ impl Collection<'_> {
                 let written_to = order.open_pack().is_some_and(|open| open.number == pack);
                 catalog.sweep_pack(pack, epoch, sequence, &|id| marks.contains(id), !dry_run && !written_to)
             });
-            match swept? {
+            match swept.await? {
                 Ok(found) => return Ok(found),
                 Err(SweepError::RootsChanged) => self.mark()?,
                 Err(SweepError::Catalog(error)) => return Err(error.into()),
@@ -344,16 +356,17 @@ impl Collection<'_> {
     }
 
     /// Seals a pack if it is the one that is written; the next chunk begins another.
-    fn seal(&self, pack: PackNumber) -> Result<(), Stop> {
+    async fn seal(&mut self, pack: PackNumber) -> Result<(), Stop> {
         let (tried, sealed) = oneshot::channel();
         self.store.send(Request::Seal { pack, tried })?;
-        sealed.blocking_recv().map_err(|_| StoreError::Closed)?;
+        sealed.await.map_err(|_| StoreError::Closed)?;
         Ok(())
     }
 
     /// Copies what is needed out of a pack, through the writer like any other chunk.
-    fn copy_out(&self, pack: PackNumber) -> Result<(), Stop> {
-        let catalog = self.store.catalog();
+    async fn copy_out(&mut self, pack: PackNumber) -> Result<(), Stop> {
+        let (store, marks) = (self.store, Arc::clone(&self.marks));
+        let catalog = store.catalog();
         let mut pinned = HashSet::new();
         catalog.each_pinned(&mut |id| {
             pinned.insert(quarter(&id));
@@ -363,29 +376,29 @@ impl Collection<'_> {
             let entries = catalog.chunks_in_pack(pack, from, PAGE_OF_LIST)?;
             let Some(last) = entries.last() else { break };
             from = last.location.offset + 1;
-            let needed = |entry: &&ChunkEntry| self.marks.contains(&entry.id) || pinned.contains(&quarter(&entry.id));
+            let needed = |entry: &&ChunkEntry| marks.contains(&entry.id) || pinned.contains(&quarter(&entry.id));
             for entry in entries.iter().filter(needed).filter(|entry| !entry.damaged) {
-                match read_record(&**self.store.packs(), entry)? {
+                match read_record(&**store.packs(), entry)? {
                     Ok((plain, frame)) => {
                         let stored = frame.unwrap_or(plain);
                         bytes += stored.len() as u64;
                         chunks.push(MovedChunk { id: entry.id, from: entry.location, stored });
                     }
-                    Err(detail) => self.store.set_aside(entry, &detail)?,
+                    Err(detail) => store.set_aside(entry, &detail)?,
                 }
                 if bytes >= MOVE_BYTES_MAX {
-                    self.hand_over(std::mem::take(&mut chunks))?;
+                    self.hand_over(std::mem::take(&mut chunks)).await?;
                     bytes = 0;
                 }
             }
         }
-        if chunks.is_empty() { Ok(()) } else { self.hand_over(chunks) }
+        if chunks.is_empty() { Ok(()) } else { self.hand_over(chunks).await }
     }
 
-    fn hand_over(&self, chunks: Vec<MovedChunk>) -> Result<(), Stop> {
+    async fn hand_over(&mut self, chunks: Vec<MovedChunk>) -> Result<(), Stop> {
         let (reply, moved) = oneshot::channel();
         self.store.send(Request::Move { chunks, reply })?;
-        moved.blocking_recv().unwrap_or(Err(StoreError::Closed))?;
+        moved.await.unwrap_or(Err(StoreError::Closed))?;
         Ok(())
     }
 

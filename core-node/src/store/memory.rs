@@ -38,11 +38,22 @@ impl MemoryPacks {
     }
 
     /// What a power cut leaves: of each pack whose name is durable the durable bytes, and of what was written since as many
-    /// bytes as `kept` says of that number.
-    pub fn after_power_cut(&self, mut kept: impl FnMut(PackNumber, usize) -> usize) -> Self {
+    /// bytes as `kept` says of that number. Of a pack whose name came, or went, since the folder was synced, `named` says
+    /// whether that came about.
+    pub fn after_power_cut(
+        &self,
+        mut kept: impl FnMut(PackNumber, usize) -> usize,
+        mut named: impl FnMut(PackNumber) -> bool,
+    ) -> Self {
         let mut state = self.state().clone();
-        state.packs.retain(|_, pack| pack.durable_name);
+        state.packs.retain(|&number, pack| match (pack.durable_name, pack.deleted) {
+            (true, false) => true,
+            (true, true) => !named(number),
+            (false, false) => named(number),
+            (false, true) => false,
+        });
         for (&number, pack) in &mut state.packs {
+            pack.durable_name = true;
             let unsynced = pack.bytes.len() - pack.durable_bytes;
             pack.bytes.truncate(pack.durable_bytes + kept(number, unsynced).min(unsynced));
             pack.deleted = false;

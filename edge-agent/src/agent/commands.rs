@@ -148,6 +148,7 @@ async fn leave(agent: &Arc<Agent>) -> Result<Value, CodedError> {
 /// next session tells.
 async fn announce_freed(agent: &Arc<Agent>, covered: &free::Covered) -> Result<(), CodedError> {
     let Some(access) = agent.current_access() else { return Ok(()) };
+    let _at_work = agent.begin_work();
     let connected = access.connected().await?;
     crate::session::publish::announce_freed(agent, &connected, &covered.row, &covered.committed).await
 }

@@ -28,6 +28,8 @@ pub struct Folder {
     pub mode: Mode,
     /// Time between two scans.
     pub every: Duration,
+    /// It goes before everything else.
+    pub urgent: bool,
 }
 
 /// A subscription.
@@ -49,22 +51,23 @@ impl Agent {
         let context = device.as_ref().map_or(NameContext { device: "", labels: &[] }, |device| device.name_context());
         let mut folders = Vec::new();
         let mut problems = Vec::new();
-        let mut add = |template: &NameTemplate, path: &PathBuf, role, mode, every| match template.expand(&context) {
-            Ok(dataset) => folders.push(Folder { dataset, path: path.clone(), role, mode, every }),
-            Err(_) if device.is_none() => {
-                let message = format!("`{template}` gets its name when this device has joined a core");
-                problems.push((template.as_str().to_owned(), CodedError::new(&codes::NOT_JOINED, message)));
-            }
-            Err(error) => {
-                let error = CodedError::new(&codes::NAME_INVALID, error.to_string());
-                problems.push((template.as_str().to_owned(), error));
-            }
-        };
+        let mut add =
+            |template: &NameTemplate, path: &PathBuf, role, mode, (every, urgent)| match template.expand(&context) {
+                Ok(dataset) => folders.push(Folder { dataset, path: path.clone(), role, mode, every, urgent }),
+                Err(_) if device.is_none() => {
+                    let message = format!("`{template}` gets its name when this device has joined a core");
+                    problems.push((template.as_str().to_owned(), CodedError::new(&codes::NOT_JOINED, message)));
+                }
+                Err(error) => {
+                    let error = CodedError::new(&codes::NAME_INVALID, error.to_string());
+                    problems.push((template.as_str().to_owned(), error));
+                }
+            };
         for entry in &settings.publish {
-            add(&entry.dataset, &entry.folder, Role::Publish, entry.mode, entry.every.0);
+            add(&entry.dataset, &entry.folder, Role::Publish, entry.mode, (entry.every.0, entry.urgent));
         }
         for entry in &settings.local {
-            add(&entry.dataset, &entry.folder, Role::Local, Mode::Mirror, SCAN_EVERY);
+            add(&entry.dataset, &entry.folder, Role::Local, Mode::Mirror, (SCAN_EVERY, false));
         }
         (folders, problems)
     }
@@ -136,7 +139,8 @@ impl Agent {
         let dataset = template(dataset)?;
         self.check_folder(&folder)?;
         self.check_name(&dataset, &folder)?;
-        let entry = PublishSettings { folder, dataset, mode, every: every.unwrap_or(HumanDuration(SCAN_EVERY)) };
+        let every = every.unwrap_or(HumanDuration(SCAN_EVERY));
+        let entry = PublishSettings { folder, dataset, mode, every, urgent: false };
         self.change_added(|added| {
             added.publish.retain(|known| known.dataset != entry.dataset);
             added.publish.push(entry.clone());

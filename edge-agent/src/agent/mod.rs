@@ -10,6 +10,7 @@ mod report;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use futures_util::future::BoxFuture;
@@ -67,6 +68,8 @@ pub struct Agent {
     link: watched::Sender<LinkState>,
     /// What goes over the link and what may.
     gate: Gate,
+    /// What is being done that a session is for.
+    at_work: Arc<AtomicUsize>,
     /// Held while the folders that commands added are read, changed and written.
     added: Mutex<()>,
     daemon: std::sync::atomic::AtomicBool,
@@ -85,6 +88,16 @@ enum Busy {
 /// What is locked for what: a dataset's name and folder.
 type BusyKey = (Busy, String, PathBuf);
 type DatasetLock = Arc<tokio::sync::Mutex<()>>;
+
+/// Something is being done that a session is for.
+#[derive(Debug)]
+pub struct AtWork(Arc<AtomicUsize>);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// How the link to the core is.
 #[derive(Clone, Default)]
@@ -125,6 +138,7 @@ impl Agent {
             changed: watched::Sender::new(0),
             link: watched::Sender::new(LinkState::default()),
             gate: Gate::new(),
+            at_work: Arc::default(),
             added: Mutex::default(),
             daemon: false.into(),
             _lock: lock,
@@ -277,6 +291,17 @@ impl Agent {
     /// How the link is, to be watched or set.
     pub fn link(&self) -> &watched::Sender<LinkState> {
         &self.link
+    }
+
+    /// From now until what this gives is dropped, something is done that a session is for.
+    pub fn begin_work(&self) -> AtWork {
+        self.at_work.fetch_add(1, Ordering::Relaxed);
+        AtWork(Arc::clone(&self.at_work))
+    }
+
+    /// Whether something is being done that a session is for.
+    pub fn is_at_work(&self) -> bool {
+        self.at_work.load(Ordering::Relaxed) > 0
     }
 
     /// What goes over the link and what may.

@@ -6,6 +6,7 @@ use headwater_host::error::CodedError;
 use headwater_protocol::codec::decode_stored;
 use headwater_protocol::commit::Receipt;
 use headwater_protocol::manifest::{Manifest, Totals};
+use headwater_quic::work;
 
 use super::Agent;
 use crate::catalog::{Catalog, DatasetRow, Role, VersionRow};
@@ -98,7 +99,10 @@ impl Agent {
 
     /// Free bytes on the disk of the data folder.
     pub fn disk_free_bytes(&self) -> u64 {
-        rustix::fs::statvfs(self.data()).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+        match work::process() {
+            Some(process) => process.disk_free_bytes(),
+            None => rustix::fs::statvfs(self.data()).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize)),
+        }
     }
 }
 

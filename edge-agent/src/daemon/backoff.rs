@@ -5,7 +5,7 @@ use std::time::Duration;
 /// The first wait.
 const FIRST: Duration = Duration::from_secs(1);
 /// The longest wait.
-const LONGEST: Duration = Duration::from_mins(5);
+pub(super) const LONGEST: Duration = Duration::from_mins(5);
 
 /// Waits that double, each with jitter.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +26,11 @@ impl Backoff {
     /// Waits that grow to `longest`.
     pub(super) fn up_to(longest: Duration) -> Self {
         Self { next: FIRST.min(longest), longest, last: Duration::ZERO }
+    }
+
+    /// From now on waits grow to `longest`.
+    pub(super) fn grow_to(&mut self, longest: Duration) {
+        self.longest = longest;
     }
 
     /// The next wait: between half of the step and all of it, chosen by `random`.

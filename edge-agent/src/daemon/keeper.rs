@@ -32,7 +32,10 @@ pub(super) async fn keep(agent: Arc<Agent>, folder: Folder, changed: Arc<Notify>
         let collector = Collector::new(ReplySender::ignored());
         let rounds = Rounds { settle: false };
         let work = || Box::pin(publish(&agent, &folder, access.as_ref(), rounds, &collector));
-        let (wait, is_settling) = match agent.healing(work).await {
+        let at_work = agent.begin_work();
+        let outcome = agent.healing(work).await;
+        drop(at_work);
+        let (wait, is_settling) = match outcome {
             Ok(settled_in) => {
                 backoff.reset();
                 agent.set_folder_problem(&name, None);

@@ -7,21 +7,30 @@ use std::time::Duration;
 use headwater_host::error::{CodedError, codes};
 use headwater_host::systemd;
 use headwater_protocol::sync::{Tries, retry_within};
+use headwater_protocol::wire::PeerStatus;
 use headwater_quic::work;
 use tokio::time::Instant;
 
-use super::backoff::Backoff;
+use super::backoff::{self, Backoff};
 use super::race::{connect_soon, is_of_the_way, race_when_silent};
 use crate::agent::{Agent, LinkState, problem};
 use crate::blocking::blocking;
 use crate::catalog::EventLevel;
 use crate::session::Connected;
 use crate::session::sync::{connect, own_names, peer_status};
+use crate::watched;
 
 /// A session that lasted this long was a good one: when it ends, the link is tried at once and often for a while.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
 /// How often the core is told how this device is, if something changed.
 const STATUS_EVERY: Duration = Duration::from_mins(1);
+/// How often it is looked whether anything is still done in a check-in, and after how many such looks it is over.
+const QUIET_LOOK_EVERY: Duration = Duration::from_millis(250);
+const QUIET_LOOKS: u32 = 4;
+/// How long a goodbye may take.
+const GOODBYE_WAIT: Duration = Duration::from_secs(1);
+/// A check-in comes later than asked for by up to this part of the time between two.
+const CHECK_IN_JITTER: u32 = 16;
 
 /// Keeps a session for as long as the daemon runs. Where the core says that this device is not welcome any more, it knocks
 /// again only when something changes here, as when the device has joined anew: the rest of the daemon goes on, since
@@ -44,7 +53,16 @@ pub(super) async fn keep(agent: Arc<Agent>) -> Infallible {
             }
             continue;
         }
-        let error = dial_and_hold(&agent, &mut history).await;
+        let (began, check_in) = (Instant::now(), agent.settings().link.check_in.map(|every| every.0));
+        // Who checks in seldom knocks seldom at a core that is gone, too.
+        history.backoff.grow_to(check_in.unwrap_or_default().max(backoff::LONGEST));
+        let error = match dial_and_hold(&agent, &mut history, &mut changes, check_in.is_some()).await {
+            End::Broke(error) => error,
+            End::Over => {
+                until_check_in(&agent, &mut changes, began, check_in.unwrap_or_default()).await;
+                continue;
+            }
+        };
         if agent.device().is_none() || agent.gate().closed().is_some() {
             continue;
         }
@@ -104,8 +122,13 @@ async fn link_is_closed(agent: &Arc<Agent>) -> bool {
     }
 }
 
-/// Dials the core and holds the session until it ends; gives why there is none any more.
-async fn dial_and_hold(agent: &Arc<Agent>, history: &mut History) -> CodedError {
+/// Dials the core and holds the session until it ends, or, where it is a check-in, is over.
+async fn dial_and_hold(
+    agent: &Arc<Agent>,
+    history: &mut History,
+    changes: &mut watched::Receiver<u64>,
+    is_check_in: bool,
+) -> End {
     let key = || agent.device().map(|device| device.identity.public_key());
     let dialled_as = key();
     let connected = match history.retry_within(agent).await {
@@ -114,20 +137,22 @@ async fn dial_and_hold(agent: &Arc<Agent>, history: &mut History) -> CodedError 
     };
     let connected = match connected {
         Ok(connected) => connected,
-        Err(error) => return error,
+        Err(error) => return End::Broke(error),
     };
     if key() != dialled_as {
         connected.link.close("the device left");
-        return CodedError::new(&codes::NOT_JOINED, "this device left its core while it was being dialled");
+        return End::Broke(CodedError::new(&codes::NOT_JOINED, "this device left its core while it was being dialled"));
     }
+    // What the welcome brought is no reason to come again.
+    changes.mark_unchanged();
     let began = Instant::now();
-    let error = Box::pin(hold(agent, connected)).await;
+    let end = Box::pin(hold(agent, connected, is_check_in)).await;
     let lasted = began.elapsed();
     history.backoff.was_there(lasted);
-    if lasted >= GOOD_SESSION {
+    if matches!(end, End::Over) || lasted >= GOOD_SESSION {
         *history = History { good_until: Some(Instant::now()), ..History::default() };
     }
-    error
+    end
 }
 
 /// The core will not have this device.
@@ -148,20 +173,36 @@ fn say_unreachable(agent: &Agent, error: &CodedError, wait: Duration) {
     systemd::status("waiting for the core");
 }
 
-/// Holds a session until it ends, and says why it did. A session that falls silent in the middle of a transfer is replaced
-/// as soon as another one stands.
-async fn hold(agent: &Arc<Agent>, connected: Arc<Connected>) -> CodedError {
+/// How a session ended.
+enum End {
+    /// By itself.
+    Broke(CodedError),
+    /// This device ended it, because nothing was left to do.
+    Over,
+}
+
+/// Holds a session until it ends, and says why it did; one that is a check-in, until nothing is left to do. A session that falls
+/// silent in the middle of a transfer is replaced as soon as another one stands.
+async fn hold(agent: &Arc<Agent>, connected: Arc<Connected>, is_check_in: bool) -> End {
     agent.note_once(EventLevel::Info, "", "", "connected to the core".to_owned());
     systemd::status("connected");
     let mut connected = connected;
     loop {
         set(agent, LinkState { connected: Some(Arc::clone(&connected)), ..LinkState::default() });
+        let mut telling = Telling(peer_status(agent).await);
         let outcome = tokio::select! {
             biased;
-            ended = connected.link.ended() => Err(ended.to_error()),
+            ended = connected.link.ended() => Err(End::Broke(ended.to_error())),
             better = Box::pin(race_when_silent(agent, &connected)) => Ok(better),
-            never = tell_status(agent, &connected) => match never {},
+            () = nothing_is_left(agent, &connected), if is_check_in => Err(End::Over),
+            never = telling.keep(agent, &connected) => match never {},
         };
+        if let Err(End::Over) = outcome {
+            // Whether the core hears of it makes no difference to what is over.
+            let _ = telling.tell(agent, &connected).await;
+            connected.link.close("all is done until the next check-in");
+            let _ = tokio::time::timeout(GOODBYE_WAIT, connected.link.ended()).await;
+        }
         crate::session::sync::count_udp(agent, &connected.link);
         match outcome {
             Ok(better) => {
@@ -169,24 +210,57 @@ async fn hold(agent: &Arc<Agent>, connected: Arc<Connected>) -> CodedError {
                 connected.link.replace();
                 connected = better;
             }
-            Err(error) => return error,
+            Err(end) => return end,
         }
     }
 }
 
-/// Tells the core how this device is, when that changes.
-async fn tell_status(agent: &Arc<Agent>, connected: &Connected) -> Infallible {
-    let mut said = peer_status(agent).await;
-    loop {
-        tokio::time::sleep(STATUS_EVERY).await;
-        let status = peer_status(agent).await;
-        let news = status.backlog_bytes != said.backlog_bytes || status.last_error != said.last_error;
-        if news {
-            if connected.link.send_status(status.clone()).await.is_err() {
+/// Resolves when nobody has done anything over the session for a moment.
+async fn nothing_is_left(agent: &Agent, connected: &Connected) {
+    let mut quiet = 0;
+    while quiet < QUIET_LOOKS {
+        tokio::time::sleep(QUIET_LOOK_EVERY).await;
+        let is_quiet = !agent.is_at_work() && connected.link.stats().transfers == 0;
+        quiet = if is_quiet { quiet + 1 } else { 0 };
+    }
+}
+
+/// Waits until the next check-in is due, or something here changed. Each comes a little later than it was asked for, so that the
+/// devices of a fleet that were started at once don't all come at once for ever.
+async fn until_check_in(agent: &Agent, changes: &mut watched::Receiver<u64>, began: Instant, every: Duration) {
+    let due = began + every + every / CHECK_IN_JITTER * u32::from(work::random_byte()) / 255;
+    let in_s = due.saturating_duration_since(Instant::now()).as_secs();
+    let at = crate::link::shown_at(crate::clock::now_s().saturating_add_unsigned(in_s), &agent.settings());
+    set(agent, LinkState { waiting_for: format!("the next check-in at {at}"), ..LinkState::default() });
+    systemd::status("waiting for the next check-in");
+    tokio::select! {
+        biased;
+        () = tokio::time::sleep_until(due) => {}
+        _ = changes.changed() => {}
+    }
+}
+
+/// Tells the core how this device is, when that changes; what it was told last.
+struct Telling(PeerStatus);
+
+impl Telling {
+    async fn keep(&mut self, agent: &Arc<Agent>, connected: &Connected) -> Infallible {
+        loop {
+            tokio::time::sleep(STATUS_EVERY).await;
+            if self.tell(agent, connected).await.is_err() {
                 return std::future::pending().await;
             }
-            said = status;
         }
+    }
+
+    async fn tell(&mut self, agent: &Arc<Agent>, connected: &Connected) -> Result<(), CodedError> {
+        let status = peer_status(agent).await;
+        let Self(said) = self;
+        if status.backlog_bytes != said.backlog_bytes || status.last_error != said.last_error {
+            connected.link.send_status(status.clone()).await?;
+            *said = status;
+        }
+        Ok(())
     }
 }
 

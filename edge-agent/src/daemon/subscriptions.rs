@@ -56,6 +56,7 @@ async fn follow(
     backoff: &mut Backoff,
 ) -> Result<Infallible, CodedError> {
     let names: Vec<String> = subscriptions.iter().map(|subscription| subscription.name.clone()).collect();
+    let mut at_work = Some(agent.begin_work());
     let (mut seen, unmatched) = connected.link.follow(&names).await?;
     for name in unmatched {
         let text = format!("the core has nothing for the subscription `{name}` yet");
@@ -64,7 +65,10 @@ async fn follow(
     let mut changes = agent.changes();
     loop {
         changes.mark_unchanged();
-        if take(agent, subscriptions, &seen, connected).await {
+        let at_work = at_work.take().unwrap_or_else(|| agent.begin_work());
+        let all_well = take(agent, subscriptions, &seen, connected).await;
+        drop(at_work);
+        if all_well {
             backoff.reset();
             tokio::select! {
                 biased;

@@ -175,13 +175,17 @@ pub(crate) async fn admit(agent: &Arc<Agent>) -> Result<(), CodedError> {
     }
 }
 
+/// A time as people read it, by their own clock, to the minute.
+pub(crate) fn shown_at(at_s: i64, settings: &Settings) -> String {
+    let utc_offset = &settings.link.utc_offset;
+    let shown = clock::shown(at_s.saturating_add(i64::from(utc_offset.minutes) * 60));
+    format!("{} (UTC{utc_offset})", shown.get(..16).unwrap_or(&shown))
+}
+
 /// What a closed link waits for, and when that ends.
 pub(crate) fn waiting_for(outlook: &Outlook, settings: &Settings) -> Option<String> {
-    let LinkSettings { utc_offset, budget, .. } = &settings.link;
-    let until = outlook.until_s.map_or_else(String::new, |until_s| {
-        let shown = clock::shown(until_s.saturating_add(i64::from(utc_offset.minutes) * 60));
-        format!(" at {} (UTC{utc_offset})", shown.get(..16).unwrap_or(&shown))
-    });
+    let LinkSettings { budget, .. } = &settings.link;
+    let until = outlook.until_s.map_or_else(String::new, |until_s| format!(" at {}", shown_at(until_s, settings)));
     match closed(outlook)? {
         Closed::Schedule => Some(format!("the schedule, which opens the link{until}")),
         Closed::Budget => {

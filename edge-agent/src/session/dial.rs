@@ -115,7 +115,8 @@ pub async fn dial(
     };
     let nonce = welcome.nonce.clone();
     keep(agent, &device, welcome)?;
-    let options = SessionOptions { loaders: agent.loaders(), ..SessionOptions::default() };
+    let options =
+        SessionOptions { loaders: agent.loaders(), send_window_bytes: SEND_WINDOW_BYTES, ..SessionOptions::default() };
     let (handle, events) = Session::start(connection.clone(), control, Side::Dialler, options);
     let link = Link::start(connection, handle, events, fetches);
     work::spawn(end_when_closed(Arc::clone(agent), link.clone()));
@@ -279,6 +280,7 @@ async fn client_options(agent: &Arc<Agent>) -> Result<ClientOptions, CodedError>
     if let Some(mtu) = settings.core.mtu_max {
         transport.mtu_max = mtu;
     }
+    transport.finds_mtu = settings.link.check_in.is_none() || agent.unsent_since().is_some();
     Ok(ClientOptions { transport, meter: Some(Arc::clone(agent.gate().meter())), ..base })
 }
 

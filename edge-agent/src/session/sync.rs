@@ -32,6 +32,7 @@ const TASKS_MAX: usize = 4;
 /// Does everything once. `access` is the daemon's session; without one this dials for itself.
 pub async fn sync(agent: &Arc<Agent>, access: Option<Access>, reply: ReplySender) -> SyncReport {
     let began = Instant::now();
+    let _at_work = agent.begin_work();
     let collector = Collector::new(reply);
     let (folders, problems) = agent.folders();
     for (name, error) in &problems {

@@ -1,6 +1,8 @@
 //! What may go over the link, as a person writes it.
 
-use headwater_host::config::{HumanBytes, HumanRate};
+use std::time::Duration;
+
+use headwater_host::config::{HumanBytes, HumanDuration, HumanRate};
 use serde::{Deserialize, Serialize};
 
 use super::week::{Days, TimeOfDay, UtcOffset};
@@ -9,6 +11,8 @@ use crate::link::policy::{Budget, Policy, Schedule, ScheduleRule};
 /// The smallest cap: a second must have room for one full datagram, with the headers of IPv6 and UDP. The handshake, about
 /// 4.7 kB both ways, then fits into its time many times over.
 pub(super) const CAP_MIN: HumanRate = HumanRate::of_bytes_per_s(1500);
+/// The shortest time between two check-ins: below it a kept connection costs less.
+const CHECK_IN_MIN: Duration = Duration::from_mins(1);
 /// Most rules of a schedule.
 const RULES_MAX: usize = 100;
 
@@ -19,6 +23,9 @@ pub struct LinkSettings {
     /// The most that this device sends in any second, with all headers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub up: Option<HumanRate>,
+    /// How often to check in with the core, instead of staying connected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check_in: Option<HumanDuration>,
     /// How far the clock of schedule and month is ahead of UTC.
     pub utc_offset: UtcOffset,
     /// What may go over the link in a month.
@@ -81,6 +88,10 @@ impl LinkSettings {
     /// What can't be, by key.
     pub(super) fn problems(&self) -> Vec<(&'static str, String)> {
         let mut problems: Vec<_> = self.up.and_then(too_low).map(|message| ("link.up", message)).into_iter().collect();
+        if self.check_in.is_some_and(|every| every.0 < CHECK_IN_MIN) {
+            let message = "less than a minute between two check-ins costs more than to stay connected; leave it out";
+            problems.push(("link.check_in", message.to_owned()));
+        }
         if self.schedule.len() > RULES_MAX {
             problems.push((
                 "link.schedule",
@@ -140,6 +151,14 @@ mod tests {
         ] {
             assert_eq!(wrong(&format!("[link]\nup = \"{up}\"\n")), found, "{up}");
         }
+    }
+
+    #[test]
+    fn check_ins_are_no_closer_than_a_minute() {
+        assert_eq!(wrong("[link]\ncheck_in = \"1h\"\n"), "");
+        assert_eq!(wrong("[link]\ncheck_in = \"60s\"\n"), "");
+        let found = wrong("[link]\ncheck_in = \"59s\"\n");
+        assert!(found.starts_with("`link.check_in`: less than a minute"), "{found}");
     }
 
     #[test]

@@ -35,6 +35,9 @@ pub trait Process: fmt::Debug + Send + Sync + 'static {
 
     /// What its machine believes the time to be.
     fn wall_clock(&self) -> SystemTime;
+
+    /// Free bytes on its machine's disk.
+    fn disk_free_bytes(&self) -> u64;
 }
 
 thread_local! {

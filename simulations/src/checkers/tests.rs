@@ -3,8 +3,9 @@
 use headwater_protocol::id::{ChunkId, VersionId};
 
 use super::*;
+use crate::tally::Tally;
 use crate::world::LinkBytes;
-use crate::world::history::{Dataset, Fact, Files};
+use crate::world::history::{Dataset, Fact, Files, GONE};
 
 fn files(bytes: &[u8]) -> Files {
     [("a".to_owned(), ChunkId::of(bytes))].into()
@@ -39,6 +40,7 @@ fn history(facts: Vec<Fact>, up_second_max: u64) -> History {
         datasets: [("cam".to_owned(), Dataset { writer: 0, is_mirror: true, readers: vec![1] })].into(),
         wire: vec![link; 3],
         caps: vec![Some(500), None, None],
+        datagrams: Tally::default(),
         dialled: 1,
         took_ms: 1000,
     }
@@ -49,10 +51,16 @@ fn each_checker_notices_what_it_is_for() {
     let good = || vec![wrote(b"1"), version(1, Ok(files(b"1"))), receipt(1, true), freed(b"1"), held(1)];
     assert_eq!(check(&history(good(), 500)), Vec::<String>::new());
     let with = |more: Vec<Fact>| [good(), more].concat();
-    let again = Fact::Again { dataset: "cam".into(), number: 1, version: Err("it is gone".into()) };
+    let again = Fact::Again { dataset: "cam".into(), number: 1, version: Err(GONE.into()) };
+    let passed = || Fact::Passed { dataset: "cam".into(), number: 2 };
+    let collected = || Fact::Collected { keep_last: Some(1) };
+    let old = || [collected(), passed(), version(3, Ok(files(b"1"))), again.clone()];
+    assert_eq!(check(&history(with(old().to_vec()), 500)), Vec::<String>::new());
     let other = Fact::Again { dataset: "cam".into(), number: 1, version: Ok(VersionId::of(b"other")) };
     let cases = [
-        ("nothing acknowledged is lost", with(vec![again])),
+        ("nothing acknowledged is lost", with(vec![again.clone()])),
+        ("nothing acknowledged is lost", with(vec![collected(), again.clone()])),
+        ("nothing acknowledged is lost", with(old()[1..].to_vec())),
         ("nothing acknowledged is lost", with(vec![Fact::Started { lost_chunks: 1 }])),
         ("versions are whole", with(vec![version(2, Err("a chunk is missing".into()))])),
         ("versions are whole", with(vec![version(2, Ok(files(b"a mixture")))])),

@@ -3,24 +3,33 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use core_node::catalog::{Catalog, DeviceRecord, DeviceState, DeviceTable, MemoryCatalog, UnixMs};
+use core_node::catalog::{
+    Catalog, DatasetTable, DeviceRecord, DeviceState, DeviceTable, MemoryCatalog, TokenRecord, UnixMs,
+};
 use core_node::config::Config;
+use core_node::control::gc_options;
 use core_node::core::{Core, CoreParts, Keys};
 use core_node::daemon;
 use core_node::rights::Rights;
 use core_node::store::{ChunkStore, ChunkStoreOptions, MemoryPacks, PackStore, RecoveryReport};
 use headwater_host::config::{HumanBytes, HumanDuration};
-use headwater_protocol::trust::Role;
-use headwater_protocol::wire::PeerStatus;
+use headwater_protocol::id::{ChunkId, VersionId};
+use headwater_protocol::trust::{Role, Token};
+use headwater_protocol::wire::{Following, PeerStatus};
+use headwater_quic::work;
 use tempfile::TempDir;
 
 use super::bugs::Bug;
 use super::contents::SECRET;
 use super::identities::{Identities, device_name, folder};
 use super::net::CORE;
-use super::packs::DiskPacks;
+use super::packs::{DiskPacks, Trap};
 use super::process::{Machine, Process, lock};
+use crate::processes::hostile::{Conduct, Overheard, take_place};
 use crate::random::Random;
+
+/// What a disk writes whole or not at all.
+const SECTOR_BYTES: usize = 512;
 
 /// The core's machine.
 pub(super) struct CoreMachine {
@@ -30,10 +39,13 @@ pub(super) struct CoreMachine {
     pub(super) catalog: Arc<MemoryCatalog>,
     disk: Arc<MemoryPacks>,
     failures: Arc<AtomicU32>,
+    trap: Arc<Trap>,
     pack_bytes_max: u64,
     bug: Option<Bug>,
     random: Random,
     process: Option<Arc<Process>>,
+    /// Who is in its place, and what that one has heard.
+    impostor: Option<(Arc<Process>, Arc<Mutex<Overheard>>)>,
     running: Arc<Mutex<Running>>,
 }
 
@@ -42,14 +54,16 @@ pub(super) struct CoreMachine {
 struct Running {
     core: Weak<Core>,
     recovered: Option<RecoveryReport>,
+    damage: Option<String>,
     /// It ended by itself, and why.
     ended: Option<String>,
 }
 
 impl CoreMachine {
-    pub(super) fn new(machine: Machine, pack_bytes_max: u64, bug: Option<Bug>, random: Random) -> Self {
+    pub(super) fn new(machine: Machine, pack_bytes_max: u64, keep_last: u32, bug: Option<Bug>, random: Random) -> Self {
         let mut config = Config { listen: CORE, admin: false, ..Config::default() };
-        // Nothing in a world collects garbage yet.
+        config.retention.keep_last = keep_last;
+        // The world says when.
         config.gc.every = HumanDuration(std::time::Duration::ZERO);
         config.memory.transfers = HumanBytes(core_node::config::TRANSFERS_BYTES_MIN);
         let catalog = MemoryCatalog::new();
@@ -63,12 +77,42 @@ impl CoreMachine {
             catalog: Arc::new(catalog),
             disk: Arc::new(MemoryPacks::new()),
             failures: Arc::default(),
+            trap: Arc::default(),
             pack_bytes_max,
             bug,
             random,
             process: None,
+            impostor: None,
             running: Arc::default(),
         }
+    }
+
+    /// Somebody who has its keys takes its place, while it doesn't run: knows the newest versions, asks for those of
+    /// `fetches` and for `pages`, and takes nothing.
+    pub(super) fn take_over(&mut self, fetches: Vec<(String, VersionId)>, pages: Vec<ChunkId>) {
+        let heads = self.catalog.datasets().expect("in memory").into_iter().filter_map(|record| {
+            let head = record.head?;
+            Some(Following { dataset: record.name, number: head.number, version: head.version })
+        });
+        let conduct = Conduct { is_patient: true, heads: heads.collect(), fetches, pages, ..Conduct::default() };
+        let process = Process::new("impostor".to_owned(), self.machine.clone(), self.random.split(), None);
+        let heard = Arc::<Mutex<Overheard>>::default();
+        let identities = Identities::get();
+        let keys = (identities.authority(), identities.core());
+        process.spawn(take_place(CORE, keys, conduct, Arc::clone(&heard)));
+        self.impostor = Some((process, heard));
+    }
+
+    /// Ends whoever is in its place; gives what that one has heard.
+    pub(super) fn take_back(&mut self) -> Option<Overheard> {
+        let (process, heard) = self.impostor.take()?;
+        process.kill();
+        Some(std::mem::take(&mut *lock(&heard)))
+    }
+
+    /// Gives it the memory that a core has where nobody says otherwise.
+    pub(super) fn set_default_memory(&mut self) {
+        self.config.memory = Config::default().memory;
     }
 
     /// Lets a device in, as if it had joined.
@@ -90,12 +134,32 @@ impl CoreMachine {
         self.catalog.add_device(&device).expect("a new device");
     }
 
+    /// Makes a token with which one device joins, as its text.
+    pub(super) fn add_token(&self, read_patterns: Vec<String>, random: &mut Random) -> String {
+        let secret = std::array::from_fn(|_| random.next() as u8);
+        let authority = Identities::get().authority().fingerprint();
+        let token = Token::new(vec![CORE.to_string()], authority, secret).expect("a token");
+        let record = TokenRecord {
+            secret_hash: token.digest().0,
+            uses_left: 1,
+            expires_at: UnixMs(u64::from(u32::MAX) * 1000),
+            created_at: UnixMs::default(),
+            labels: Vec::new(),
+            names: Vec::new(),
+            role: Role::Device,
+            write_patterns: Vec::new(),
+            read_patterns,
+        };
+        self.catalog.add_token(&record).expect("in memory");
+        token.to_text()
+    }
+
     /// Starts the process.
     pub(super) fn start(&mut self) {
         self.failures.store(0, Ordering::Relaxed);
         let process = Process::new("core".to_owned(), self.machine.clone(), self.random.split(), self.forgets());
         *lock(&self.running) = Running::default();
-        let (running, packs) = (Arc::clone(&self.running), self.packs());
+        let (running, packs) = (Arc::clone(&self.running), self.packs(&process));
         let (catalog, config, pack_bytes_max) = (Arc::clone(&self.catalog), self.config.clone(), self.pack_bytes_max);
         let data = self.folder.path().to_owned();
         process.spawn(async move {
@@ -127,12 +191,68 @@ impl CoreMachine {
         (self.bug == Some(Bug::LosesWakeUps)).then_some(40)
     }
 
-    fn packs(&self) -> Arc<DiskPacks> {
-        Arc::new(DiskPacks::new(Arc::clone(&self.disk), Arc::clone(&self.failures), self.bug))
+    fn packs(&self, process: &Arc<Process>) -> Arc<DiskPacks> {
+        let (disk, failures, trap) = (Arc::clone(&self.disk), Arc::clone(&self.failures), Arc::clone(&self.trap));
+        Arc::new(DiskPacks::new(disk, failures, trap, Arc::clone(process), self.bug))
+    }
+
+    /// The process is to die in one of the next operations on its disk.
+    pub(super) fn kill_at_disk(&self, operations: u32, power: bool) {
+        self.trap.set(operations, power);
+    }
+
+    /// It is to die no more in one of its operations.
+    pub(super) fn spare(&self) {
+        if !self.trap.has_sprung() {
+            let _ = self.trap.take();
+        }
+    }
+
+    /// Takes note of a death in the middle of an operation, if there was one; and whether the power went.
+    pub(super) fn died_at_disk(&mut self) -> Option<bool> {
+        let power = self.trap.has_sprung().then(|| self.trap.take()).flatten()?;
+        self.process = None;
+        if power {
+            self.lose_power();
+        }
+        Some(power)
+    }
+
+    /// Collects garbage beside whatever else it does; gives how many versions of a dataset stay.
+    pub(super) fn collect_garbage(&self) -> Option<Option<u64>> {
+        let (Some(process), Some(core)) = (&self.process, self.core()) else { return None };
+        let keep_last = Some(u64::from(core.config.retention.keep_last)).filter(|&keep| keep > 0);
+        process.spawn(async move {
+            let options = gc_options(&core, false, false);
+            // Where it can't, as while something else has the store or the disk fails, it comes to nothing.
+            let _ = core.store.collect_in_turns(options, &mut |_| true).await;
+        });
+        Some(keep_last)
+    }
+
+    /// Reads everything again, in time; what it finds damaged is noted for [`damage_found`](Self::damage_found).
+    pub(super) fn verify(&self) -> bool {
+        let (Some(process), Some(core)) = (&self.process, self.core()) else { return false };
+        let running = Arc::clone(&self.running);
+        process.spawn(async move {
+            let verified = work::spawn_blocking(move || core.store.verify(&mut |_| true)).await;
+            if let Ok(Ok(report)) = verified
+                && report.damaged_count > 0
+            {
+                lock(&running).damage = Some(format!("{:?}", report.damaged));
+            }
+        });
+        true
+    }
+
+    /// What a verification found damaged, though nobody damaged anything.
+    pub(super) fn damage_found(&self) -> Option<String> {
+        lock(&self.running).damage.take()
     }
 
     /// Kills the process; with `power`, what was not synced goes in part.
     pub(super) fn kill(&mut self, power: bool) {
+        let _ = self.trap.take();
         if let Some(process) = self.process.take() {
             process.kill();
         }
@@ -141,23 +261,34 @@ impl CoreMachine {
         }
     }
 
-    /// Of what is not synced, any prefix of it is there, and any of that may be other bytes.
+    /// Of what is not synced any subset is there: a prefix of each pack's, and of that any sectors hold zeros; and names of
+    /// packs came and went or did not.
     fn lose_power(&mut self) {
         let random = &mut self.random;
+        let mut names = random.split();
         let mut torn = Vec::new();
-        let left = self.disk.after_power_cut(|pack, unsynced| {
-            let kept = random.below(unsynced as u64 + 1) as usize;
-            torn.push((pack, kept));
-            kept
-        });
+        let left = self.disk.after_power_cut(
+            |pack, unsynced| {
+                let kept = random.below(unsynced as u64 + 1) as usize;
+                torn.push((pack, kept));
+                kept
+            },
+            |_| names.once_in(2),
+        );
         for (pack, kept) in torn.into_iter().filter(|(_, kept)| *kept > 0) {
-            if random.once_in(2) {
-                let at = random.below(kept as u64) as usize;
-                left.with_bytes(pack, |bytes| {
-                    let end = bytes.len() - kept + at;
-                    bytes[end..].fill(0);
-                });
-            }
+            // Everything came, or everything up to some point, or any of it.
+            let (come, from) = (random.below(3), random.below(kept as u64) as usize);
+            left.with_bytes(pack, |bytes| {
+                let begin = bytes.len() - kept;
+                match come {
+                    0 => {}
+                    1 => bytes[begin + from..].fill(0),
+                    _ => {
+                        let sectors = bytes[begin..].chunks_mut(SECTOR_BYTES);
+                        sectors.filter(|_| random.once_in(2)).for_each(|sector| sector.fill(0));
+                    }
+                }
+            });
         }
         self.disk = Arc::new(left);
     }
@@ -173,6 +304,7 @@ impl CoreMachine {
 
     /// The running core, if it has come so far.
     pub(super) fn core(&self) -> Option<Arc<Core>> {
+        self.process.as_ref().filter(|process| !process.is_dead())?;
         lock(&self.running).core.upgrade()
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use edge_agent::agent::{Agent, Handler};
-use edge_agent::catalog::Role;
+use edge_agent::catalog::{Event, Role};
 use edge_agent::daemon;
 use edge_agent::device::{Card, Device};
 use edge_agent::request::Request;
@@ -14,7 +14,9 @@ use headwater_host::control::{ControlHandler, ReplySender};
 use headwater_host::materialise::CURRENT_LINK;
 use headwater_protocol::codec::decode_stored;
 use headwater_protocol::commit::{CommitRecord, Receipt};
-use headwater_protocol::id::VersionId;
+use headwater_protocol::id::{ChunkId, VersionId};
+use headwater_protocol::manifest::Manifest;
+use headwater_quic::work;
 use tempfile::TempDir;
 
 use super::bugs::Bug;
@@ -27,6 +29,9 @@ use super::trace::Trace;
 use super::users::Folder;
 use crate::random::Random;
 
+/// How often somebody tries to join a device.
+const JOIN_EVERY: Duration = Duration::from_secs(5);
+
 /// A device.
 pub(super) struct DeviceMachine {
     pub(super) index: u8,
@@ -35,7 +40,11 @@ pub(super) struct DeviceMachine {
     pub(super) folders: Vec<Folder>,
     mirrors: Vec<bool>,
     subscription: Option<String>,
+    urgent: Option<String>,
     cap_kbit: Option<u64>,
+    check_in: Option<Duration>,
+    /// With this it joins; none if it has.
+    token: Option<String>,
     scan_every: Duration,
     bug: Option<Bug>,
     trace: Arc<Trace>,
@@ -58,13 +67,35 @@ pub(super) struct DeviceOptions {
     pub(super) subscription: Option<String>,
     /// The most that it may send in any second.
     pub(super) cap_kbit: Option<u64>,
+    /// It checks in so often, instead of staying connected.
+    pub(super) check_in: Option<Duration>,
+    /// With this it has yet to join.
+    pub(super) token: Option<String>,
     pub(super) bug: Option<Bug>,
     pub(super) trace: Arc<Trace>,
 }
 
+/// Somebody joins a device, and tries again until it works.
+async fn join(agent: Arc<Agent>, token: String, name: String) {
+    let request = serde_json::to_value(Request::Join { token, core: None, name: Some(name) }).expect("a request");
+    let handler = Handler(agent);
+    while handler.0.device().is_none() {
+        let _ = handler.handle(request.clone(), ReplySender::ignored()).await;
+        tokio::time::sleep(JOIN_EVERY).await;
+    }
+}
+
+impl DeviceOptions {
+    /// A device without anything special.
+    pub(super) fn new(trace: Arc<Trace>) -> Self {
+        let scan_every = Duration::from_mins(1);
+        Self { scan_every, subscription: None, cap_kbit: None, check_in: None, token: None, bug: None, trace }
+    }
+}
+
 impl DeviceMachine {
     pub(super) fn new(index: u8, machine: Machine, options: DeviceOptions, random: Random) -> Self {
-        let DeviceOptions { scan_every, subscription, cap_kbit, bug, trace } = options;
+        let DeviceOptions { scan_every, subscription, cap_kbit, check_in, token, bug, trace } = options;
         let root = folder().expect("a folder");
         Self {
             index,
@@ -73,7 +104,10 @@ impl DeviceMachine {
             folders: Vec::new(),
             mirrors: Vec::new(),
             subscription,
+            urgent: None,
             cap_kbit,
+            check_in,
+            token,
             scan_every,
             bug,
             trace,
@@ -100,17 +134,27 @@ impl DeviceMachine {
         self.mirrors.push(is_mirror);
     }
 
-    /// Joins the core and writes the settings, before the first start.
+    /// Makes a dataset one that goes before everything else.
+    pub(super) fn set_urgent(&mut self, dataset: &str) {
+        self.urgent = Some(dataset.to_owned());
+    }
+
+    /// Writes the settings before the first start; the device has joined then, unless it has a token.
     pub(super) fn set_up(&self) {
         let data = self.path("agent");
         std::fs::create_dir_all(data.join("identity")).expect("a folder");
-        let card = Card { name: device_name(self.index), labels: Vec::new(), addresses: vec![CORE.to_string()] };
-        Device::joined(&data, Identities::get().device(self.index).clone(), card).expect("it joins");
+        if self.token.is_none() {
+            let card = Card { name: device_name(self.index), labels: Vec::new(), addresses: vec![CORE.to_string()] };
+            Device::joined(&data, Identities::get().device(self.index).clone(), card).expect("it joins");
+        }
         let every = self.scan_every.as_secs();
-        let mut text = "[scan]\nthreads = 1\nwatch = false\nsettle = \"0s\"\n".to_owned();
+        // Writing into a string can't fail.
+        let mut text = "[scan]\nthreads = 1\nwatch = false\nsettle = \"0s\"\n[link]\n".to_owned();
         if let Some(cap) = self.cap_kbit {
-            // Writing into a string can't fail.
-            let _ = write!(text, "[link]\nup = \"{cap} kbit/s\"\n");
+            let _ = writeln!(text, "up = \"{cap} kbit/s\"");
+        }
+        if let Some(every) = self.check_in {
+            let _ = writeln!(text, "check_in = \"{}s\"", every.as_secs());
         }
         for (folder, is_mirror) in self.folders.iter().zip(&self.mirrors) {
             let (path, dataset) = (folder.path.display(), &folder.dataset);
@@ -118,9 +162,11 @@ impl DeviceMachine {
                 write!(text, "[[local]]\nfolder = \"{path}\"\ndataset = \"{dataset}\"\n")
             } else {
                 let mode = if *is_mirror { "mirror" } else { "append" };
+                let urgent = self.urgent.as_ref() == Some(dataset);
                 write!(
                     text,
-                    "[[publish]]\nfolder = \"{path}\"\ndataset = \"{dataset}\"\nmode = \"{mode}\"\nevery = \"{every}s\"\n"
+                    "[[publish]]\nfolder = \"{path}\"\ndataset = \"{dataset}\"\nmode = \"{mode}\"\nevery = \"{every}s\"\n\
+                     urgent = {urgent}\n"
                 )
             };
         }
@@ -135,7 +181,8 @@ impl DeviceMachine {
     pub(super) fn start(&mut self) {
         let forgets = (self.bug == Some(Bug::LosesWakeUps)).then_some(40);
         let name = device_name(self.index);
-        let process = Process::new(name, self.machine.clone(), self.random.split(), forgets);
+        let (process, token) =
+            (Process::new(name.clone(), self.machine.clone(), self.random.split(), forgets), self.token.clone());
         *lock(&self.running) = Running::default();
         let (running, data) = (Arc::clone(&self.running), self.path("agent"));
         process.spawn(async move {
@@ -148,10 +195,22 @@ impl DeviceMachine {
             };
             agent.set_daemon();
             lock(&running).agent = Arc::downgrade(&agent);
+            if let Some(token) = token {
+                work::spawn(join(Arc::clone(&agent), token, name));
+            }
             daemon::keep(agent).await;
             lock(&running).ended = Some("it ended by itself".to_owned());
         });
         self.process = Some(process);
+    }
+
+    /// Whether it has joined since this was asked last.
+    pub(super) fn joined_now(&mut self) -> bool {
+        let has_joined = self.token.is_some() && self.agent().is_some_and(|agent| agent.device().is_some());
+        if has_joined {
+            self.token = None;
+        }
+        has_joined
     }
 
     /// Kills the agent. What is committed in its catalog is durable, also when the power goes.
@@ -271,7 +330,27 @@ impl DeviceMachine {
         let Some(agent) = self.agent() else { return Vec::new() };
         let mut events = agent.catalog().events(40).unwrap_or_default();
         events.reverse();
-        events.into_iter().map(|event| format!("{} {} {}", event.at_s, event.dataset, event.text)).collect()
+        let root = self.root.path().display().to_string();
+        let shown = |event: Event| format!("{} {} {}", event.at_s, event.dataset, event.text.replace(&root, "~"));
+        events.into_iter().map(shown).collect()
+    }
+
+    /// What only it knows: its local datasets with their newest versions, and hashes of what is in them.
+    pub(super) fn secrets(&self) -> (Vec<(String, VersionId)>, Vec<ChunkId>) {
+        let (mut versions, mut hashes) = (Vec::new(), Vec::new());
+        for folder in self.folders.iter().filter(|folder| folder.is_local) {
+            hashes.extend(folder.files.values().copied());
+            let Some(agent) = self.agent() else { continue };
+            let rows = agent.catalog().datasets().unwrap_or_default();
+            for row in rows.into_iter().filter(|row| row.role == Role::Local) {
+                if let Ok(Some(version)) = agent.catalog().committed(row.id) {
+                    let root = Manifest::decode(&version.manifest).ok().and_then(|manifest| manifest.root);
+                    hashes.extend(root.map(|root| root.id));
+                    versions.push((row.name, version.version));
+                }
+            }
+        }
+        (versions, hashes)
     }
 
     /// The versions that it holds of what it is subscribed to.

@@ -5,9 +5,13 @@ use std::collections::BTreeMap;
 use headwater_protocol::id::{ChunkId, VersionId};
 
 use super::net::LinkBytes;
+use crate::tally::Tally;
 
 /// Files by path, each with the BLAKE3 of its bytes.
 pub type Files = BTreeMap<String, ChunkId>;
+
+/// Why a version can't be read that is not in the catalog any more.
+pub const GONE: &str = "it is gone";
 
 /// One fact. Devices are named by their index, datasets by their name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +61,13 @@ pub enum Fact {
         /// Its files, each read in full; or why it could not be.
         files: Result<Files, String>,
     },
+    /// The core has later versions than this one, which nobody saw: it came and was collected in between.
+    Passed {
+        /// The dataset.
+        dataset: String,
+        /// Its number.
+        number: u64,
+    },
     /// The core was asked again for a version that was seen before: how it stands with it.
     Again {
         /// The dataset.
@@ -81,6 +92,13 @@ pub enum Fact {
     Started {
         /// Lost chunks.
         lost_chunks: u64,
+    },
+    /// Something was done to the world; what its kind is called.
+    Did(&'static str),
+    /// The core was told to collect garbage, and to keep so many of the newest versions; none keeps all.
+    Collected {
+        /// Versions.
+        keep_last: Option<u64>,
     },
     /// A machine's process died, or its power went.
     Died {
@@ -135,6 +153,8 @@ pub struct History {
     pub wire: Vec<LinkBytes>,
     /// The most that each device may send in any second, if there is a cap.
     pub caps: Vec<Option<u64>>,
+    /// What befell datagrams.
+    pub datagrams: Tally,
     /// Connections that were dialled.
     pub dialled: u64,
     /// How long it took, in milliseconds.

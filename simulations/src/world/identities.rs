@@ -109,6 +109,10 @@ impl work::Process for Maker {
         self.0.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 0x41
     }
 
+    fn disk_free_bytes(&self) -> u64 {
+        0
+    }
+
     fn wall_clock(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(MADE_S)
     }

@@ -15,14 +15,14 @@
 //! | --- | --- |
 //! | time | tokio's paused clock: it moves to the next thing that is due, when nothing else is to be done |
 //! | links | [`net`]: datagrams with rate, delay, jitter, bursts of losses, repeats, queues, damage, garbage, cuts of one or both directions, stalls of all but small talk |
-//! | the core's disk | packs and catalog in memory; a power cut keeps any prefix of what was not synced, some of it as zeros |
+//! | the core's disk | packs and catalog in memory; a power cut keeps any subset of what was not synced: of each pack's a prefix, in which sectors may hold zeros, and names that came or went |
 //! | a device's disk | files and SQLite in memory (tmpfs); what SQLite has committed is durable, as `synchronous=FULL` says |
-//! | blocking work | takes a random time and is then done at once; so a process dies before or after it, never within |
+//! | blocking work | takes a random time and is then done at once; the core may also die within any operation on its disk, half done |
 //! | wall clocks | right, in 1970, far ahead, too fast, or set while the programs run |
 //! | people | [`users`], and commands to the agent |
 //!
-//! **What is absent**: local sockets, signals, joining with a token, watching folders (they are scanned every few seconds),
-//! gc and verification, a device's full disk. The tests with real processes have these.
+//! **What is absent**: local sockets, signals, watching folders (they are scanned every few seconds),
+//! a device's full disk, damaged packs. The tests with real processes have these.
 //!
 //! A run is a seed and a plan. Trouble lasts for a while; then all is well, and everything has to come to rest. In the end
 //! the power of the core goes once more. What happened is a [`History`](history::History), which the
@@ -33,8 +33,10 @@ mod capacity;
 mod contents;
 mod core;
 mod device;
+mod first_byte;
 pub mod history;
 mod identities;
+mod idle;
 mod net;
 mod packs;
 mod plan;
@@ -46,12 +48,13 @@ mod trace;
 mod users;
 
 pub use bugs::{BUGS, Bug};
+pub use first_byte::{FULL_LINKS, FirstByte, first_byte};
+pub use idle::{DAY, IDLING, IdleCost, Idling, idle};
 pub use net::LinkBytes;
 pub use plan::{Plan, PlanError};
 pub use trace::TraceSink;
 
 use std::cell::RefCell;
-use std::fmt;
 use std::path::Path;
 use std::sync::Once;
 
@@ -60,6 +63,7 @@ use history::Fact;
 use play::World;
 
 use crate::checkers;
+use crate::tally::Tally;
 
 /// How a run went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,93 +87,31 @@ impl Outcome {
     }
 }
 
-/// How much happened, to see that runs were worth their time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Runs.
-    pub runs: u64,
-    /// Lines of the trace.
-    pub lines: u64,
-    /// Versions that were committed.
-    pub versions: u64,
-    /// Cuts of links.
-    pub cuts: u64,
-    /// Deaths of processes.
-    pub deaths: u64,
-    /// Files that were freed.
-    pub freed: u64,
-    /// Versions that subscribers held.
-    pub held: u64,
-    /// Bytes that went over links.
-    pub bytes: u64,
-    /// Seconds of the world.
-    pub seconds: u64,
-}
-
-impl Tally {
-    fn of(history: &history::History, lines: u64) -> Self {
-        let mut tally = Self { runs: 1, lines, seconds: history.took_ms / 1000, ..Self::default() };
-        tally.bytes = history.wire.iter().map(|link| link.up + link.down).sum();
-        for (_, fact) in &history.facts {
-            match fact {
-                Fact::Version { .. } => tally.versions += 1,
-                Fact::Cut { .. } => tally.cuts += 1,
-                Fact::Died { .. } => tally.deaths += 1,
-                Fact::Freed { .. } => tally.freed += 1,
-                Fact::Held { .. } => tally.held += 1,
-                _ => {}
-            }
-        }
-        tally
-    }
-
-    /// Adds another run's.
-    pub fn add(&mut self, other: &Self) {
-        self.runs += other.runs;
-        self.lines += other.lines;
-        self.versions += other.versions;
-        self.cuts += other.cuts;
-        self.deaths += other.deaths;
-        self.freed += other.freed;
-        self.held += other.held;
-        self.bytes += other.bytes;
-        self.seconds += other.seconds;
-    }
-}
-
-impl fmt::Display for Tally {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { versions, cuts, deaths, freed, held, bytes, seconds, .. } = self;
-        let (megabytes, hours) = (bytes / 1_000_000, seconds / 3600);
-        write!(
-            f,
-            "{versions} versions, {cuts} cuts, {deaths} deaths, {freed} files freed, {held} versions taken, \
-             {megabytes} MB over links, {hours} hours of the world"
-        )
-    }
-}
-
 thread_local! {
     /// Panics in the world on this thread; none if there is no world on it.
     static PANICS: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
 }
 
-/// Plays one seed.
-pub fn run(seed: u64, plan: &Plan, bug: Option<Bug>, trace: Option<TraceSink>) -> Outcome {
-    gather_panics();
+/// Plays something alone on this thread, in virtual time.
+fn alone<T>(play: impl Future<Output = T>) -> T {
     work::make_world_of_thread();
-    PANICS.set(Some(Vec::new()));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime without a reactor");
-    let (mut history, trace_hash, lines) = runtime.block_on(World::play(seed, plan, bug, trace));
-    drop(runtime);
+    runtime.block_on(play)
+}
+
+/// Plays one seed.
+pub fn run(seed: u64, plan: &Plan, bug: Option<Bug>, trace: Option<TraceSink>) -> Outcome {
+    gather_panics();
+    PANICS.set(Some(Vec::new()));
+    let (mut history, trace_hash, lines) = alone(World::play(seed, plan, bug, trace));
     for panic in PANICS.take().unwrap_or_default() {
         history.facts.push((history.took_ms, Fact::Broken(format!("a panic: {panic}"))));
     }
-    Outcome { seed, problems: checkers::check(&history), trace_hash, tally: Tally::of(&history, lines) }
+    Outcome { seed, problems: checkers::check(&history), trace_hash, tally: tally_of(&history, lines) }
 }
 
 /// A panic in a task of a world is a finding, not only a line on the terminal.
@@ -186,4 +128,24 @@ fn gather_panics() {
             before(info);
         }));
     });
+}
+
+fn tally_of(history: &history::History, lines: u64) -> Tally {
+    let mut tally = Tally::default();
+    tally.count("runs", 1);
+    tally.count("events", lines);
+    tally.count("seconds", history.took_ms / 1000);
+    tally.count("bytes over links", history.wire.iter().map(|link| link.up + link.down).sum());
+    tally.add(&history.datagrams);
+    for (_, fact) in &history.facts {
+        match fact {
+            Fact::Did(what) => tally.count(what, 1),
+            Fact::Deleted { .. } => tally.count("files deleted by command", 1),
+            Fact::Version { .. } => tally.count("versions", 1),
+            Fact::Freed { .. } => tally.count("files freed", 1),
+            Fact::Held { .. } => tally.count("versions taken", 1),
+            _ => {}
+        }
+    }
+    tally
 }

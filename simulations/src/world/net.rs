@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use super::capacity::Capacity;
 use super::trace::Trace;
 use crate::random::Random;
+use crate::tally::Tally;
 use crate::trouble::{Past, Trouble};
 
 /// Bytes of the headers of IPv4 and UDP, which travel too.
@@ -63,6 +64,8 @@ struct Direction {
     is_cut: bool,
     is_bad: bool,
     free_at: Instant,
+    /// When the last of what is under way arrives.
+    last_arrival: Instant,
     past: Past,
     /// Longest datagram that passes.
     longest: usize,
@@ -75,6 +78,14 @@ struct Link {
     down: Direction,
     /// Which of its addresses the core sees.
     generation: u8,
+    /// A NAT forgets the device after so much silence of it.
+    nat: Option<Duration>,
+    /// And then knows it by other ports, which are its own and so many more.
+    nat_ports: u16,
+    /// When the device last sent something.
+    sent_at: Instant,
+    /// When the datagram left that came out last at the core.
+    last_left: Option<Instant>,
 }
 
 /// What went over a device's link.
@@ -115,6 +126,8 @@ impl LastSecond {
 struct Datagram {
     from: SocketAddr,
     to: SocketAddr,
+    /// When it left its machine.
+    left: Instant,
     payload: Bytes,
 }
 
@@ -134,6 +147,7 @@ struct State {
     under_way: BTreeMap<(Instant, u64), Datagram>,
     sequence: u64,
     port_next: u16,
+    befallen: Tally,
 }
 
 /// The network.
@@ -155,6 +169,7 @@ impl Network {
             under_way: BTreeMap::new(),
             sequence: 0,
             port_next: PORT_FIRST,
+            befallen: Tally::default(),
         };
         Arc::new(Self { state: Mutex::new(state), changed: Notify::new(), trace })
     }
@@ -169,10 +184,11 @@ impl Network {
         let now = Instant::now();
         let direction = |line| {
             let (past, longest) = (Past::default(), usize::MAX);
-            Direction { line, is_cut: false, is_bad: false, free_at: now, past, longest }
+            Direction { line, is_cut: false, is_bad: false, free_at: now, last_arrival: now, past, longest }
         };
         let mut state = self.state();
-        state.links.push(Link { up: direction(up), down: direction(down), generation: 0 });
+        let (up, down) = (direction(up), direction(down));
+        state.links.push(Link { up, down, generation: 0, nat: None, nat_ports: 0, sent_at: now, last_left: None });
         state.bytes.push(LinkBytes::default());
         state.last_second.push(LastSecond::default());
     }
@@ -203,9 +219,24 @@ impl Network {
         link.generation = link.generation.wrapping_add(1);
     }
 
+    /// Puts a NAT before a device, which forgets it after so much silence; or takes it away.
+    pub(super) fn set_nat(&self, device: u8, forgets_after: Option<Duration>) {
+        self.state().links[usize::from(device)].nat = forgets_after;
+    }
+
+    /// When the datagram left the device that came out last at the core.
+    pub(super) fn last_up_left(&self, device: u8) -> Option<Instant> {
+        self.state().links[usize::from(device)].last_left
+    }
+
     /// What went over the link of a device.
     pub(super) fn bytes(&self, device: u8) -> LinkBytes {
         self.state().bytes[usize::from(device)]
+    }
+
+    /// What befell datagrams.
+    pub(super) fn befallen(&self) -> Tally {
+        self.state().befallen.clone()
     }
 
     /// How many sockets devices have opened: one for each time that they dialled.
@@ -269,7 +300,10 @@ impl Network {
         while let Some(entry) = state.under_way.first_entry()
             && entry.key().0 <= now
         {
-            let Datagram { from, to, payload } = entry.remove();
+            let Datagram { from, to, left, payload } = entry.remove();
+            if let Some(link) = device_of(from.ip()).and_then(|device| state.links.get_mut(device)) {
+                link.last_left = Some(left);
+            }
             self.trace.bytes(|| format!("arrive {from} {to} {}", payload.len()));
             if let Some(inbox) = state.sockets.get(&to) {
                 lock(inbox).put(from, payload);
@@ -286,30 +320,38 @@ impl Network {
         let [_, _, generation, device] = inner.octets();
         let Some(link) = state.links.get_mut(usize::from(device)) else { return };
         let bytes = payload.len() as u64 + HEADER_BYTES;
+        let now = Instant::now();
+        let is_forgotten = link.nat.is_some_and(|after| now.duration_since(link.sent_at) > after);
         let counts = &mut state.bytes[usize::from(device)];
         let (direction, seen_from, to) = if upwards {
+            if is_forgotten {
+                link.nat_ports = link.nat_ports.wrapping_add(1);
+                state.befallen.count("NATs that forgot a device", 1);
+            }
+            link.sent_at = now;
             counts.up += bytes;
             counts.up_second_max = counts.up_second_max.max(state.last_second[usize::from(device)].add(bytes));
             let outer = IpAddr::V4(Ipv4Addr::new(10, 2, link.generation, device));
-            (&mut link.up, SocketAddr::new(outer, from.port()), to)
+            (&mut link.up, SocketAddr::new(outer, from.port().wrapping_add(link.nat_ports)), to)
         } else {
             counts.down += bytes;
-            if generation != link.generation {
+            if generation != link.generation || is_forgotten {
                 return;
             }
-            (&mut link.down, from, SocketAddr::new(Self::address_of(device), to.port()))
+            let inner = SocketAddr::new(Self::address_of(device), to.port().wrapping_sub(link.nat_ports));
+            (&mut link.down, from, inner)
         };
         if payload.len() > direction.longest {
             return;
         }
-        let arrivals = direction.pass(bytes, &mut state.random);
+        let arrivals = direction.pass(bytes, &mut state.random, &mut state.befallen);
         let Some(first) = arrivals.first().copied() else { return };
         let damaged = direction.past.arriving(direction.line.trouble, &mut state.random, payload);
         let arriving = damaged.into_iter().map(|payload| (first, payload.into()));
         let again = arrivals.into_iter().skip(1).map(|arrival| (arrival, Bytes::copy_from_slice(payload)));
         for (arrival, payload) in arriving.chain(again) {
             state.sequence += 1;
-            state.under_way.insert((arrival, state.sequence), Datagram { from: seen_from, to, payload });
+            state.under_way.insert((arrival, state.sequence), Datagram { from: seen_from, to, left: now, payload });
             self.changed.notify_one();
         }
     }
@@ -321,7 +363,7 @@ impl Network {
 
 impl Direction {
     /// When a datagram that is sent now arrives: once, twice, or never.
-    fn pass(&mut self, bytes: u64, random: &mut Random) -> Vec<Instant> {
+    fn pass(&mut self, bytes: u64, random: &mut Random, befallen: &mut Tally) -> Vec<Instant> {
         let now = Instant::now();
         let per_million = |random: &mut Random, times: u32| random.below(1_000_000) < u64::from(times);
         if per_million(random, self.line.turns[usize::from(self.is_bad)]) {
@@ -334,17 +376,29 @@ impl Direction {
         };
         let travels = self.line.delay + jitter(random, &self.line);
         let begins = self.free_at.max(now);
-        if self.is_cut || begins.duration_since(now) > self.line.queue {
+        let lost = match () {
+            () if self.is_cut => Some("datagrams into cut links"),
+            () if begins.duration_since(now) > self.line.queue => Some("datagrams at full queues"),
+            () => None,
+        };
+        if let Some(lost) = lost {
+            befallen.count(lost, 1);
             return Vec::new();
         }
         self.free_at = self.line.capacity.ends(begins, bytes);
         if is_lost {
+            befallen.count("datagrams lost", 1);
             return Vec::new();
         }
         let mut arrivals = vec![self.free_at + travels];
         if per_million(random, self.line.twice) {
             arrivals.push(self.free_at + self.line.delay + jitter(random, &self.line));
+            befallen.count("datagrams repeated", 1);
         }
+        if arrivals[0] < self.last_arrival {
+            befallen.count("datagrams overtaken", 1);
+        }
+        self.last_arrival = self.last_arrival.max(arrivals[0]);
         arrivals
     }
 }
@@ -357,6 +411,14 @@ impl Inbox {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+}
+
+/// The device with this outer address.
+fn device_of(outer: IpAddr) -> Option<usize> {
+    match outer {
+        IpAddr::V4(address) if outer != CORE.ip() => Some(usize::from(address.octets()[3])),
+        _ => None,
     }
 }
 

@@ -26,6 +26,11 @@ impl TryFrom<(u64, u64)> for Range {
 }
 
 impl Range {
+    /// From one number to another.
+    pub(super) const fn of(first: u64, last: u64) -> Self {
+        Self { first, last }
+    }
+
     /// A number of it, each as likely.
     pub fn draw(self, random: &mut Random) -> u64 {
         random.between(self.first, self.last)
@@ -137,6 +142,12 @@ pub struct LinkPlan {
     pub capped: Percent,
     /// That cap, in kilobits, scaled.
     pub cap_kbit: Range,
+    /// A device checks in every minute, instead of staying connected.
+    pub checks_in: Percent,
+    /// Between a device and the core is a NAT.
+    pub nat: Percent,
+    /// It forgets a device after so many seconds of silence.
+    pub nat_seconds: Range,
     /// How long a line's queue may be, in milliseconds, scaled.
     pub queue_ms: Range,
 }
@@ -151,6 +162,10 @@ pub struct MachinePlan {
     pub scan_seconds: Range,
     /// KiB after which a pack is sealed, scaled.
     pub pack_kib: Range,
+    /// A device joins with a token, in the middle of everything.
+    pub joins: Percent,
+    /// Newest versions that the core keeps of a dataset; 0 keeps all.
+    pub keep_last: Range,
     /// The clock begins at another time than the true one.
     pub clock_wrong: Percent,
     /// Parts in a million by which a clock is too fast.
@@ -177,6 +192,10 @@ pub struct TroublePlan {
     pub link_changes: Range,
     /// The core's process is killed.
     pub core_kills: Range,
+    /// The core's process is killed in the middle of something that it does to its disk.
+    pub core_kills_at_disk: Range,
+    /// Somebody with the core's keys takes its place for a while, and asks devices for what is not its own.
+    pub impostors: Range,
     /// A device's process is killed.
     pub device_kills: Range,
     /// A kill is a power cut: what was not synced goes in part.
@@ -189,6 +208,10 @@ pub struct TroublePlan {
     pub full_ms: Range,
     /// Operations of the core's disk fail.
     pub core_disk_errors: Range,
+    /// The core collects garbage.
+    pub collections: Range,
+    /// The core reads everything again.
+    pub verifications: Range,
     /// A clock is set.
     pub clock_jumps: Range,
 }

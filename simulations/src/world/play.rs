@@ -10,10 +10,10 @@ use headwater_protocol::id::VersionId;
 use headwater_protocol::manifest::Manifest;
 
 use super::bugs::Bug;
-use super::contents;
+use super::contents::{self, SECRET};
 use super::core::CoreMachine;
 use super::device::DeviceMachine;
-use super::history::{Dataset, Fact, Files, History};
+use super::history::{Dataset, Fact, Files, GONE, History};
 use super::net::Network;
 use super::plan::Plan;
 use super::rest::Rest;
@@ -43,6 +43,8 @@ pub(super) struct World {
     versions: BTreeMap<(String, u64), (VersionId, Option<Files>)>,
     receipts: BTreeSet<(String, VersionId)>,
     rest: Rest,
+    /// Every version is to be read again.
+    looks_again: bool,
 }
 
 impl World {
@@ -72,6 +74,7 @@ impl World {
             versions: BTreeMap::new(),
             receipts: BTreeSet::new(),
             rest: Rest::default(),
+            looks_again: false,
         };
         for (name, dataset) in &world.datasets {
             world.trace.line(&format!("`{name}`: {dataset:?}"));
@@ -97,6 +100,7 @@ impl World {
         History {
             wire: (0..self.devices.len() as u8).map(|device| self.network.bytes(device)).collect(),
             caps: self.devices.iter().map(DeviceMachine::cap_bytes).collect(),
+            datagrams: self.network.befallen(),
             dialled: self.network.sockets_bound(),
             took_ms: self.trace.now_ms(),
             facts: self.facts,
@@ -109,6 +113,11 @@ impl World {
         self.trace.line(&shown);
         self.rest.take(&fact);
         self.facts.push((self.trace.now_ms(), fact));
+    }
+
+    /// Something of this kind was done.
+    fn did(&mut self, kind: &'static str) {
+        self.fact(Fact::Did(kind));
     }
 
     async fn trouble(&mut self, schedule: Schedule, span: Duration) {
@@ -136,30 +145,73 @@ impl World {
             Event::Cut { device, up, down } => {
                 self.network.cut(device, up, down);
                 self.fact(Fact::Cut { device });
+                self.did(if up && down { "links cut" } else { "links cut one way" });
             }
             Event::Mend { device } => self.network.cut(device, false, false),
             Event::LetPass { device, longest } => {
                 self.network.let_pass_only(device, longest);
                 self.fact(Fact::Cut { device });
+                if longest < usize::MAX {
+                    self.did("links stalled");
+                }
             }
-            Event::ChangeAddress { device } => self.network.change_address(device),
-            Event::ChangeLink { device, up, down } => self.network.set_lines(device, *up, *down),
-            Event::KillCore { power } => self.kill_core(power).await,
+            Event::ChangeAddress { device } => {
+                self.network.change_address(device);
+                self.did("addresses changed");
+            }
+            Event::ChangeLink { device, up, down } => {
+                self.network.set_lines(device, *up, *down);
+                self.did("links changed");
+            }
+            Event::KillCore { power } => {
+                self.kill_core(power).await;
+                self.did(if power { "cores without power" } else { "cores killed" });
+            }
+            Event::KillCoreAtDisk { operations, power } => self.core.kill_at_disk(operations, power),
+            Event::TakeOver => self.take_over().await,
             Event::StartCore => self.start_core(),
-            Event::KillDevice { device } => self.kill_device(device).await,
+            Event::KillDevice { device } => {
+                self.kill_device(device).await;
+                self.did("devices killed");
+            }
             Event::StartDevice { device } => self.start_device(device),
-            Event::FillDisk { room } => self.core.set_room(Some(room)),
+            Event::FillDisk { room } => {
+                self.core.set_room(Some(room));
+                self.did("core's disk full");
+            }
             Event::EmptyDisk => self.core.set_room(None),
-            Event::FailDisk { operations } => self.core.fail(operations),
-            Event::SetClock { device: None, seconds } => self.core.set_clock(seconds),
-            Event::SetClock { device: Some(device), seconds } => {
-                self.devices[usize::from(device)].set_clock(seconds);
+            Event::FailDisk { operations } => {
+                self.core.fail(operations);
+                self.did("core's disk failing");
+            }
+            Event::CollectGarbage => {
+                if let Some(keep_last) = self.core.collect_garbage() {
+                    self.fact(Fact::Collected { keep_last });
+                    self.did("garbage collections");
+                    self.looks_again = true;
+                }
+            }
+            Event::Verify => {
+                if self.core.verify() {
+                    self.did("verifications");
+                }
+            }
+            Event::SetClock { device, seconds } => {
+                match device {
+                    None => self.core.set_clock(seconds),
+                    Some(device) => self.devices[usize::from(device)].set_clock(seconds),
+                }
+                self.did("clocks set");
             }
             Event::Change { device } => {
                 let device = &mut self.devices[usize::from(device)];
                 let (clock, at) = (device.clock(), self.random.below(device.folders.len() as u64) as usize);
-                for fact in device.folders[at].change(clock) {
+                let (facts, kinds) = device.folders[at].change(clock);
+                for fact in facts {
                     self.fact(fact);
+                }
+                for kind in kinds {
+                    self.did(kind);
                 }
             }
             Event::Free { device } => {
@@ -176,6 +228,7 @@ impl World {
     }
 
     async fn kill_core(&mut self, power: bool) {
+        self.observe_death();
         if self.core.is_running() {
             self.core.kill(power);
             self.fact(Fact::Died { who: "core".to_owned(), power });
@@ -189,7 +242,38 @@ impl World {
         }
     }
 
+    /// Somebody takes the core's place who wants all that is local.
+    async fn take_over(&mut self) {
+        self.kill_core(false).await;
+        self.end_impostor();
+        let (mut fetches, mut pages) = (Vec::new(), Vec::new());
+        for (versions, hashes) in self.devices.iter().map(DeviceMachine::secrets) {
+            fetches.extend(versions);
+            pages.extend(hashes);
+        }
+        self.core.take_over(fetches, pages);
+        self.did("cores taken over");
+    }
+
+    /// Whoever has the core's place loses it, and is asked what was heard.
+    fn end_impostor(&mut self) {
+        let Some(heard) = self.core.take_back() else { return };
+        self.trace.line(&format!("the impostor heard {} messages", heard.messages.len()));
+        for _ in 0..heard.sessions {
+            self.did("sessions with an impostor");
+        }
+        let locals = self.devices.iter().flat_map(|device| &device.folders).filter(|folder| folder.is_local);
+        let named: Vec<String> = locals.map(|folder| folder.dataset.clone()).collect();
+        let leaks = named.iter().filter(|name| heard.offers.contains(name) || heard.holds(SECRET));
+        let leak = leaks.map(|name| format!("an impostor was told of `{name}`")).next();
+        let leak = leak.or_else(|| (heard.item_bytes > 0).then(|| "an impostor got what it asked for".to_owned()));
+        if let Some(leak) = leak {
+            self.fact(Fact::Leaked(leak));
+        }
+    }
+
     fn start_core(&mut self) {
+        self.end_impostor();
         if !self.core.is_running() {
             self.core.start();
         }
@@ -224,6 +308,8 @@ impl World {
             self.network.let_pass_only(device, usize::MAX);
             self.network.set_lines(device, good_line(), good_line());
         }
+        self.core.spare();
+        self.observe_death();
         self.core.set_room(None);
         self.core.fail(0);
         self.start_core();
@@ -282,9 +368,16 @@ impl World {
     /// Looks at everything that has changed.
     pub(super) fn observe(&mut self) {
         self.observe_core();
+        if self.core.core().is_none() {
+            // It may have died in the middle of something: what devices have heard of, it shows when it is back.
+            return;
+        }
         for index in 0..self.devices.len() {
             if let Some(reason) = self.devices[index].ended() {
                 self.fact(Fact::Broken(format!("the agent of device {index} ended: {reason}")));
+            }
+            if self.devices[index].joined_now() {
+                self.did("devices joined");
             }
             let known = |dataset: &str, version| self.receipts.contains(&(dataset.to_owned(), version));
             for fact in self.devices[index].receipts(known) {
@@ -302,15 +395,27 @@ impl World {
         }
     }
 
+    /// The core may have died in the middle of something.
+    fn observe_death(&mut self) {
+        if let Some(power) = self.core.died_at_disk() {
+            self.fact(Fact::Died { who: "core".to_owned(), power });
+            self.did(if power { "cores without power within disk work" } else { "cores killed within disk work" });
+        }
+    }
+
     fn observe_core(&mut self) {
+        self.observe_death();
         if let Some(reason) = self.core.ended() {
             self.fact(Fact::Broken(format!("the core ended: {reason}")));
+        }
+        if let Some(damage) = self.core.damage_found() {
+            self.fact(Fact::Broken(format!("a verification found damage: {damage}")));
         }
         let recovered = self.core.recovered();
         let Some(core) = self.core.core() else { return };
         if let Some(report) = recovered {
             self.fact(Fact::Started { lost_chunks: report.lost_chunks });
-            self.look_again(&core);
+            self.looks_again = true;
         }
         if core.memory.used_bytes() > core.memory.bytes() {
             self.fact(Fact::OverBudget(core.memory.used_bytes()));
@@ -323,13 +428,19 @@ impl World {
             let seen = self.versions.range((record.name.clone(), 0)..=(record.name.clone(), u64::MAX)).next_back();
             let seen = seen.map_or(0, |((_, number), _)| *number);
             for number in seen + 1..=record.head.map_or(0, |head| head.number) {
-                let Some(found) = catalog.version(record.id, number).expect("in memory") else { continue };
+                let Some(found) = catalog.version(record.id, number).expect("in memory") else {
+                    self.fact(Fact::Passed { dataset: record.name.clone(), number });
+                    continue;
+                };
                 let version = found.summary.version;
                 let manifest = Manifest::decode(&found.manifest).map_err(|error| error.to_string());
                 let files = manifest.and_then(|manifest| contents::of_version(&core, record.id, &manifest));
                 self.versions.insert((record.name.clone(), number), (version, files.as_ref().ok().cloned()));
                 self.fact(Fact::Version { dataset: record.name.clone(), number, version, files });
             }
+        }
+        if std::mem::take(&mut self.looks_again) {
+            self.look_again(&core);
         }
     }
 
@@ -343,7 +454,7 @@ impl World {
                 version.map(|version| (record.id, version))
             });
             let version = match found {
-                None => Err("it is gone".to_owned()),
+                None => Err(GONE.to_owned()),
                 Some((id, found)) => match Manifest::decode(&found.manifest) {
                     Err(error) => Err(error.to_string()),
                     Ok(manifest) => contents::of_version(core, id, &manifest).map(|_| found.summary.version),

@@ -19,6 +19,8 @@ use crate::random::Random;
 
 /// Finished tasks are let go of when there are this many.
 const TASKS_TIDY: usize = 256;
+/// What every machine says of its disk.
+const DISK_FREE_BYTES: u64 = 10 << 30;
 /// A year of the world, at its start: 2026-01-01.
 const YEAR_STARTS_S: u64 = 1_767_225_600;
 
@@ -112,6 +114,16 @@ impl Process {
         self.machine.network.close(self.machine.address);
     }
 
+    /// A number below `end`, which is above 0.
+    pub(super) fn below(&self, end: u64) -> u64 {
+        lock(&self.random).below(end)
+    }
+
+    /// One time in two.
+    pub(super) fn chance(&self) -> bool {
+        self.below(2) == 0
+    }
+
     pub(super) fn is_dead(&self) -> bool {
         self.dead.load(Ordering::Relaxed)
     }
@@ -153,6 +165,10 @@ impl work::Process for Process {
 
     fn random(&self) -> u64 {
         lock(&self.random).next()
+    }
+
+    fn disk_free_bytes(&self) -> u64 {
+        DISK_FREE_BYTES
     }
 
     fn wall_clock(&self) -> SystemTime {

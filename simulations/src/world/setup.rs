@@ -22,10 +22,14 @@ use crate::trouble::Trouble;
 const WANDERING_RATE_MAX: u64 = 2_500_000;
 /// What passes a link that stalls: acknowledgements and signs of life, and no payload.
 const SHORT_BYTES: usize = 200;
+/// How often devices check in that do.
+const CHECK_IN: Duration = Duration::from_mins(1);
+/// The core may die within as many operations of its disk.
+const AT_DISK_MAX: u64 = 6;
 /// The link of a device once all is well.
 const GOOD_RATE: u64 = 2_500_000;
 
-/// Something that happens to the world.
+/// Something that happens to the world. `None` for a device is the core.
 #[derive(Clone, Debug)]
 pub(super) enum Event {
     Cut {
@@ -52,6 +56,12 @@ pub(super) enum Event {
     KillCore {
         power: bool,
     },
+    KillCoreAtDisk {
+        operations: u32,
+        power: bool,
+    },
+    /// Somebody takes the core's place, until the core starts again.
+    TakeOver,
     StartCore,
     KillDevice {
         device: u8,
@@ -66,7 +76,8 @@ pub(super) enum Event {
     FailDisk {
         operations: u32,
     },
-    /// Of the core, or of a device.
+    CollectGarbage,
+    Verify,
     SetClock {
         device: Option<u8>,
         seconds: u64,
@@ -118,7 +129,8 @@ impl Setup<'_> {
     pub(super) fn core(&mut self, network: &Arc<Network>) -> CoreMachine {
         let machine = self.machine(network, CORE.ip());
         let pack_bytes_max = self.plan.machine.pack_kib.draw_scaled(&mut self.random) << 10;
-        CoreMachine::new(machine, pack_bytes_max, self.bug, self.random.split())
+        let keep_last = self.plan.machine.keep_last.draw(&mut self.random) as u32;
+        CoreMachine::new(machine, pack_bytes_max, keep_last, self.bug, self.random.split())
     }
 
     /// All devices with their folders, and what the core is told of them.
@@ -134,12 +146,21 @@ impl Setup<'_> {
         for index in 0..count {
             let line = line(&self.plan.link, &mut self.random);
             network.add_link(line, self::line(&self.plan.link, &mut self.random));
+            let forgets_after = self.plan.link.nat_seconds.draw(&mut self.random);
+            let nat = self.plan.link.nat.draw(&mut self.random).then(|| Duration::from_secs(forgets_after));
+            network.set_nat(index, nat);
             let machine = self.machine(network, Network::address_of(index));
             let subscribes = self.plan.users.subscribes.draw(&mut self.random);
             if subscribes {
                 readers.push(index);
             }
-            core.add_device(index, if subscribes { vec!["open/**".to_owned()] } else { Vec::new() });
+            let read_patterns = if subscribes { vec!["open/**".to_owned()] } else { Vec::new() };
+            let token = if self.plan.machine.joins.draw(&mut self.random) {
+                Some(core.add_token(read_patterns, &mut self.random))
+            } else {
+                core.add_device(index, read_patterns);
+                None
+            };
             let options = DeviceOptions {
                 scan_every: Duration::from_secs(self.plan.machine.scan_seconds.draw(&mut self.random)),
                 // Asking for everything gets what one may read.
@@ -150,6 +171,8 @@ impl Setup<'_> {
                     .capped
                     .draw(&mut self.random)
                     .then(|| self.plan.link.cap_kbit.draw_scaled(&mut self.random)),
+                token,
+                check_in: self.plan.link.checks_in.draw(&mut self.random).then_some(CHECK_IN),
                 bug: self.bug,
                 trace: Arc::clone(&self.trace),
             };
@@ -267,6 +290,19 @@ impl Drawing {
             let down = Duration::from_millis(trouble.down_ms.draw_scaled(&mut self.random));
             self.at(time + down, Event::StartCore);
         }
+        for _ in 0..trouble.core_kills_at_disk.draw(&mut self.random) {
+            let (time, _) = self.some_time(|_, random| {
+                let (operations, power) = (random.between(1, AT_DISK_MAX), trouble.power.draw(random));
+                Event::KillCoreAtDisk { operations: operations as u32, power }
+            });
+            let down = Duration::from_millis(trouble.down_ms.draw_scaled(&mut self.random));
+            self.at(time + down, Event::StartCore);
+        }
+        for _ in 0..trouble.impostors.draw(&mut self.random) {
+            let (time, _) = self.some_time(|_, _| Event::TakeOver);
+            let lasts = Duration::from_millis(trouble.down_ms.draw_scaled(&mut self.random));
+            self.at(time + lasts, Event::StartCore);
+        }
         for _ in 0..trouble.device_kills.draw(&mut self.random) {
             let (time, device) = self.some_time(|device, _| Event::KillDevice { device });
             let down = Duration::from_millis(trouble.down_ms.draw_scaled(&mut self.random));
@@ -279,6 +315,12 @@ impl Drawing {
         }
         for _ in 0..trouble.core_disk_errors.draw(&mut self.random) {
             self.some_time(|_, random| Event::FailDisk { operations: random.between(1, 4) as u32 });
+        }
+        for _ in 0..trouble.collections.draw(&mut self.random) {
+            self.some_time(|_, _| Event::CollectGarbage);
+        }
+        for _ in 0..trouble.verifications.draw(&mut self.random) {
+            self.some_time(|_, _| Event::Verify);
         }
         for _ in 0..trouble.clock_jumps.draw(&mut self.random) {
             self.some_time(|device, random| Event::SetClock {

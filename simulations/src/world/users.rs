@@ -33,18 +33,34 @@ impl Folder {
         Self { dataset, path, is_local, files: Files::new(), file_bytes, random, changes: 0 }
     }
 
-    /// Somebody does something.
-    pub(super) fn change(&mut self, clock: Duration) -> Vec<Fact> {
-        let mut facts = Vec::new();
+    /// Somebody does some things; gives what came of it, and what each was.
+    pub(super) fn change(&mut self, clock: Duration) -> (Vec<Fact>, Vec<&'static str>) {
+        let (mut facts, mut kinds) = (Vec::new(), Vec::new());
         for _ in 0..self.random.between(1, 4) {
-            match self.random.below(10) {
-                0..4 => self.add(clock, &mut facts),
-                4..7 => self.rewrite(clock, &mut facts),
-                7 => self.rename(&mut facts),
-                _ => self.remove(&mut facts),
+            let before = facts.len();
+            let kind = match self.random.below(10) {
+                0..4 => {
+                    self.add(clock, &mut facts);
+                    "files added"
+                }
+                4..7 => {
+                    self.rewrite(clock, &mut facts);
+                    "files changed"
+                }
+                7 => {
+                    self.rename(&mut facts);
+                    "files renamed"
+                }
+                _ => {
+                    self.remove(&mut facts);
+                    "files removed"
+                }
+            };
+            if facts.len() > before {
+                kinds.push(kind);
             }
         }
-        facts
+        (facts, kinds)
     }
 
     /// A new file, or other bytes for one.
@@ -53,6 +69,16 @@ impl Folder {
         let path = format!("{folder}{:02}.{}", self.random.below(40), self.random.pick(&["jpg", "json", "bin"]));
         let bytes = self.some_bytes();
         self.put(&path, &bytes, clock, facts);
+    }
+
+    /// Another file of noise, so long.
+    pub(super) fn add_noise(&mut self, clock: Duration, length: u64) {
+        let mut bytes = Vec::with_capacity(length as usize);
+        while (bytes.len() as u64) < length {
+            bytes.extend(self.random.next().to_le_bytes());
+        }
+        let path = format!("{}.noise", self.changes);
+        self.put(&path, &bytes, clock, &mut Vec::new());
     }
 
     fn some_bytes(&mut self) -> Vec<u8> {

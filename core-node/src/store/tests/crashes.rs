@@ -21,7 +21,7 @@ fn a_tail_cut_at_any_byte_is_mended() {
     let second_end = tail_start + (RECORD_HEADER_BYTES + 90) as u64;
     for end in tail_start..=whole {
         let catalog = Arc::new(committed.snapshot());
-        let cut = Arc::new(packs.after_power_cut(|_, _| 0));
+        let cut = Arc::new(packs.after_power_cut(|_, _| 0, |_| false));
         cut.with_bytes(PackNumber(1), |bytes| bytes.truncate(end as usize)).unwrap();
         let (store, report) = open(&cut, &catalog, 1 << 20);
         let adopted = u64::from(end >= second_end) + u64::from(end == whole);
@@ -58,7 +58,7 @@ fn a_power_cut_between_any_two_batches_keeps_what_was_acknowledged() {
             let new = chunk(noise(seed, 100 + 37 * seed as usize));
             store.store_blocking(batch(vec![new.clone()])).unwrap();
             acknowledged.insert(new.id, new.plain);
-            let survivors = Arc::new(packs.after_power_cut(|_, unsynced| kept.min(unsynced)));
+            let survivors = Arc::new(packs.after_power_cut(|_, unsynced| kept.min(unsynced), |_| false));
             let catalog = Arc::new(catalog.snapshot());
             let (after, report) = open(&survivors, &catalog, 3_000);
             assert_eq!(report.lost_chunks, 0);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::super::chunk_store::block_on;
 use super::*;
 use crate::catalog::{SqliteCatalog, Upkeep};
 
@@ -41,7 +42,7 @@ fn a_frame_is_stored_as_it_came() {
 fn a_writer_that_broke_off_is_noticed() {
     let (_, _, store) = in_memory(1 << 20);
     assert!(store.is_writing());
-    assert!(store.between_groups(|_| panic!("as a bug would")).is_err());
+    assert!(block_on(store.between_groups(|_| panic!("as a bug would"))).is_err());
     let begun = Instant::now();
     while store.is_writing() {
         assert!(begun.elapsed() < Duration::from_mins(1), "nobody notices");
@@ -111,7 +112,7 @@ fn a_failed_sync_costs_its_batch_and_its_pack() {
     store.store_blocking(batch(vec![second.clone()])).unwrap();
     assert_ne!(location(&*catalog, &first.id).pack, location(&*catalog, &second.id).pack);
     drop(store);
-    let survivors = Arc::new(packs.after_power_cut(|_, _| 0));
+    let survivors = Arc::new(packs.after_power_cut(|_, _| 0, |_| false));
     let store = open(&survivors, &catalog, 1 << 20).0;
     assert_eq!(store.read(&first.id).unwrap(), first.plain);
     assert_eq!(store.read(&second.id).unwrap(), second.plain);

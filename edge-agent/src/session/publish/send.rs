@@ -58,7 +58,9 @@ pub(super) async fn send(
         })
         .await?
     };
-    let (outgoing, priority) = (outgoing(&row.name, &version), priority(&version));
+    let is_urgent = agent.folder(&row.name).is_ok_and(|folder| folder.urgent);
+    let priority = if is_urgent { Priority::ModelUpdate } else { priority(&version) };
+    let outgoing = outgoing(&row.name, &version);
     let sent = link.handle().send_version(outgoing, priority, Arc::new(source), progress).await;
     match sent {
         Ok(report) => {

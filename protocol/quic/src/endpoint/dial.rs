@@ -100,7 +100,9 @@ impl Dialler {
         let failed = |source| ConnectError::Socket { address: peer, source };
         let payload_max =
             if options::is_loopback(peer.ip()) { options.transport.payload_max() } else { options.transport.mtu_max };
-        let payload_max = payload_max.clamp(PAYLOAD_BYTES_DEFAULT, 65_527);
+        // The core looks for nothing beyond what this side says it takes.
+        let seeks = options.transport.finds_mtu || options::is_loopback(peer.ip());
+        let payload_max = if seeks { payload_max.clamp(PAYLOAD_BYTES_DEFAULT, 65_527) } else { options::MTU_MIN };
         let socket = Self::socket(peer, options, payload_max).map_err(failed)?;
         let mut config = work::endpoint_config();
         config.max_udp_payload_size(payload_max).expect("clamped to what QUIC allows");

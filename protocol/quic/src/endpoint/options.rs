@@ -15,7 +15,7 @@ pub const MTU_DEFAULT: u16 = 1452;
 /// UDP payload between two processes of one machine, where the loopback interface carries 64 KiB.
 pub const LOOPBACK_MTU: u16 = 65_000;
 /// Smallest MTU that a setting may name: what every QUIC path carries.
-const MTU_MIN: u16 = 1200;
+pub(super) const MTU_MIN: u16 = 1200;
 /// How long a loopback connection stays at the smallest payload after losses that looked like a black hole.
 const LOOPBACK_BLACK_HOLE_COOLDOWN: Duration = Duration::from_secs(5);
 /// Datagrams that quinn gives to the kernel in one call.
@@ -75,6 +75,9 @@ pub struct TransportOptions {
     pub congestion: Congestion,
     /// Largest UDP payload to discover, in bytes.
     pub mtu_max: u16,
+    /// Whether larger payloads than what every path carries are looked for, by either side: that costs some probes of full
+    /// length, which is more than a short exchange itself.
+    pub finds_mtu: bool,
     /// UDP payload to use, without discovery, where the peer is on this machine; `mtu_max` where that is larger.
     pub loopback_mtu: u16,
     /// Whether several datagrams go to the kernel in one call. Some network drivers can't.
@@ -96,6 +99,7 @@ impl Default for TransportOptions {
             streams_max: 32,
             congestion: Congestion::default(),
             mtu_max: MTU_DEFAULT,
+            finds_mtu: true,
             loopback_mtu: LOOPBACK_MTU,
             gso: true,
             keep_alive: None,
@@ -176,7 +180,7 @@ impl TransportOptions {
             config.initial_mtu(mtu);
         }
         config
-            .mtu_discovery_config(Some(discovery))
+            .mtu_discovery_config(Some(discovery).filter(|_| loopback || self.finds_mtu))
             .enable_segmentation_offload(self.gso && usize::from(mtu) * GSO_SEGMENTS <= GSO_BYTES_MAX);
         let first_flight = loopback.then(|| u64::from(self.mtu_for_loopback()) * LOOPBACK_INITIAL_DATAGRAMS);
         self.set_congestion(&mut config, first_flight);

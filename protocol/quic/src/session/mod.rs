@@ -19,6 +19,7 @@ use headwater_protocol::wire::{Message, Refusal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::endpoint::TransportOptions;
 use crate::framing::ControlStream;
 use crate::transfer::receive::looks;
 use crate::transfer::{
@@ -47,6 +48,8 @@ pub enum Side {
 pub struct SessionOptions {
     /// Item streams that a transfer sends on at once.
     pub item_streams: usize,
+    /// What the connection's transport holds that was sent and not acknowledged; as there.
+    pub send_window_bytes: u64,
     /// Payload bytes that a receiver lets be under way or not yet durable, per transfer; with `memory`, that divides it.
     pub window_bytes: u64,
     /// zstd level of what is compressed for the wire; none sends stored frames as they are and the rest plain.
@@ -63,6 +66,7 @@ impl Default for SessionOptions {
     fn default() -> Self {
         Self {
             item_streams: 4,
+            send_window_bytes: TransportOptions::default().send_window_bytes,
             window_bytes: 8 << 20,
             compression_level: Some(1),
             memory: None,

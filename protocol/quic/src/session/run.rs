@@ -93,7 +93,7 @@ async fn write(shared: &Shared, sender: &mut ControlSender, outgoing: &mut mpsc:
                 None => return Ended::Here,
             },
         };
-        if let Err(error) = sender.send(&message).await {
+        if let Err(error) = shared.lanes.room.write(None, sender.send(&message)).await {
             return Ended::Frame(error);
         }
         shared.messages_sent.fetch_add(1, Ordering::Relaxed);

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::{SessionError, SessionOptions, Side};
 use crate::endpoint::close;
 use crate::transfer::TransferError;
-use crate::transfer::lanes::Lanes;
+use crate::transfer::lanes::{Lanes, Room};
 
 /// Control messages that wait to be written.
 pub(super) const OUTGOING_MAX: usize = 32;
@@ -165,6 +165,7 @@ impl Shared {
             Side::Dialler => 0,
             Side::Listener => 1,
         };
+        let room = Room::new(connection.clone(), options.send_window_bytes);
         Self {
             connection,
             options,
@@ -177,7 +178,7 @@ impl Shared {
             pings: Mutex::default(),
             next_ping: AtomicU64::new(0),
             windows: Mutex::default(),
-            lanes: Lanes::new(),
+            lanes: Lanes::new(room),
             closing: watch::Sender::new(None),
             ended: AtomicBool::new(false),
             messages_sent: AtomicU64::new(0),

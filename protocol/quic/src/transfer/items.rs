@@ -61,6 +61,7 @@ async fn read_transfer(
     header_bytes: usize,
 ) -> Result<(), Ended> {
     let transfer = first.transfer;
+    tracing::trace!(transfer, "items begin to come on a stream");
     let mut next = Some((first, header_bytes));
     while let Some((header, header_bytes)) = next {
         if header.transfer != transfer {

@@ -1,13 +1,14 @@
 //! A core that was taken over: it has the keys, so devices talk to it, and it wants what is not its own.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use headwater_protocol::id::{ChunkId, VersionId};
 use headwater_protocol::name::{DatasetName, NamePattern};
 use headwater_protocol::wire::{Following, Hello, ItemKey, Message, News, OrdinalRange, PROTOCOL_REVISION, Welcome};
-use headwater_quic::{Arrival, Authority, Identity, Listener, ServerOptions, listen};
+use headwater_quic::{Arrival, Authority, Identity, Listener, ServerOptions, listen, work};
 use quinn::{Connection, RecvStream};
 
 use super::runtime;
@@ -58,6 +59,8 @@ pub struct Overheard {
     pub offers: Vec<String>,
     /// Sessions.
     pub sessions: usize,
+    /// Bytes that came on streams of items.
+    pub item_bytes: usize,
 }
 
 impl Overheard {
@@ -116,6 +119,18 @@ impl Drop for HostileCore {
     }
 }
 
+/// Takes the place of a core as a process of a simulated world, until that dies.
+pub(crate) async fn take_place(
+    address: SocketAddr,
+    (authority, identity): (Authority, Identity),
+    conduct: Conduct,
+    heard: Arc<Mutex<Overheard>>,
+) {
+    // A socket that its process has left behind is in nobody's way in a world.
+    let Ok(listener) = listen(address, &authority, &identity, &ServerOptions::default()) else { return };
+    accept(listener, Arc::new(identity), Arc::new(conduct), heard).await;
+}
+
 async fn accept(listener: Listener, identity: Arc<Identity>, conduct: Arc<Conduct>, heard: Arc<Mutex<Overheard>>) {
     while let Some(arriving) = listener.accept().await {
         let Ok(Arrival::Session { connection, .. }) = arriving.finish().await else { continue };
@@ -125,7 +140,7 @@ async fn accept(listener: Listener, identity: Arc<Identity>, conduct: Arc<Conduc
             heard: Arc::clone(&heard),
             fetched: HashMap::new(),
         };
-        tokio::spawn(session.run(connection));
+        work::spawn(session.run(connection));
     }
 }
 
@@ -141,7 +156,7 @@ impl Session {
     async fn run(mut self, connection: Connection) {
         let Ok(streams) = connection.accept_bi().await else { return };
         self.note(|heard| heard.sessions += 1);
-        let items = tokio::spawn(listen_to_items(connection.clone(), Arc::clone(&self.heard)));
+        let items = work::spawn(listen_to_items(connection.clone(), Arc::clone(&self.heard)));
         let mut wire = Wire::new(connection, streams);
         let mut kept = 0;
         loop {
@@ -286,7 +301,7 @@ async fn send(wire: &Wire, transfer: u32, key: ItemKey, item: &Item) {
 
 async fn listen_to_items(connection: Connection, heard: Arc<Mutex<Overheard>>) {
     while let Ok(stream) = connection.accept_uni().await {
-        tokio::spawn(keep(stream, Arc::clone(&heard)));
+        work::spawn(keep(stream, Arc::clone(&heard)));
     }
 }
 
@@ -298,6 +313,8 @@ async fn keep(mut stream: RecvStream, heard: Arc<Mutex<Overheard>>) {
         if kept > STREAM_BYTES_MAX {
             return;
         }
-        heard.lock().unwrap_or_else(PoisonError::into_inner).bytes.extend_from_slice(&chunk.bytes);
+        let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.bytes.extend_from_slice(&chunk.bytes);
+        heard.item_bytes += chunk.bytes.len();
     }
 }

@@ -9,6 +9,7 @@ mod device;
 mod forgery;
 mod wire;
 
+pub(crate) use core::take_place;
 pub use core::{Conduct, HostileCore, Overheard};
 pub use device::{Answer, HostileDevice};
 pub use forgery::{Forgery, Item, encoded_leaf, file, leaf_reference, with_device_file};
