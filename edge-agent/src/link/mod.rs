@@ -124,15 +124,19 @@ fn closed(outlook: &Outlook) -> Option<Closed> {
 pub(crate) async fn look(agent: &Arc<Agent>) -> Result<Outlook, CodedError> {
     let policy = agent.settings().link.policy();
     let now_s = clock::now_s();
-    let spent_bytes = if policy.budget.is_some() {
+    let spent_bytes = if let Some(budget) = policy.budget {
         let (agent, month) = (Arc::clone(agent), policy.month(now_s));
         blocking(move || {
             let gate = agent.gate();
             let mut spending = gate.spending.lock().unwrap_or_else(PoisonError::into_inner);
-            Ok(spending.count(&agent.catalog(), month, gate.travelled_bytes())?)
+            let travelled_bytes = gate.travelled_bytes();
+            let spent_bytes = spending.count(&agent.catalog(), month, travelled_bytes)?;
+            gate.meter.set_limit(Some(travelled_bytes + budget.left_at_socket(spent_bytes, false)));
+            Ok(spent_bytes)
         })
         .await?
     } else {
+        agent.gate().meter.set_limit(None);
         0
     };
     // Nothing sends model updates yet, so nothing may touch their reserve.

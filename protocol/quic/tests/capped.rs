@@ -112,3 +112,15 @@ async fn a_cap_of_nothing_lets_nothing_out() {
     assert!(passed.lock().expect("held").is_empty());
     assert_eq!(meter.counts().sent_bytes, 0);
 }
+
+#[tokio::test]
+async fn nothing_is_sent_beyond_a_limit() {
+    let core = core("core");
+    let (address, _) = relay(core.address).await;
+    let meter = WireMeter::new();
+    meter.set_limit(Some(2000));
+    let options = ClientOptions { meter: Some(meter.clone()), ..quick() };
+    connect(address, &device(&core, "cam-01"), &options).await.expect_err("a handshake costs more");
+    let sent = meter.counts().sent_bytes;
+    assert!((1200..=2000).contains(&sent), "{sent}");
+}

@@ -23,7 +23,16 @@ impl Budget {
 
     /// What may still be spent.
     pub fn left(&self, spent_bytes: u64, is_model_update: bool) -> u64 {
-        let kept = if is_model_update { 0 } else { self.reserve_bytes };
-        self.month_bytes.saturating_sub(kept).saturating_sub(CLOSING_BYTES).saturating_sub(spent_bytes)
+        self.open_bytes(is_model_update).saturating_sub(CLOSING_BYTES).saturating_sub(spent_bytes)
+    }
+
+    /// After how many bytes more the socket itself lets nothing out, however late it is noticed that all is spent. The other
+    /// half of what closing may cost is for what is still received.
+    pub fn left_at_socket(&self, spent_bytes: u64, is_model_update: bool) -> u64 {
+        self.open_bytes(is_model_update).saturating_sub(CLOSING_BYTES / 2).saturating_sub(spent_bytes)
+    }
+
+    fn open_bytes(&self, is_model_update: bool) -> u64 {
+        self.month_bytes.saturating_sub(if is_model_update { 0 } else { self.reserve_bytes })
     }
 }

@@ -47,6 +47,8 @@ pub struct WireMeter {
     pace: Mutex<Option<Pace>>,
     /// Bytes on the wire of the datagram that was made to wait last.
     waiting_bytes: AtomicU64,
+    /// Bytes sent and received together beyond which nothing is sent.
+    limit_bytes: AtomicU64,
 }
 
 /// What the cap says of a datagram.
@@ -68,6 +70,7 @@ impl WireMeter {
             started: Instant::now(),
             pace: Mutex::new(None),
             waiting_bytes: AtomicU64::new(0),
+            limit_bytes: AtomicU64::new(u64::MAX),
         })
     }
 
@@ -97,6 +100,17 @@ impl WireMeter {
     /// The cap, in bytes per second.
     pub fn cap(&self) -> Option<u64> {
         self.pace().as_ref().map(Pace::bytes_per_s)
+    }
+
+    /// Lets nothing out any more once so many bytes were sent and received together, as [`Self::counts`] has them; none lifts
+    /// the limit. For QUIC what is held back is lost.
+    pub fn set_limit(&self, bytes: Option<u64>) {
+        self.limit_bytes.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn is_beyond_limit(&self, bytes: u64) -> bool {
+        let counts = self.counts();
+        counts.sent_bytes + counts.received_bytes + bytes > self.limit_bytes.load(Ordering::Relaxed)
     }
 
     fn pace(&self) -> MutexGuard<'_, Option<Pace>> {
@@ -184,6 +198,9 @@ impl AsyncUdpSocket for MeteredSocket {
         let payload = transmit.contents.len() as u64;
         let datagrams = transmit.segment_size.map_or(1, |segment| payload.div_ceil(segment.max(1) as u64));
         let bytes = payload + datagrams * header_bytes(transmit.destination.ip());
+        if meter.is_beyond_limit(bytes) {
+            return Ok(());
+        }
         match meter.admit(bytes) {
             Verdict::Now => {}
             Verdict::At(_) => return Err(io::ErrorKind::WouldBlock.into()),
