@@ -162,7 +162,7 @@ fn files_that_were_lost_are_noticed() {
 
 /// A lost catalog, and a flipped bit at `byte` of the only pack: what is entered of `chunks`.
 fn rebuilt_with_a_flipped_bit(packs: &MemoryPacks, chunks: &[NewChunk], byte: usize) -> (RecoveryReport, Vec<bool>) {
-    let packs = Arc::new(packs.after_power_cut(|_, unsynced| unsynced));
+    let packs = Arc::new(packs.after_power_cut(|_, unsynced| unsynced, |_| true));
     packs.with_bytes(PackNumber(1), |bytes| bytes[byte] ^= 0x40).unwrap();
     let catalog = Arc::new(MemoryCatalog::new());
     let (store, report) = open(&packs, &catalog, 1 << 20);
