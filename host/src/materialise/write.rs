@@ -85,7 +85,7 @@ pub(super) fn write_tree(
     Ok(())
 }
 
-/// Gives folders their recorded modes and times, when nothing has to be written into them any more.
+/// Gives folders their recorded modes, when nothing has to be written into them any more.
 pub(super) fn finish_folders(partial: &Path, version: Version<'_>) -> Result<(), MaterialiseError> {
     let root = beneath::root(partial).map_err(|error| MaterialiseError::write(partial)(error.into()))?;
     for record in Tree::new(version.manifest, version.pages).records() {
@@ -94,16 +94,8 @@ pub(super) fn finish_folders(partial: &Path, version: Version<'_>) -> Result<(),
             continue;
         }
         let mode = Mode::from_raw_mode(record.mode & FOLDER_MODE_MASK | FOLDER_MODE_LEAST);
-        let time = timespec(record.mtime_ns);
-        let times = Timestamps { last_access: time, last_modification: time };
         beneath::open(root.as_fd(), &record.path, beneath::FOLDER, Mode::empty())
-            .and_then(|folder| {
-                // Folders with files have none.
-                if record.mtime_ns != 0 {
-                    rustix::fs::futimens(&folder, &times)?;
-                }
-                rustix::fs::fchmod(&folder, mode)
-            })
+            .and_then(|folder| rustix::fs::fchmod(&folder, mode))
             .map_err(|error| MaterialiseError::write(partial.join(beneath::as_path(&record.path)))(error.into()))?;
     }
     Ok(())

@@ -277,10 +277,8 @@ impl<'o> Walk<'o> {
         self.prefix.push(b'/');
         match self.list(&folder, &rules) {
             Ok((rules, names)) => {
-                let found = Stamp::of(&stat);
-                // The time of a folder with files is that of the last file made in it, which comes again as a matter of course.
-                let mtime_ns = if names.entries.is_empty() { found.mtime_ns } else { 0 };
-                let stamp = Stamp { mtime_ns, ctime_ns: 0, size: 0, ..found };
+                // A folder's time is that of what was made or removed in it last, which is no news of its own.
+                let stamp = Stamp { mtime_ns: 0, ctime_ns: 0, size: 0, ..Stamp::of(&stat) };
                 if names.entries.is_empty() || !FOLDER_MODES_USUAL.contains(&stamp.mode) {
                     let entry = WalkEntry { path, kind: FileKind::Folder, stamp, link_target: Vec::new() };
                     self.ready.push_front(WalkItem::Entry(entry));
