@@ -218,10 +218,10 @@ impl CoreMachine {
         Some(power)
     }
 
-    /// Collects garbage beside whatever else it does; gives how many versions of a dataset stay.
-    pub(super) fn collect_garbage(&self) -> Option<Option<u64>> {
+    /// Collects garbage beside whatever else it does; gives how many versions of a dataset stay, or 0 where all do.
+    pub(super) fn collect_garbage(&self) -> Option<u64> {
         let (Some(process), Some(core)) = (&self.process, self.core()) else { return None };
-        let keep_last = Some(u64::from(core.config.retention.keep_last)).filter(|&keep| keep > 0);
+        let keep_last = u64::from(core.config.retention.keep_last);
         process.spawn(async move {
             let options = gc_options(&core, false, false);
             // Where it can't, as while something else has the store or the disk fails, it comes to nothing.

@@ -186,7 +186,7 @@ impl World {
             }
             Event::CollectGarbage => {
                 if let Some(keep_last) = self.core.collect_garbage() {
-                    self.fact(Fact::Collected { keep_last });
+                    self.fact(Fact::Collected { keep_last: Some(keep_last).filter(|&keep| keep > 0) });
                     self.did("garbage collections");
                     self.looks_again = true;
                 }
