@@ -332,7 +332,6 @@ impl Drawing {
 }
 
 fn fill(folder: &mut Folder, files: Range, random: &mut Random, facts: &mut Vec<Fact>) {
-    folder.furnish(Duration::from_secs(1_700_000_000), facts);
     for _ in 0..files.draw_scaled(random).max(1) {
         folder.add(Duration::from_secs(1_700_000_000), facts);
     }

@@ -12,9 +12,6 @@ use super::history::{Fact, Files};
 use super::plan::Range;
 use crate::random::Random;
 
-/// What a file is called that nobody ever touches.
-const UNTOUCHED: &str = "untouched";
-
 /// A folder and what is in it.
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -34,15 +31,6 @@ impl Folder {
     pub(super) fn new(dataset: String, path: PathBuf, is_local: bool, file_bytes: Range, random: Random) -> Self {
         fs::create_dir_all(&path).expect("a folder");
         Self { dataset, path, is_local, files: Files::new(), file_bytes, random, changes: 0 }
-    }
-
-    /// Puts a file into each of its folders that nobody ever touches. A folder that became empty would show when that was, by the
-    /// machine's own clock.
-    pub(super) fn furnish(&mut self, clock: Duration, facts: &mut Vec<Fact>) {
-        for folder in ["a/", "a/b/", "c/", "renamed/"] {
-            let bytes = if self.is_local { SECRET.to_vec() } else { folder.as_bytes().to_vec() };
-            self.put(&format!("{folder}{UNTOUCHED}"), &bytes, clock, facts);
-        }
     }
 
     /// Somebody does some things; gives what came of it, and what each was.
@@ -162,11 +150,10 @@ impl Folder {
         facts.push(Fact::Wrote { dataset, path, hash, bytes: bytes.len() as u64 });
     }
 
-    /// One of its files that may be touched.
+    /// One of its files.
     pub(super) fn any(&mut self) -> Option<String> {
-        let touchable = || self.files.keys().filter(|path| !path.ends_with(UNTOUCHED));
-        let at = self.random.below(touchable().count().max(1) as u64) as usize;
-        touchable().nth(at).cloned()
+        let at = self.random.below(self.files.len().max(1) as u64) as usize;
+        self.files.keys().nth(at).cloned()
     }
 
     /// The files that users left there and that are gone.
