@@ -312,10 +312,9 @@ fn a_device_notices_at_once_that_its_core_was_restarted() {
         (dialled.await.expect("no panic"), accepting.await.expect("no panic").expect("a session"))
     });
     let (connection, at_core) = dialled;
-    drop(core.listener);
-    before.shutdown_background();
-    // Too late for a word to the other end.
-    drop(at_core);
+    // Waited for: whoever still runs could say a word to the other end.
+    before.shutdown_timeout(Duration::from_secs(20));
+    drop((core.listener, at_core));
 
     let after = machine();
     let _inside = after.enter();

@@ -97,7 +97,9 @@ pub fn command(given: &[String]) -> Result<Option<String>, String> {
 /// Runs this program again, in namespaces of its own: of networks, of mounts, and of processes, so that none outlives it.
 fn enter(given: &[String]) -> Result<(), String> {
     let program = std::env::current_exe().map_err(|error| format!("this program can't be found: {error}"))?;
-    let script = "mount -t tmpfs tmpfs /run && mkdir -p /run/netns && exec \"$@\"";
+    // The first process of a namespace heeds only the signals that it has handlers for.
+    let script =
+        "mount -t tmpfs tmpfs /run && mkdir -p /run/netns && trap 'exit 130' INT TERM && { \"$@\" & wait $!; }";
     let status = Command::new("unshare")
         .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script, "sh"])
         .arg(program)

@@ -6,7 +6,7 @@
 //! once the link is back. So a test can do something at an exact point of a transfer, however fast the machine is.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -27,7 +27,6 @@ const FLOWS_MAX: usize = 64;
 struct State {
     core: SocketAddr,
     bytes_up: AtomicU64,
-    bytes_down: AtomicU64,
     hold_after_bytes: AtomicU64,
     held: AtomicBool,
     /// Only the flow that reaches the limit stops, not the link.
@@ -35,8 +34,6 @@ struct State {
     /// After so many bytes up, the flow that reaches it gets another address, once.
     rebind_after_bytes: AtomicU64,
     rebound: AtomicBool,
-    /// Longest datagram that passes.
-    longest: AtomicUsize,
     ended: AtomicBool,
     up: Option<Mutex<Direction>>,
     down: Option<Mutex<Direction>>,
@@ -118,11 +115,6 @@ impl Relay {
         self.state.bytes_up.load(Ordering::Relaxed)
     }
 
-    /// Bytes that the core has sent so far.
-    pub fn bytes_down(&self) -> u64 {
-        self.state.bytes_down.load(Ordering::Relaxed)
-    }
-
     /// Whether a flow has got another address.
     pub fn is_rebound(&self) -> bool {
         self.state.rebound.load(Ordering::Relaxed)
@@ -134,21 +126,10 @@ impl Relay {
         wait_for("the link to be held", || self.state.held.load(Ordering::Relaxed).then_some(()));
     }
 
-    /// Lets nothing pass from now on.
-    pub fn hold(&self) {
-        self.state.held.store(true, Ordering::Relaxed);
-    }
-
     /// Lets everything pass from now on.
     pub fn release(&self) {
         self.state.hold_after_bytes.store(u64::MAX, Ordering::Relaxed);
-        self.state.longest.store(usize::MAX, Ordering::Relaxed);
         self.state.held.store(false, Ordering::Relaxed);
-    }
-
-    /// Lets only datagrams up to this length pass, in both directions: small talk, and no payload.
-    pub fn let_pass_only(&self, longest_bytes: usize) {
-        self.state.longest.store(longest_bytes, Ordering::Relaxed);
     }
 }
 
@@ -157,13 +138,11 @@ impl State {
         Self {
             core,
             bytes_up: 0.into(),
-            bytes_down: 0.into(),
             hold_after_bytes: u64::MAX.into(),
             held: false.into(),
             one_flow: false,
             rebind_after_bytes: u64::MAX.into(),
             rebound: false.into(),
-            longest: usize::MAX.into(),
             ended: false.into(),
             up: None,
             down: None,
@@ -171,8 +150,8 @@ impl State {
         }
     }
 
-    fn passes(&self, datagram: &[u8]) -> bool {
-        !self.held.load(Ordering::Relaxed) && datagram.len() <= self.longest.load(Ordering::Relaxed)
+    fn passes(&self) -> bool {
+        !self.held.load(Ordering::Relaxed)
     }
 }
 
@@ -199,7 +178,7 @@ fn up(state: &Arc<State>, near: &Arc<UdpSocket>, datagram: &[u8], from: SocketAd
         old.forgotten.store(true, Ordering::Relaxed);
     }
     let flow = &flows[at];
-    if !flow.is_dead() && state.passes(datagram) {
+    if !flow.is_dead() && state.passes() {
         // A core that is down is a cut link too.
         pass(state.up.as_ref(), datagram, |datagram| drop(flow.far.send(datagram)));
     }
@@ -219,8 +198,7 @@ impl Flow {
                     || forgotten.load(Ordering::Relaxed),
                     &state,
                     |datagram, _| {
-                        state.bytes_down.fetch_add(datagram.len() as u64, Ordering::Relaxed);
-                        if !dead.load(Ordering::Relaxed) && state.passes(datagram) {
+                        if !dead.load(Ordering::Relaxed) && state.passes() {
                             // A device that is gone needs no answer.
                             pass(state.down.as_ref(), datagram, |datagram| drop(near.send_to(datagram, device)));
                         }
