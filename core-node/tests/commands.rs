@@ -4,8 +4,13 @@ mod common;
 
 use std::fs;
 use std::net::UdpSocket;
+use std::process::Stdio;
+use std::time::Duration;
 
 use common::{TestCore, assert_coded, let_it_settle, listing, noise, sample};
+
+/// How long the core may take to notice that a session was closed: far less than until one times out.
+const SESSIONS_GONE_WITHIN: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_core_is_made_once_started_and_stopped() {
@@ -323,6 +328,15 @@ fn another_core_is_asked_under_a_role() {
         assert!(output.status.success(), "{stderr}");
     }
     assert!(far(&reader, &["dataset", "list"]).status.success());
+    let begun = std::time::Instant::now();
+    while core.json(&["status"])[0]["sessions"] != serde_json::json!([]) {
+        assert!(
+            begun.elapsed() < SESSIONS_GONE_WITHIN,
+            "commands that ended left their sessions: {:?}",
+            core.json(&["status"])
+        );
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     let refused = far(&reader, &["token", "create"]);
     assert_coded(&String::from_utf8_lossy(&refused.stderr), "HW-2006");
     core.ok(&["device", "revoke", "admin"]);
@@ -332,4 +346,29 @@ fn another_core_is_asked_under_a_role() {
         &core.fails(&["login", "hw1-mistyped", "--identity", core.base.path().join("x").to_str().expect("text")], 1),
         "HW-1003",
     );
+}
+
+#[test]
+fn a_command_that_fails_prints_nothing_where_data_goes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut command = std::process::Command::new(common::PROGRAM);
+    let output = command.arg("--data").arg(folder.path()).arg("status").output().expect("it runs");
+    assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]));
+    let core = TestCore::start();
+    assert_eq!(core.ok(&["dataset", "list"]), "none\n");
+    let missing = core.output(&["dataset", "show", "nonesuch"]);
+    assert_eq!((missing.status.code(), &*missing.stdout), (Some(1), &b""[..]));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error_and_a_full_disk_is_one() {
+    let core = TestCore::start();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let output = core.command(&["status"]).stdout(writer).stderr(Stdio::piped()).output().expect("it runs");
+    assert_eq!((output.status.code(), &*output.stderr), (Some(0), &b""[..]));
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device");
+    let output = core.command(&["status"]).stdout(full).stderr(Stdio::piped()).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert_coded(&String::from_utf8_lossy(&output.stderr), "HW-4006");
 }

@@ -59,10 +59,46 @@ impl Rows {
     }
 }
 
+/// Standard output as commands write it. That its reader has closed the pipe is no error: whoever pipes into `head` has seen
+/// enough. What is written from then on goes nowhere.
+#[derive(Debug, Default)]
+pub struct Stdout {
+    reader_is_gone: bool,
+}
+
+impl Stdout {
+    /// Whether nobody reads any more.
+    pub fn reader_is_gone(&self) -> bool {
+        self.reader_is_gone
+    }
+
+    fn unless_gone<T>(&mut self, otherwise: T, work: impl FnOnce(&mut io::Stdout) -> io::Result<T>) -> io::Result<T> {
+        if self.reader_is_gone {
+            return Ok(otherwise);
+        }
+        match work(&mut io::stdout()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.reader_is_gone = true;
+                Ok(otherwise)
+            }
+            other => other,
+        }
+    }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.unless_gone(bytes.len(), |out| out.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.unless_gone((), Write::flush)
+    }
+}
+
 /// Prints `data` as JSON, or as the text that `text` makes of it. That the reader has closed the pipe is no error.
 pub fn print<T: Serialize + ?Sized>(format: Format, data: &T, text: impl FnOnce(&T) -> String) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    write_to(&mut out, format, data, text)
+    write_to(&mut Stdout::default(), format, data, text)
 }
 
 fn write_to<T: Serialize + ?Sized>(
@@ -78,10 +114,8 @@ fn write_to<T: Serialize + ?Sized>(
     if !shown.is_empty() && !shown.ends_with('\n') {
         shown.push('\n');
     }
-    match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
-    }
+    out.write_all(shown.as_bytes())?;
+    out.flush()
 }
 
 #[cfg(test)]

@@ -61,6 +61,8 @@ pub struct Metrics {
     pub gc_runs: Counter,
     /// Chunks that verification found damaged.
     pub damaged_chunks: Counter,
+    /// Chunks that are damaged now.
+    pub chunks_damaged: Gauge,
     /// Connected sessions.
     pub sessions: Gauge,
     /// Devices that may connect.
@@ -117,7 +119,9 @@ impl Metrics {
         );
         let gc_freed_bytes = register!(Counter::default(), "gc_freed", "Bytes that gc freed", Bytes);
         let gc_runs = register!(Counter::default(), "gc_runs", "Runs of gc");
-        let damaged_chunks = register!(Counter::default(), "damaged_chunks", "Chunks that verification found damaged");
+        let damaged_chunks =
+            register!(Counter::default(), "damaged_chunks", "Chunks that verification found damaged, each once");
+        let chunks_damaged = register!(Gauge::default(), "chunks_damaged", "Chunks that are damaged now");
         let sessions = register!(Gauge::default(), "sessions", "Connected sessions");
         let devices = register!(Gauge::default(), "devices", "Devices that may connect");
         let datasets = register!(Gauge::default(), "datasets", "Datasets");
@@ -141,6 +145,7 @@ impl Metrics {
             gc_freed_bytes,
             gc_runs,
             damaged_chunks,
+            chunks_damaged,
             sessions,
             devices,
             datasets,

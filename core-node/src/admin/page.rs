@@ -31,6 +31,7 @@ pub(super) fn render(status: &StatusRow) -> String {
                 status.chunks, status.stored_bytes, status.packs, status.plain_bytes, status.disk_free_bytes
             ),
         ),
+        ("damage", format!("{} chunks are damaged now", status.damaged_chunks)),
         ("wire in", reasons(&status.wire_in)),
         ("wire out", reasons(&status.wire_out)),
     ] {

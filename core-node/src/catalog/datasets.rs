@@ -279,8 +279,8 @@ pub trait DatasetTable {
     fn hand_over(&self, id: DatasetId, from: Principal, to: Principal) -> Result<bool, CatalogError>;
     /// Says which old versions are kept.
     fn set_retention(&self, id: DatasetId, retention: Retention) -> Result<(), CatalogError>;
-    /// Deletes a dataset with its versions and tags. Refused with [`DropError::LastCopy`] while a device relies on a receipt
-    /// for any of them, and with [`DropError::Collected`] while a collection holds one, unless `with` says so.
+    /// Deletes a dataset with its versions and tags. Refused with [`DropError::LastCopy`] while a device has freed bytes
+    /// of any of them, and with [`DropError::Collected`] while a collection holds one, unless `with` says so.
     fn delete_dataset(&self, id: DatasetId, with: Deletion) -> Result<(), DropError>;
 
     /// Commits a version: checks writer and number, that all pages and chunks are stored, and that the complete pages are complete;

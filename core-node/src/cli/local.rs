@@ -11,6 +11,7 @@ use headwater_host::control::ControlClient;
 use headwater_host::error::{CodedError, codes};
 use headwater_host::lock::DataFolderLock;
 use headwater_host::logging::{self, LogOptions};
+use headwater_host::output::Stdout;
 use serde_json::Value;
 
 use super::output;
@@ -50,7 +51,7 @@ pub(super) fn init(plan: &InitPlan) -> Result<ExitCode, CodedError> {
         name: plan.name.clone(),
         settings,
     })?;
-    let mut out = std::io::stdout().lock();
+    let mut out = Stdout::default();
     let said = if plan.json {
         serde_json::json!({ "data": plan.data, "config": plan.config, "name": plan.name }).to_string()
     } else {
@@ -99,7 +100,7 @@ pub(super) fn config_check(file: &Path, json: bool) -> Result<ExitCode, CodedErr
     } else {
         format!("`{}` is good", file.display())
     };
-    writeln!(std::io::stdout().lock(), "{said}").map_err(output)?;
+    writeln!(Stdout::default(), "{said}").map_err(output)?;
     Ok(ExitCode::SUCCESS)
 }
 

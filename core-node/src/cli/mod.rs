@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use headwater_host::error::{CodedError, codes};
+use headwater_host::output::Stdout;
 
 use args::Cli;
 use plan::{Plan, Target};
@@ -36,7 +37,7 @@ pub fn main() -> ExitCode {
 /// closed there is nobody else to tell.
 fn say_error(error: &CodedError, json: bool) {
     if json {
-        let _ = writeln!(std::io::stdout(), "{}", error.to_json());
+        let _ = writeln!(Stdout::default(), "{}", error.to_json());
     }
     let _ = writeln!(std::io::stderr(), "{error}");
 }
@@ -49,7 +50,7 @@ fn carry_out(plan: Plan) -> Result<ExitCode, CodedError> {
         Plan::Login { token, name, identity, json } => block_on(remote::login(&token, &name, &identity, json)),
         Plan::Ask { target, request, json } => {
             let bar = local::ProgressBar::new();
-            let mut renderer = render::Renderer::new(std::io::stdout().lock(), json);
+            let mut renderer = render::Renderer::new(Stdout::default(), json);
             let mut failed = None;
             let take = |value: serde_json::Value| {
                 if failed.is_none()
@@ -63,7 +64,7 @@ fn carry_out(plan: Plan) -> Result<ExitCode, CodedError> {
                 Target::Remote { core, identity } => block_on(remote::ask(&core, &identity, &request, take)),
             };
             bar.finish();
-            let bad = renderer.finish().map_err(output);
+            let bad = renderer.finish(answered.is_ok()).map_err(output);
             answered?;
             if let Some(error) = failed {
                 return Err(error);

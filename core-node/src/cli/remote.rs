@@ -4,14 +4,16 @@
 //! with a token; every later command shows the nonce that the last session gave, like a device.
 
 use std::path::Path;
+use std::time::Duration;
 
 use headwater_host::durable::{self, PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE};
 use headwater_host::error::{CodedError, codes};
+use headwater_host::output::Stdout;
 use headwater_protocol::trust::{Token, TokenError};
 use headwater_protocol::wire::{CONTROL_FRAME_BYTES_MAX, Hello, Message, PROTOCOL_REVISION, PeerStatus};
 use headwater_quic::endpoint::close;
 use headwater_quic::{
-    ClientOptions, ConnectError, ControlStream, FrameError, Identity, IdentityError, IdentityKey, JoinError, connect,
+    ClientOptions, ConnectError, ControlStream, Dialler, FrameError, Identity, IdentityError, IdentityKey, JoinError,
     join, resolve,
 };
 use quinn::Connection;
@@ -23,6 +25,8 @@ use crate::control::{Pieces, Request};
 const NONCE_FILE: &str = "nonce";
 /// Longest request, in bytes: what a message carries, less what it is packed in.
 const REQUEST_BYTES_MAX: usize = CONTROL_FRAME_BYTES_MAX - 1024;
+/// How long the end of a session may take to go out.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The number of the only request of a session.
 const REQUEST: u32 = 1;
 
@@ -55,7 +59,7 @@ pub(super) async fn login(
     } else {
         format!("`{name}` is known to the core; ask it with --core {core} --identity {}", identity.display())
     };
-    std::io::Write::write_fmt(&mut std::io::stdout().lock(), format_args!("{said}\n")).map_err(super::output)?;
+    std::io::Write::write_fmt(&mut Stdout::default(), format_args!("{said}\n")).map_err(super::output)?;
     Ok(std::process::ExitCode::SUCCESS)
 }
 
@@ -64,12 +68,26 @@ pub(super) async fn ask(
     core: &str,
     identity_folder: &Path,
     request: &Request,
-    mut take: impl FnMut(Value),
+    take: impl FnMut(Value),
 ) -> Result<(), CodedError> {
     let identity = Identity::load(identity_folder).map_err(|error| unusable(identity_folder, error))?;
-    let connection = reach(core, &identity).await?;
-    let mut control = ControlStream::open(&connection).await.map_err(lost)?;
-    greet(&mut control, &identity, identity_folder).await?;
+    let (dialler, connection) = reach(core, &identity).await?;
+    let answered = converse(&connection, &identity, identity_folder, request, take).await;
+    connection.close(close::DONE, b"");
+    // The process ends next, and a close that is still here then would leave the core with a session until it times out.
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, dialler.wait_closed()).await;
+    answered
+}
+
+async fn converse(
+    connection: &Connection,
+    identity: &Identity,
+    identity_folder: &Path,
+    request: &Request,
+    mut take: impl FnMut(Value),
+) -> Result<(), CodedError> {
+    let mut control = ControlStream::open(connection).await.map_err(lost)?;
+    greet(&mut control, identity, identity_folder).await?;
     let body = serde_json::to_string(request).expect("requests are plain data");
     if body.len() > REQUEST_BYTES_MAX {
         return Err(CodedError::new(
@@ -100,7 +118,6 @@ pub(super) async fn ask(
     };
     // The core sees the end of the connection either way.
     let _ = control.send(&Message::Goodbye).await;
-    connection.close(close::DONE, b"");
     answered
 }
 
@@ -128,13 +145,18 @@ async fn greet(control: &mut ControlStream, identity: &Identity, folder: &Path) 
     Ok(())
 }
 
-async fn reach(core: &str, identity: &Identity) -> Result<Connection, CodedError> {
+async fn reach(core: &str, identity: &Identity) -> Result<(Dialler, Connection), CodedError> {
     let unreachable = |message: String| CodedError::new(&codes::CORE_UNREACHABLE, message);
     let addresses = resolve(core).await.map_err(|error| unreachable(error.to_string()).with_source(error.source))?;
     let mut last = None;
     for address in addresses {
-        match connect(address, identity, &ClientOptions::default()).await {
-            Ok(connection) => return Ok(connection),
+        let dialled = async {
+            let dialler = Dialler::bind(address, &ClientOptions::default())?;
+            let connection = dialler.connect(address, identity).await?;
+            Ok((dialler, connection))
+        };
+        match dialled.await {
+            Ok(reached) => return Ok(reached),
             Err(error @ ConnectError::Untrusted { .. }) => {
                 return Err(CodedError::new(&codes::PEER_UNTRUSTED, error.to_string()).with_source(error));
             }

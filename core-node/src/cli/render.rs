@@ -37,9 +37,11 @@ impl<W: Write> Renderer<W> {
     }
 
     /// Ends the answer; says how much of it was bad: failed checks, damaged chunks.
-    pub(super) fn finish(mut self) -> std::io::Result<u64> {
+    ///
+    /// That there is nothing is said only of a `whole` answer: one that broke off knows nothing of it.
+    pub(super) fn finish(mut self, whole: bool) -> std::io::Result<u64> {
         self.end_table()?;
-        if self.rows == 0 && !self.json {
+        if whole && self.rows == 0 && !self.json {
             writeln!(self.out, "none")?;
         }
         self.out.flush()?;
@@ -156,6 +158,9 @@ impl<W: Write> Renderer<W> {
             bytes(status.plain_bytes),
             bytes(status.disk_free_bytes)
         )?;
+        if status.damaged_chunks > 0 {
+            writeln!(out, "damage     {} chunks are damaged; `core-node verify` names them", status.damaged_chunks)?;
+        }
         writeln!(out, "wire in    {}", by_reason(&status.wire_in))?;
         writeln!(out, "wire out   {}", by_reason(&status.wire_out))?;
         for session in &status.sessions {
@@ -336,7 +341,7 @@ mod tests {
         renderer
             .take(&Answer::Member(crate::control::MemberRow { dataset: "a".into(), number: 2, version: "f".into() }))
             .expect("memory");
-        renderer.finish().expect("memory");
+        renderer.finish(true).expect("memory");
         assert_eq!(String::from_utf8(out).expect("text"), "{\"dataset\":\"a\",\"number\":2,\"version\":\"f\"}\n");
     }
 }

@@ -88,6 +88,8 @@ pub struct StatusRow {
     pub versions: u64,
     /// Chunks stored.
     pub chunks: u64,
+    /// Those of them that are damaged now, and wait to be stored again.
+    pub damaged_chunks: u64,
     /// Packs stored.
     pub packs: u64,
     /// Bytes of packs on disk.

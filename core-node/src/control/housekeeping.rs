@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::handler::{Emitter, catalog_failed};
 use super::{Answer, DamageRow, Progress};
-use crate::catalog::{Principal, Retention, UnixMs};
+use crate::catalog::{DatasetRecord, Retention, UnixMs};
 use crate::core::{Announcement, Core};
 use crate::ingest::error_chain;
 use crate::store::{GcError, GcOptions, GcProgress, GcReport, VerifyError};
@@ -136,14 +136,14 @@ pub(super) fn verify(core: &Arc<Core>, out: &Emitter) -> Result<(), CodedError> 
         }))?;
     }
     if report.damaged_count > 0 {
-        core.metrics.damaged_chunks.inc_by(report.damaged_count);
+        core.metrics.damaged_chunks.inc_by(report.damaged_new);
         tracing::error!(damaged = report.damaged_count, versions = report.affected.len(), "damaged chunks were found");
         core.tell(Announcement::Damaged);
     }
     let said = match report.damaged_count {
         0 => format!("{} chunks of {} bytes in {} packs: no damage", report.chunks, report.bytes, report.packs),
         count => format!(
-            "{count} damaged chunks are set aside; {} versions need them, and their devices are asked for them",
+            "{count} damaged chunks are set aside; {} versions need them, and connected devices that have these are asked for them",
             report.affected.len()
         ),
     };
@@ -168,23 +168,27 @@ pub(super) fn verify(core: &Arc<Core>, out: &Emitter) -> Result<(), CodedError> 
     )
 }
 
-/// Newest versions of `writer` that miss damaged chunks: what it is to be asked for again. Blocks; looks at trees only where
-/// something is damaged.
-pub(crate) fn damaged_heads(core: &Core, writer: Principal) -> Vec<(String, VersionId)> {
+/// Which of the versions that `at_peer` names miss damaged chunks: what that peer is to be asked for again. Blocks; looks at
+/// trees only where something is damaged.
+pub(crate) fn damaged_versions(
+    core: &Core,
+    at_peer: &dyn Fn(&DatasetRecord) -> Option<VersionId>,
+) -> Vec<(DatasetRecord, VersionId)> {
     let found = || -> Result<Vec<_>, VerifyError> {
-        let mut heads = Vec::new();
+        let mut versions = Vec::new();
         if core.catalog.counts()?.chunks.damaged == 0 {
-            return Ok(heads);
+            return Ok(versions);
         }
-        for dataset in core.catalog.datasets()?.into_iter().filter(|dataset| dataset.writer == writer) {
-            let head = core.catalog.versions(dataset.id, None, 1)?.pop();
-            let Some((head, root)) = head.and_then(|head| Some((head, head.root?))) else { continue };
+        for dataset in core.catalog.datasets()? {
+            let Some(version) = at_peer(&dataset) else { continue };
+            let record = core.catalog.version_by_id(dataset.id, &version)?;
+            let Some(root) = record.and_then(|record| record.summary.root) else { continue };
             let whole = core.catalog.pages_complete(dataset.id, &[root])?.into_iter().all(|complete| complete);
             if !whole && !core.store.damaged_below(root)?.is_empty() {
-                heads.push((dataset.name, head.version));
+                versions.push((dataset, version));
             }
         }
-        Ok(heads)
+        Ok(versions)
     };
     found().unwrap_or_else(|error| {
         tracing::warn!(error = error_chain(&error), "what is damaged can't be looked up");

@@ -23,7 +23,7 @@ pub use request::{CollectionCreate, Request, TokenCreate};
 
 pub(crate) use collections::{add_edition, members_of};
 pub(crate) use handler::catalog_failed;
-pub(crate) use housekeeping::{collect_garbage, damaged_heads, gc_due_in};
+pub(crate) use housekeeping::{collect_garbage, damaged_versions, gc_due_in};
 pub(crate) use people::revoked;
 pub(crate) use pieces::{Pieces, bodies};
 pub(crate) use upkeep::{refresh_gauges, status_row};

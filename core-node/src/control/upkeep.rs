@@ -41,10 +41,11 @@ pub(crate) fn status_row(core: &Core) -> Result<StatusRow, CodedError> {
         admin: core.bound_admin().map(|address| address.to_string()).unwrap_or_default(),
         up_s: core.started.elapsed().as_secs(),
         devices: counts.devices,
-        connected: sessions.len() as u64,
+        connected: core.sessions.devices_connected(),
         datasets: counts.datasets,
         versions: counts.versions,
         chunks: counts.chunks.chunks,
+        damaged_chunks: counts.chunks.damaged,
         packs: counts.packs,
         stored_bytes: counts.pack_bytes,
         plain_bytes: counts.chunks.plain_bytes,
@@ -62,7 +63,8 @@ pub(crate) fn refresh_gauges(core: &Core) -> Result<(), CodedError> {
     let row = status_row(core)?;
     let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let metrics = &core.metrics;
-    metrics.sessions.set(gauge(row.connected));
+    metrics.sessions.set(gauge(row.sessions.len() as u64));
+    metrics.chunks_damaged.set(gauge(row.damaged_chunks));
     metrics.devices.set(gauge(row.devices));
     metrics.datasets.set(gauge(row.datasets));
     metrics.versions.set(gauge(row.versions));

@@ -50,7 +50,7 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, shown: headwa
     let options = SessionOptions { memory: Some(core.memory.clone()), ..SessionOptions::default() };
     let (handle, events) = Session::start(connection.clone(), control, Side::Listener, options);
     let peer = admitted.peer;
-    let (place, end) = Sessions::enter(&core, peer.key, peer.name.clone(), remote, handle.clone());
+    let (place, end) = Sessions::enter(&core, &peer, remote, handle.clone());
     core.metrics.sessions_total.inc();
     tracing::info!(device = peer.name, %remote, "connected");
     let device = peer.name.clone();

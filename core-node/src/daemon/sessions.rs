@@ -1,10 +1,11 @@
 //! Who is connected: for `status`, for closing the connection of a revoked device, and for the limit of sessions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use headwater_protocol::id::PublicKey;
+use headwater_protocol::trust::{Principal as Peer, Role};
 use headwater_protocol::wire::Refusal;
 use headwater_quic::session::SessionHandle;
 use tokio::sync::mpsc;
@@ -33,6 +34,7 @@ struct Live {
 struct Entry {
     key: PublicKey,
     device: String,
+    is_device: bool,
     address: SocketAddr,
     since: Instant,
     doing: Arc<Doing>,
@@ -111,8 +113,7 @@ impl Sessions {
     /// Enters a session; gives its place, and what tells it that it must end and why.
     pub fn enter(
         core: &Arc<Core>,
-        key: PublicKey,
-        device: String,
+        peer: &Peer,
         address: SocketAddr,
         handle: SessionHandle,
     ) -> (SessionPlace, mpsc::Receiver<Refusal>) {
@@ -123,7 +124,16 @@ impl Sessions {
         let number = live.next;
         live.entries.insert(
             number,
-            Entry { key, device, address, since: Instant::now(), doing: doing.clone(), handle, end: end_sender },
+            Entry {
+                key: peer.key,
+                device: peer.name.clone(),
+                is_device: peer.role == Role::Device,
+                address,
+                since: Instant::now(),
+                doing: doing.clone(),
+                handle,
+                end: end_sender,
+            },
         );
         drop(live);
         (SessionPlace { core: core.clone(), number, doing }, end)
@@ -147,6 +157,13 @@ impl Sessions {
     /// How many there are.
     pub fn count(&self) -> usize {
         self.locked().entries.len()
+    }
+
+    /// How many devices are connected, however many sessions each has; people who ask something are none.
+    pub fn devices_connected(&self) -> u64 {
+        let live = self.locked();
+        let keys: BTreeSet<_> = live.entries.values().filter(|entry| entry.is_device).map(|entry| entry.key).collect();
+        keys.len() as u64
     }
 
     /// Whether a device with this key is connected.

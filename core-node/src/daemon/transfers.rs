@@ -14,7 +14,7 @@ use headwater_quic::work;
 
 use super::sessions::Doing;
 use crate::catalog::{DatasetRecord, Principal, VersionRecord};
-use crate::control::damaged_heads;
+use crate::control::damaged_versions;
 use crate::core::Core;
 use crate::ingest::{Publication, catalog_refusal, error_chain};
 use crate::serve::{HeldLease, VersionSource};
@@ -38,11 +38,22 @@ pub(super) async fn receive(
     offer: IncomingOffer,
     doing: Arc<Doing>,
 ) {
+    let _shown = doing.begin("publishing", &offer.dataset);
+    take(core, peer, handle, offer, Publication::admit).await;
+}
+
+/// Takes an offered version into what `admit` makes of it.
+async fn take(
+    core: Arc<Core>,
+    peer: Arc<Peer>,
+    handle: SessionHandle,
+    offer: IncomingOffer,
+    admit: impl FnOnce(&Arc<Core>, &Peer, &IncomingOffer) -> Result<Publication, Refusal> + Send + 'static,
+) {
     let (transfer, dataset) = (offer.transfer, offer.dataset.clone());
-    let _shown = doing.begin("publishing", &dataset);
     let admitted = {
         let (core, peer, offer) = (core.clone(), peer.clone(), offer.clone());
-        work::spawn_blocking(move || Publication::admit(&core, &peer, &offer)).await
+        work::spawn_blocking(move || admit(&core, &peer, &offer)).await
     };
     let publication = match admitted {
         Ok(Ok(publication)) => Arc::new(publication),
@@ -111,14 +122,15 @@ pub(super) async fn send(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle
     }
 }
 
-/// Fetches the newest versions of the peer's datasets again of which chunks are damaged here. What is whole is not sent
-/// again, and the version stays as it is committed.
+/// Fetches versions again that the peer has and of which chunks are damaged here: the newest ones of its own datasets, and
+/// what it took last of others. What is whole is not sent again, and the version stays as it is committed.
 pub(super) async fn mend(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle, doing: Arc<Doing>) {
     let looked = {
-        let (core, writer) = (core.clone(), Principal::Device(peer.key));
-        work::spawn_blocking(move || damaged_heads(&core, writer)).await
+        let (core, peer) = (core.clone(), peer.clone());
+        work::spawn_blocking(move || damaged_versions(&core, &|dataset| at_peer(&core, &peer, dataset))).await
     };
     for (dataset, version) in looked.unwrap_or_default() {
+        let (id, is_own, dataset) = (dataset.id, dataset.writer == Principal::Device(peer.key), dataset.name);
         let _shown = doing.begin("mending", &dataset);
         let offer = match handle.fetch_offer(&dataset, version).await {
             Ok(offer) => offer,
@@ -127,7 +139,12 @@ pub(super) async fn mend(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle
                 continue;
             }
         };
-        receive(core.clone(), peer.clone(), handle.clone(), offer, doing.clone()).await;
+        let (core, peer, handle) = (core.clone(), peer.clone(), handle.clone());
+        if is_own {
+            take(core, peer, handle, offer, Publication::admit).await;
+        } else {
+            take(core, peer, handle, offer, move |core, peer, _| Publication::mending(core, peer, id)).await;
+        }
     }
 }
 
@@ -144,6 +161,15 @@ fn note_held(core: &Arc<Core>, peer: &Peer, fetch: &Fetch) {
             tracing::warn!(error = error_chain(&error), "what a subscriber has could not be noted");
         }
     });
+}
+
+/// The version of a dataset that the peer should have whole, as far as the core knows.
+fn at_peer(core: &Core, peer: &Peer, dataset: &DatasetRecord) -> Option<VersionId> {
+    if dataset.writer == Principal::Device(peer.key) {
+        return dataset.head.map(|head| head.version);
+    }
+    let may_read = core.rights.may_read(peer, dataset);
+    VersionId::from_slice(&core.catalog.note(&held_key(peer, &dataset.name)).ok().filter(|_| may_read)??)
 }
 
 /// The manifest of what the peer took last of a dataset, if that version is still there and is another one.

@@ -319,15 +319,16 @@ impl ChunkStore {
         self.maintenance.try_lock().ok()
     }
 
-    /// Marks a chunk damaged and says so.
-    pub(super) fn set_aside(&self, entry: &ChunkEntry, detail: &str) -> Result<(), CatalogError> {
-        if self.catalog.mark_damaged(&entry.id, &entry.location)? {
+    /// Marks a chunk damaged and says so; whether nobody had before.
+    pub(super) fn set_aside(&self, entry: &ChunkEntry, detail: &str) -> Result<bool, CatalogError> {
+        let is_new = self.catalog.mark_damaged(&entry.id, &entry.location)?;
+        if is_new {
             Counters::add(&self.counters.damaged_chunks, 1);
             self.damage.send_modify(|found| *found += 1);
             let ChunkLocation { pack, offset, .. } = entry.location;
             tracing::error!(chunk = %entry.id, %pack, offset, detail, "a stored chunk is damaged and was set aside");
         }
-        Ok(())
+        Ok(is_new)
     }
 
     /// Changes whenever a chunk is found damaged, whoever read it.

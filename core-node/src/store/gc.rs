@@ -384,7 +384,9 @@ impl<P: FnMut(GcProgress) -> bool + ?Sized> Collection<'_, P> {
                         bytes += stored.len() as u64;
                         chunks.push(MovedChunk { id: entry.id, from: entry.location, stored });
                     }
-                    Err(detail) => store.set_aside(entry, &detail)?,
+                    Err(detail) => {
+                        store.set_aside(entry, &detail)?;
+                    }
                 }
                 if bytes >= MOVE_BYTES_MAX {
                     self.hand_over(std::mem::take(&mut chunks)).await?;

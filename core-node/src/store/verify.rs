@@ -67,6 +67,8 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Damaged chunks, those included that were known to be.
     pub damaged_count: u64,
+    /// Those among them that nobody had noticed before.
+    pub damaged_new: u64,
     /// The first of them.
     pub damaged: Vec<DamagedChunk>,
     /// Chunks that were damaged once and can be read again.
@@ -163,7 +165,7 @@ impl ChunkStore {
                     // It was moved or freed meanwhile.
                     return Ok(());
                 }
-                self.set_aside(entry, &detail)?;
+                report.damaged_new += u64::from(self.set_aside(entry, &detail)?);
                 report.damaged_count += 1;
                 if report.damaged.len() < DAMAGED_NAMED_MAX {
                     let offset = entry.location.offset;

@@ -19,7 +19,7 @@ use headwater_host::error::{CodedError, codes};
 use headwater_host::lock::DataFolderLock;
 use headwater_quic::transfer::{LOAD_BATCHES_MAX, Loaders};
 use serde_json::Value;
-use tokio::sync::{OwnedMutexGuard, Semaphore};
+use tokio::sync::{Notify, OwnedMutexGuard, Semaphore};
 use tokio::time::Instant;
 
 pub use folders::{Folder, Subscription};
@@ -58,6 +58,7 @@ pub struct Agent {
     said: Mutex<VecDeque<(String, String)>>,
     /// Since when versions wait for the core, by dataset.
     unsent: Mutex<HashMap<String, Instant>>,
+    unsent_changed: Notify,
     /// What went wrong with a folder at its newest scan, by dataset.
     problems: Mutex<BTreeMap<String, ProblemReport>>,
     busy: Mutex<HashMap<BusyKey, DatasetLock>>,
@@ -132,6 +133,7 @@ impl Agent {
             loaders: Loaders::start(LOAD_THREADS),
             said: Mutex::default(),
             unsent: Mutex::default(),
+            unsent_changed: Notify::new(),
             problems: Mutex::default(),
             busy: Mutex::default(),
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
@@ -235,9 +237,15 @@ impl Agent {
         let mut unsent = lock(&self.unsent);
         if is_unsent {
             unsent.entry(dataset.to_owned()).or_insert_with(Instant::now);
-        } else {
-            unsent.remove(dataset);
+            self.unsent_changed.notify_one();
+        } else if unsent.remove(dataset).is_some() {
+            self.unsent_changed.notify_one();
         }
+    }
+
+    /// Returns when what is unsent may have changed since the last call. One task may wait for it.
+    pub(crate) async fn unsent_changed(&self) {
+        self.unsent_changed.notified().await;
     }
 
     /// Forgets what this process noted of datasets that the settings have no more.

@@ -92,9 +92,14 @@ impl Agent {
         Ok(misses(&folders, &have))
     }
 
-    /// Age of the oldest version that the core has not acknowledged, in seconds; as far as this process knows.
+    /// For how long the oldest of what the core has not acknowledged has waited, in seconds; also over restarts.
     pub fn oldest_unsent_s(&self) -> u64 {
-        self.unsent_since().map_or(0, |since| since.elapsed().as_secs())
+        let catalog = self.catalog();
+        let rows = self.datasets().unwrap_or_default();
+        let published = rows.iter().filter(|row| row.role == Role::Publish);
+        let waiting = published.filter(|row| catalog.pending(row.id).is_ok_and(|pending| pending.is_some()));
+        let since = waiting.filter_map(|row| catalog.unsent_since_s(row.id).ok().flatten()).min();
+        since.map_or(0, |since| u64::try_from(clock::now_s().saturating_sub(since)).unwrap_or(0))
     }
 
     /// Free bytes on the disk of the data folder.

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::marks::freed_since_key;
 use super::{Catalog, CatalogError, sum_of};
+use crate::clock;
 
 /// Versions of a dataset that were offered and are not wanted any more, but remembered: the core may have committed one
 /// of them, and its answer was lost.
@@ -268,6 +269,13 @@ impl Catalog {
         put_row(&transaction, dataset, &committed).map_err(failed)?;
         transaction
             .execute(
+                "DELETE FROM meta WHERE name = ?1
+                 AND NOT EXISTS (SELECT 1 FROM versions WHERE dataset = ?2 AND state < 2)",
+                params![unsent_since_key(dataset), dataset.0],
+            )
+            .map_err(failed)?;
+        transaction
+            .execute(
                 "DELETE FROM versions WHERE dataset = ?1 AND state = 2 AND id NOT IN
                  (SELECT id FROM versions WHERE dataset = ?1 AND state = 2 ORDER BY number DESC, id DESC LIMIT ?2)",
                 params![dataset.0, keep],
@@ -285,11 +293,19 @@ impl Catalog {
         manifest: Vec<u8>,
     ) -> Result<(), CatalogError> {
         let known = self.version(dataset, &version)?.filter(|known| known.number == number);
+        let since_s = self.unsent_since_s(dataset)?.unwrap_or_else(clock::now_s);
         self.supersede(dataset)?;
+        self.put_meta(&unsent_since_key(dataset), &since_s.to_le_bytes())?;
         // The same as was offered before: its record is what the core may have committed.
         let record = known.map(|known| known.record).unwrap_or_default();
         let state = if record.is_empty() { VersionState::Built } else { VersionState::Offered };
         self.put_version(dataset, &VersionRow { number, version, state, manifest, record, receipt: Vec::new() })
+    }
+
+    /// Since when versions of the dataset wait to be sent, in seconds since the Unix epoch; none: no one waits.
+    pub fn unsent_since_s(&self, dataset: DatasetId) -> Result<Option<i64>, CatalogError> {
+        let bytes = self.meta(&unsent_since_key(dataset))?;
+        Ok(bytes.and_then(|bytes| bytes.try_into().ok()).map(i64::from_le_bytes))
     }
 
     /// No version waits to be sent any more. Those that were offered are remembered, the newest of them.
@@ -301,6 +317,7 @@ impl Catalog {
             }
         }
         let connection = self.lock();
+        connection.execute("DELETE FROM meta WHERE name = ?1", [unsent_since_key(dataset)]).map_err(failed)?;
         connection.execute("DELETE FROM versions WHERE dataset = ?1 AND state = 0", [dataset.0]).map_err(failed)?;
         connection
             .execute(
@@ -332,6 +349,7 @@ impl Catalog {
         let mut connection = self.lock();
         let transaction = connection.transaction().map_err(failed)?;
         transaction.execute("DELETE FROM versions WHERE dataset = ?1", [dataset.0]).map_err(failed)?;
+        transaction.execute("DELETE FROM meta WHERE name = ?1", [unsent_since_key(dataset)]).map_err(failed)?;
         // Whoever gets the next versions has noted nothing of them yet.
         transaction.execute("DELETE FROM meta WHERE name = ?1", [freed_since_key(dataset)]).map_err(failed)?;
         transaction.commit().map_err(failed)
@@ -340,6 +358,10 @@ impl Catalog {
 
 fn begins_after_key(dataset: DatasetId) -> String {
     format!("begins-after/{}", dataset.0)
+}
+
+fn unsent_since_key(dataset: DatasetId) -> String {
+    format!("unsent-since/{}", dataset.0)
 }
 
 fn put_row(connection: &Connection, dataset: DatasetId, version: &VersionRow) -> rusqlite::Result<()> {

@@ -170,6 +170,31 @@ fn what_was_offered_is_recognised_however_often_the_folder_changes_since() {
 }
 
 #[test]
+fn since_when_something_waits_outlives_the_process_and_ends_with_the_commit() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path();
+    let since = {
+        let catalog = Catalog::open(path).expect("opens");
+        let id = dataset(&catalog, "cam");
+        let VersionRow { version, manifest, .. } = version(1, VersionState::Built);
+        assert_eq!(catalog.unsent_since_s(id).expect("read"), None);
+        catalog.put_built(id, 1, version, manifest).expect("kept");
+        let key = catalog.unsent_since_s(id).expect("read").expect("it waits");
+        // As if it had been found three hours ago.
+        catalog.put_meta(&format!("unsent-since/{}", id.number()), &(key - 10_800).to_le_bytes()).expect("kept");
+        key - 10_800
+    };
+    let catalog = Catalog::open(path).expect("opens");
+    let id = dataset(&catalog, "cam");
+    assert_eq!(catalog.unsent_since_s(id).expect("read"), Some(since));
+    let later = version(2, VersionState::Built);
+    catalog.put_built(id, 1, later.version, later.manifest.clone()).expect("kept");
+    assert_eq!(catalog.unsent_since_s(id).expect("read"), Some(since), "a version in its place is no younger");
+    catalog.commit_version(id, &VersionRow { number: 1, ..later }, 1).expect("noted");
+    assert_eq!(catalog.unsent_since_s(id).expect("read"), None);
+}
+
+#[test]
 fn a_dataset_that_was_forgotten_is_no_damage_and_never_another_one() {
     let catalog = Catalog::in_memory();
     let id = dataset(&catalog, "cam");

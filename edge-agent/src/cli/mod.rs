@@ -82,19 +82,27 @@ async fn dispatch(arguments: Arguments) -> Result<ExitCode, CodedError> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Doctor => {
-            let shown = |checks: &[_]| print::checks(checks, context.json);
-            Box::pin(doctor::run(&context.data, context.config.as_deref(), shown)).await
+            let mut out = print::Out::default();
+            let shown = |checks: &[_]| print::checks(&mut out, checks, context.json);
+            let code = Box::pin(doctor::run(&context.data, context.config.as_deref(), shown)).await?;
+            out.finish()?;
+            Ok(code)
         }
         Command::Config { command: ConfigCommand::Check } => {
             let settings = Settings::load(&context.data, context.config.as_deref())?;
-            print::settings(&settings, context.json);
+            let mut out = print::Out::default();
+            print::settings(&mut out, &settings, context.json);
+            out.finish()?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Status { watch: true } => context.watch_status().await,
         command => {
             let request = to_request(command)?;
             let answer = context.ask(&request).await?;
-            Ok(print::answer(&request, &answer, context.json))
+            let mut out = print::Out::default();
+            let code = print::answer(&mut out, &request, &answer, context.json);
+            out.finish()?;
+            Ok(code)
         }
     }
 }
@@ -145,12 +153,17 @@ impl Context {
     }
 
     async fn watch_status(&self) -> Result<ExitCode, CodedError> {
+        let mut out = print::Out::default();
         loop {
             let answer = self.ask(&Request::Status).await?;
             if !self.json {
-                print::clear_screen();
+                print::clear_screen(&mut out);
             }
-            let _ = print::answer(&Request::Status, &answer, self.json);
+            let _ = print::answer(&mut out, &Request::Status, &answer, self.json);
+            out.finish()?;
+            if out.reader_is_gone() {
+                return Ok(ExitCode::SUCCESS);
+            }
             tokio::select! {
                 () = tokio::time::sleep(WATCH_INTERVAL) => {}
                 _ = tokio::signal::ctrl_c() => return Ok(ExitCode::SUCCESS),

@@ -1,12 +1,14 @@
 //! Answers as tables for people, or as JSON.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this is where the program's output is written")]
+#![allow(clippy::print_stderr, reason = "this is where the program's output is written")]
 
+use std::fmt::Arguments;
+use std::io::Write;
 use std::process::ExitCode;
 
 use headwater_host::config::HumanRate;
 use headwater_host::doctor::Check;
-use headwater_host::error::CodedError;
-use headwater_host::output::Rows;
+use headwater_host::error::{CodedError, codes};
+use headwater_host::output::{Rows, Stdout};
 use indicatif::HumanBytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -17,33 +19,74 @@ use crate::request::{
 };
 use crate::settings::Settings;
 
+/// Where answers go: standard output, and whether that went well.
+#[derive(Default)]
+pub(super) struct Out {
+    stdout: Stdout,
+    failed: Option<std::io::Error>,
+}
+
+impl Out {
+    fn put(&mut self, text: Arguments<'_>) {
+        if self.failed.is_none() {
+            self.failed = self.stdout.write_fmt(text).err();
+        }
+    }
+
+    fn text(&mut self, text: &str) {
+        self.put(format_args!("{text}"));
+    }
+
+    /// Whether nobody reads any more.
+    pub(super) fn reader_is_gone(&self) -> bool {
+        self.stdout.reader_is_gone()
+    }
+
+    /// Fails if a part of the output could not be written.
+    pub(super) fn finish(&mut self) -> Result<(), CodedError> {
+        match self.failed.take().map_or_else(|| self.stdout.flush(), Err) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(CodedError::io(&codes::WRITE_FAILED, "the answer can't be written", error)),
+        }
+    }
+}
+
+/// Prints a line.
+macro_rules! say {
+    ($out:expr, $($text:tt)*) => {{
+        $out.put(format_args!($($text)*));
+        $out.text("\n");
+    }};
+}
+
 /// Says what went wrong.
 pub(super) fn error(error: &CodedError, json: bool) {
     if json {
-        println!("{}", error.to_json());
+        let out = &mut Out::default();
+        say!(out, "{}", error.to_json());
     }
     eprintln!("{error}");
 }
 
 /// Prints an answer. The exit code is 1 where a part of the work failed.
-pub(super) fn answer(request: &Request, answer: &Value, json: bool) -> ExitCode {
+pub(super) fn answer(out: &mut Out, request: &Request, answer: &Value, json: bool) -> ExitCode {
     let failed = match request {
         Request::Sync => !read::<SyncReport>(answer).problems.is_empty(),
         Request::Verify => read::<VerifyReport>(answer).damaged_count > 0,
         _ => false,
     };
     if json {
-        println!("{answer}");
+        say!(out, "{answer}");
     } else {
         match request {
-            Request::Sync => sync(&read(answer)),
-            Request::Status => status(&read(answer)),
-            Request::Log { .. } => log(&read(answer)),
-            Request::Verify => verify(&read(answer)),
-            Request::Free { .. } => free(&read(answer)),
+            Request::Sync => sync(out, &read(answer)),
+            Request::Status => status(out, &read(answer)),
+            Request::Log { .. } => log(out, &read(answer)),
+            Request::Verify => verify(out, &read(answer)),
+            Request::Free { .. } => free(out, &read(answer)),
             _ => {
                 if let Some(text) = answer.get("text").and_then(Value::as_str) {
-                    println!("{text}");
+                    say!(out, "{text}");
                 }
             }
         }
@@ -52,24 +95,24 @@ pub(super) fn answer(request: &Request, answer: &Value, json: bool) -> ExitCode 
 }
 
 /// Prints the settings in force.
-pub(super) fn settings(settings: &Settings, json: bool) {
+pub(super) fn settings(out: &mut Out, settings: &Settings, json: bool) {
     if json {
-        println!("{}", serde_json::to_string(settings).unwrap_or_default());
+        say!(out, "{}", serde_json::to_string(settings).unwrap_or_default());
     } else {
-        println!("{}", toml::to_string(settings).unwrap_or_default());
+        say!(out, "{}", toml::to_string(settings).unwrap_or_default());
     }
 }
 
 /// Prints the findings of `doctor`.
-pub(super) fn checks(checks: &[Check], json: bool) {
+pub(super) fn checks(out: &mut Out, checks: &[Check], json: bool) {
     if json {
-        println!("{}", serde_json::to_string(checks).unwrap_or_default());
+        say!(out, "{}", serde_json::to_string(checks).unwrap_or_default());
         return;
     }
     for check in checks {
-        println!("{:4} {}: {}", check.verdict.to_string(), check.name, check.found);
+        say!(out, "{:4} {}: {}", check.verdict.to_string(), check.name, check.found);
         if !check.hint.is_empty() {
-            println!("     hint: {}", check.hint);
+            say!(out, "     hint: {}", check.hint);
         }
     }
 }
@@ -80,15 +123,15 @@ pub(super) fn prompt(text: &str) {
 }
 
 /// Begins the terminal's screen anew.
-pub(super) fn clear_screen() {
-    print!("\x1b[2J\x1b[H");
+pub(super) fn clear_screen(out: &mut Out) {
+    out.text("\x1b[2J\x1b[H");
 }
 
 fn read<T: DeserializeOwned + Default>(answer: &Value) -> T {
     serde_json::from_value(answer.clone()).unwrap_or_default()
 }
 
-fn sync(report: &SyncReport) {
+fn sync(out: &mut Out, report: &SyncReport) {
     let all = [("published", &report.published), ("received", &report.received), ("local", &report.local)];
     if all.iter().any(|(_, versions)| !versions.is_empty()) {
         let mut rows = Rows::new(&["", "dataset", ">version", "id", ">files", ">size", ">on the wire", ">plain"]);
@@ -97,9 +140,10 @@ fn sync(report: &SyncReport) {
                 rows.add(version_row(what, version));
             }
         }
-        print!("{}", rows.to_text());
+        out.text(&rows.to_text());
     }
-    println!(
+    say!(
+        out,
         "{} unchanged, {} files looked at, {} read, {:.2} s",
         report.unchanged,
         report.files_scanned,
@@ -107,7 +151,8 @@ fn sync(report: &SyncReport) {
         report.duration_ms as f64 / 1000.0
     );
     let wire = &report.wire;
-    println!(
+    say!(
+        out,
         "wire: {} in all (pages {}, chunks {}, control {}, repeated {})",
         HumanBytes(wire.udp),
         HumanBytes(wire.pages),
@@ -115,13 +160,14 @@ fn sync(report: &SyncReport) {
         HumanBytes(wire.overhead),
         HumanBytes(wire.wasted)
     );
-    println!(
+    say!(
+        out,
         "saved: {} by dedup, {} by deltas, {} by compression",
         HumanBytes(report.saved_dedup_bytes),
         HumanBytes(report.saved_delta_bytes),
         HumanBytes(report.saved_compression_bytes)
     );
-    skipped("left out", &report.skipped, report.skipped_count);
+    skipped(out, "left out", &report.skipped, report.skipped_count);
     for problem in &report.problems {
         print_problem(problem);
     }
@@ -148,28 +194,28 @@ fn print_problem(problem: &ProblemReport) {
     }
 }
 
-fn skipped(what: &str, listed: &[SkippedReport], count: u64) {
+fn skipped(out: &mut Out, what: &str, listed: &[SkippedReport], count: u64) {
     if count == 0 {
         return;
     }
-    println!("{what}: {count}");
+    say!(out, "{what}: {count}");
     for entry in listed {
-        println!("  {}/{}: {}", entry.dataset, entry.path, entry.reason);
+        say!(out, "  {}/{}: {}", entry.dataset, entry.path, entry.reason);
     }
     if count > listed.len() as u64 {
-        println!("  and {} more", count - listed.len() as u64);
+        say!(out, "  and {} more", count - listed.len() as u64);
     }
 }
 
-fn status(report: &StatusReport) {
+fn status(out: &mut Out, report: &StatusReport) {
     let device = report.device.as_deref().unwrap_or("not joined");
     let running = if report.running { "running" } else { "not running" };
-    println!("device {device}, agent {running}, link {}", report.link);
+    say!(out, "device {device}, agent {running}, link {}", report.link);
     if !report.core.is_empty() {
-        println!("core {}", report.core.join(", "));
+        say!(out, "core {}", report.core.join(", "));
     }
     if !report.waiting_for.is_empty() {
-        println!("waiting for {}", report.waiting_for);
+        say!(out, "waiting for {}", report.waiting_for);
     }
     if !report.datasets.is_empty() {
         let mut rows = Rows::new(&["dataset", "role", "folder", ">version", ">files", ">size", ">remote", "state"]);
@@ -190,15 +236,15 @@ fn status(report: &StatusReport) {
                 dataset.state.clone(),
             ]);
         }
-        print!("{}", rows.to_text());
+        out.text(&rows.to_text());
     }
     if report.backlog_bytes > 0 {
-        println!("not yet acknowledged: {}", HumanBytes(report.backlog_bytes));
+        say!(out, "not yet acknowledged: {}", HumanBytes(report.backlog_bytes));
     }
     let wire: Vec<_> =
         report.wire_bytes.iter().map(|(reason, bytes)| format!("{reason} {}", HumanBytes(*bytes))).collect();
     if !wire.is_empty() {
-        println!("wire so far: {}", wire.join(", "));
+        say!(out, "wire so far: {}", wire.join(", "));
     }
     if let Some(month) = &report.month {
         let reserve = match month.reserve_bytes {
@@ -206,34 +252,34 @@ fn status(report: &StatusReport) {
             bytes => format!(", {} of that for model updates", HumanBytes(bytes)),
         };
         let (spent, budget) = (HumanBytes(month.spent_bytes), HumanBytes(month.budget_bytes));
-        println!("spent in {}: {spent} of {budget}{reserve}", month.month);
+        say!(out, "spent in {}: {spent} of {budget}{reserve}", month.month);
     }
     if let Some(cap) = report.up_cap_bytes_per_s {
-        println!("cap: {} up", HumanRate::of_bytes_per_s(cap));
+        say!(out, "cap: {} up", HumanRate::of_bytes_per_s(cap));
     }
-    println!("free disk: {}", HumanBytes(report.disk_free_bytes));
+    say!(out, "free disk: {}", HumanBytes(report.disk_free_bytes));
     if let Some(problem) = &report.last_error {
         print_problem(problem);
     }
 }
 
-fn log(report: &LogReport) {
+fn log(out: &mut Out, report: &LogReport) {
     for event in &report.events {
         let place = if event.dataset.is_empty() { String::new() } else { format!(" [{}]", event.dataset) };
         let code = if event.code.is_empty() { String::new() } else { format!(" {}", event.code) };
-        println!("{} {:5}{code}{place} {}", crate::clock::shown(event.at_s), event.level.name(), event.text);
+        say!(out, "{} {:5}{code}{place} {}", crate::clock::shown(event.at_s), event.level.name(), event.text);
     }
 }
 
-fn verify(report: &VerifyReport) {
-    println!("{} chunks are good, {}", report.chunks_good, HumanBytes(report.bytes_good));
+fn verify(out: &mut Out, report: &VerifyReport) {
+    say!(out, "{} chunks are good, {}", report.chunks_good, HumanBytes(report.bytes_good));
     if !report.catalog_whole {
-        println!("the catalog was damaged and has been rebuilt");
+        say!(out, "the catalog was damaged and has been rebuilt");
     }
-    skipped("not what the catalog says", &report.damaged, report.damaged_count);
+    skipped(out, "not what the catalog says", &report.damaged, report.damaged_count);
 }
 
-fn free(report: &FreeReport) {
-    println!("freed {} files, {}", report.files, HumanBytes(report.bytes));
-    skipped("kept", &report.kept, report.kept.len() as u64);
+fn free(out: &mut Out, report: &FreeReport) {
+    say!(out, "freed {} files, {}", report.files, HumanBytes(report.bytes));
+    skipped(out, "kept", &report.kept, report.kept.len() as u64);
 }

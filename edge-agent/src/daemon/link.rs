@@ -22,7 +22,7 @@ use crate::watched;
 
 /// A session that lasted this long was a good one: when it ends, the link is tried at once and often for a while.
 const GOOD_SESSION: Duration = Duration::from_secs(30);
-/// How often the core is told how this device is, if something changed.
+/// How often the core is told how this device is, if something changed that nobody announced or something still waits.
 const STATUS_EVERY: Duration = Duration::from_mins(1);
 /// How often it is looked whether anything is still done in a check-in, and after how many such looks it is over.
 const QUIET_LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -31,6 +31,8 @@ const QUIET_LOOKS: u32 = 4;
 const GOODBYE_WAIT: Duration = Duration::from_secs(1);
 /// A check-in comes later than asked for by up to this part of the time between two.
 const CHECK_IN_JITTER: u32 = 16;
+/// How long news of what waits to be sent are gathered before the core hears of them.
+const STATUS_GATHERED_FOR: Duration = Duration::from_secs(2);
 
 /// Keeps a session for as long as the daemon runs. Where the core says that this device is not welcome any more, it knocks
 /// again only when something changes here, as when the device has joined anew: the rest of the daemon goes on, since
@@ -246,7 +248,11 @@ struct Telling(PeerStatus);
 impl Telling {
     async fn keep(&mut self, agent: &Arc<Agent>, connected: &Connected) -> Infallible {
         loop {
-            tokio::time::sleep(STATUS_EVERY).await;
+            tokio::select! {
+                biased;
+                () = agent.unsent_changed() => tokio::time::sleep(STATUS_GATHERED_FOR).await,
+                () = tokio::time::sleep(STATUS_EVERY) => {}
+            }
             if self.tell(agent, connected).await.is_err() {
                 return std::future::pending().await;
             }
@@ -256,7 +262,9 @@ impl Telling {
     async fn tell(&mut self, agent: &Arc<Agent>, connected: &Connected) -> Result<(), CodedError> {
         let status = peer_status(agent).await;
         let Self(said) = self;
-        if status.backlog_bytes != said.backlog_bytes || status.last_error != said.last_error {
+        // What waits grows older, and the core knows only what it was told.
+        let is_older = status.oldest_unsent_s >= said.oldest_unsent_s + STATUS_EVERY.as_secs();
+        if is_older || status.backlog_bytes != said.backlog_bytes || status.last_error != said.last_error {
             connected.link.send_status(status.clone()).await?;
             *said = status;
         }

@@ -194,15 +194,15 @@ pub(crate) fn own_names(folders: &[Folder]) -> Vec<String> {
 pub(crate) async fn peer_status(agent: &Arc<Agent>) -> PeerStatus {
     let looked = {
         let agent = Arc::clone(agent);
-        blocking(move || Ok((agent.backlog_bytes(), agent.disk_free_bytes()))).await
+        blocking(move || Ok((agent.backlog_bytes(), agent.oldest_unsent_s(), agent.disk_free_bytes()))).await
     };
-    let (backlog_bytes, disk_free_bytes) = looked.unwrap_or_default();
+    let (backlog_bytes, oldest_unsent_s, disk_free_bytes) = looked.unwrap_or_default();
     let of_link = agent.link().borrow().problem.clone();
     let problem = of_link.or_else(|| agent.folder_problem(|role| role == Role::Publish));
     PeerStatus {
         release: env!("CARGO_PKG_VERSION").to_owned(),
         backlog_bytes,
-        oldest_unsent_s: agent.oldest_unsent_s(),
+        oldest_unsent_s,
         disk_free_bytes,
         last_error: problem.map(|problem| format!("{} {}", problem.code, problem.message)).unwrap_or_default(),
     }

@@ -58,6 +58,26 @@ fn damage_is_set_aside_and_fetched_again_from_the_device() {
 }
 
 #[test]
+fn what_its_writer_has_freed_is_fetched_again_from_a_subscriber() {
+    let mut pair = Pair::synced();
+    let file = large_file(&pair);
+    pair.subscriber.sync();
+    damage(&pair.core, &file);
+    pair.publisher.run_command(&["free", DATASET, "large.bin"]).success();
+    pair.publisher.run();
+    let status = pair.core.ask(&["status"]);
+    assert_eq!(status["damaged_chunks"], 0, "nobody has looked: {status}");
+    assert_eq!(pair.core.run_command(&["verify"]).status, Some(1));
+    let status = pair.core.ask(&["status"]);
+    assert_eq!(status["damaged_chunks"], 1, "{status}");
+    pair.subscriber.run();
+    wait_for("the subscriber to send it", || (pair.core.run_command(&["verify"]).status == Some(0)).then_some(()));
+    folder::assert_same(&pair.copy, &pair.core.export(DATASET));
+    pair.subscriber.stop();
+    pair.publisher.stop();
+}
+
+#[test]
 fn damage_that_a_read_finds_is_mended_by_a_device_that_is_connected() {
     let mut pair = Pair::synced();
     let file = large_file(&pair);

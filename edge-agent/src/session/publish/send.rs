@@ -1,8 +1,10 @@
 //! Sending a built version: signed, offered, and, once the core has committed it, acknowledged in the catalog.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use headwater_host::error::{CodedError, codes};
+use headwater_host::materialise::current_version;
 use headwater_protocol::codec::{decode_stored, encode_stored};
 use headwater_protocol::commit::{CommitRecord, Receipt};
 use headwater_protocol::id::VersionId;
@@ -53,7 +55,8 @@ pub(super) async fn send(
         let (catalog, row) = (Arc::clone(&catalog), row.clone());
         blocking(move || {
             let version = signed(&device, &catalog, &row, version)?;
-            let source = source(&catalog, DatasetPages::new(Arc::clone(&catalog), row.id), &row, &version)?;
+            let source =
+                source(&catalog, DatasetPages::new(Arc::clone(&catalog), row.id), &row, &row.folder, &version)?;
             Ok((version, source))
         })
         .await?
@@ -89,7 +92,8 @@ pub(super) async fn ask_receipt(
     let catalog = agent.catalog();
     let source = {
         let (catalog, row, version) = (Arc::clone(&catalog), row.clone(), version.clone());
-        blocking(move || source(&catalog, DatasetPages::new(Arc::clone(&catalog), row.id), &row, &version)).await?
+        blocking(move || source(&catalog, DatasetPages::new(Arc::clone(&catalog), row.id), &row, &row.folder, &version))
+            .await?
     };
     let outgoing = outgoing(&row.name, &version);
     let sent = link.handle().send_version(outgoing, Priority::Bulk, Arc::new(source), no_progress()).await;
@@ -97,20 +101,22 @@ pub(super) async fn ask_receipt(
     acknowledged(agent, &catalog, row, version, &report).await
 }
 
-/// Answers the core when it asks for a version of this device, as to replace a chunk that it found damaged. What is
+/// Answers the core when it asks for a version that this device publishes or has subscribed to, as to replace a chunk that
+/// it found damaged. What is
 /// local does not exist for it.
 pub fn serve_fetch(agent: &Arc<Agent>, handle: SessionHandle, transfer: u32, dataset: String, version: VersionId) {
     let agent = Arc::clone(agent);
     work::spawn(async move {
         let found = blocking(move || {
-            let (row, known) = find_published(&agent, &dataset, &version)
-                .ok()
-                .flatten()
+            let published = find_published(&agent, &dataset, &version).ok().flatten();
+            let found = published.map(|(row, known)| (row.folder.clone(), row, known));
+            let (folder, row, known) = found
+                .or_else(|| find_subscribed(&agent, &dataset, &version).ok().flatten())
                 .ok_or_else(|| CodedError::new(&codes::NOT_FOUND, "this device has no such version"))?;
             // A newer version may be committed while this one is read.
             let catalog = agent.catalog();
             let pages = DatasetPages::of_passing_version(Arc::clone(&catalog), row.id);
-            Ok((outgoing(&dataset, &known), source(&catalog, pages, &row, &known)?))
+            Ok((outgoing(&dataset, &known), source(&catalog, pages, &row, &folder, &known)?))
         });
         let (outgoing, source) = match found.await {
             Ok(found) => found,
@@ -144,6 +150,26 @@ pub(super) fn find_published(
     Ok(None)
 }
 
+/// A version that came from the core and is whole in its folder here, with the folder of its files.
+fn find_subscribed(
+    agent: &Agent,
+    dataset: &str,
+    version: &VersionId,
+) -> Result<Option<(PathBuf, DatasetRow, VersionRow)>, CodedError> {
+    let catalog = agent.catalog();
+    for row in agent.datasets()? {
+        if row.role != Role::Subscribe || row.name != dataset {
+            continue;
+        }
+        let known = catalog.version(row.id, version)?.filter(|known| known.state == VersionState::Committed);
+        let in_force = current_version(&row.folder).filter(|(_, id, _)| id == version);
+        if let (Some(known), Some((_, _, folder))) = (known, in_force) {
+            return Ok(Some((folder, row, known)));
+        }
+    }
+    Ok(None)
+}
+
 fn outgoing(dataset: &str, version: &VersionRow) -> OutgoingVersion {
     OutgoingVersion {
         dataset: dataset.to_owned(),
@@ -156,17 +182,18 @@ fn source(
     catalog: &Catalog,
     pages: DatasetPages,
     row: &DatasetRow,
+    folder: &Path,
     version: &VersionRow,
 ) -> Result<PublishSource, CodedError> {
     // Whatever else goes wrong, what is local is never a source.
-    assert!(row.role == Role::Publish, "only published datasets are sent");
+    assert!(row.role != Role::Local, "what is local is never sent");
     let manifest = version.decode_manifest()?;
     let parent = match catalog.committed(row.id)? {
         Some(committed) if committed.version != version.version => Some(committed.decode_manifest()?),
         _ => None,
     };
-    PublishSource::new(pages, &row.folder, manifest, parent).map_err(|error| {
-        CodedError::io(&codes::FOLDER_MISSING, format!("`{}` can't be opened", row.folder.display()), error)
+    PublishSource::new(pages, folder, manifest, parent).map_err(|error| {
+        CodedError::io(&codes::FOLDER_MISSING, format!("`{}` can't be opened", folder.display()), error)
     })
 }
 

@@ -148,6 +148,11 @@ impl Dialler {
         self.endpoint.rebind_abstract(Self::socket(peer, &self.options, self.payload_max)?)
     }
 
+    /// Waits until every connection of this socket is closed and its peer was told so.
+    pub async fn wait_closed(&self) {
+        self.endpoint.wait_idle().await;
+    }
+
     /// The local address of the socket.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         self.endpoint.local_addr()
