@@ -45,7 +45,7 @@ const HAPPENED: &[&str] = &[
     "versions taken",
 ];
 /// Seeds in which a planted bug must be noticed.
-const SEEDS_WITH_BUG: u64 = 60;
+const SEEDS_WITH_BUG: u64 = 300;
 
 fn short() -> Plan {
     Plan::load(concat!(env!("CARGO_MANIFEST_DIR"), "/plans/short.toml").as_ref()).expect("a plan")
