@@ -13,6 +13,7 @@ pub mod compress;
 pub mod id;
 pub mod manifest;
 pub mod name;
+pub mod order;
 pub mod pace;
 pub mod page;
 pub mod path;
