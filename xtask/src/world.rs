@@ -38,8 +38,21 @@ impl Programs {
             command.arg("--release");
         }
         run(&mut command)?;
-        let folder = target_dir().join(if release { "release" } else { "debug" });
-        Ok(Self { core: folder.join("core-node"), agent: folder.join("edge-agent") })
+        Ok(Self::in_folder(&if release { target_dir().join("release") } else { Self::tested_folder() }))
+    }
+
+    /// The programs that a run of all tests has built.
+    pub(crate) fn tested() -> Self {
+        Self::in_folder(&Self::tested_folder())
+    }
+
+    /// Where a run of all tests puts the programs.
+    pub(crate) fn tested_folder() -> PathBuf {
+        target_dir().join("debug")
+    }
+
+    fn in_folder(folder: &Path) -> Self {
+        Self { core: folder.join("core-node"), agent: folder.join("edge-agent") }
     }
 }
 
