@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::support::{Core, PATIENCE, assert_same, eventually, noise, put, texts};
+use crate::support::{Core, PATIENCE, assert_same, eventually, noise, put, put_at_once, texts};
 
 #[test]
 fn the_daemon_publishes_what_changes_and_takes_what_is_new() {
@@ -122,7 +122,7 @@ fn a_killed_core_loses_nothing() {
     eventually("the first version", || core.newest("data"));
     for attempt in 1..=TRIES {
         let newest = core.newest("data").expect("a version");
-        put(&files, "large.bin", noise(60 + attempt, LONG as usize));
+        put_at_once(&files, "large.bin", noise(60 + attempt, LONG as usize));
         when_more_is_stored(&mut core, || false, Core::restart);
         let was_cut = core.newest("data") == Some(newest);
         eventually("the version", || core.newest("data").filter(|&number| number > newest));

@@ -318,6 +318,13 @@ pub(crate) fn put(folder: &Path, path: &str, bytes: impl AsRef<[u8]>) {
     fs::write(path, bytes).expect("written");
 }
 
+/// Puts a file into a folder at once, so that a daemon never finds a part of it.
+pub(crate) fn put_at_once(folder: &Path, name: &str, bytes: impl AsRef<[u8]>) {
+    let beside = folder.with_extension("new");
+    fs::write(&beside, bytes).expect("written");
+    fs::rename(&beside, folder.join(name)).expect("moved");
+}
+
 /// Bytes that no compression helps with, the same for the same seed.
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut reader = blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof();
