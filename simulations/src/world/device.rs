@@ -283,8 +283,9 @@ impl DeviceMachine {
         });
     }
 
-    /// What became of files that commands took away: those that were to be deleted, and all others were freed.
-    pub(super) fn taken_away(&mut self) -> Vec<Fact> {
+    /// What commands have deleted since the last look. It is asked for before anybody writes: what is written afterwards under a
+    /// deleted name is a new file.
+    pub(super) fn deletions(&mut self) -> Vec<Fact> {
         let mut facts = Vec::new();
         for (dataset, path) in lock(&self.deleted).drain(..) {
             if let Some(folder) = self.folders.iter_mut().find(|folder| folder.dataset == dataset) {
@@ -292,6 +293,12 @@ impl DeviceMachine {
             }
             facts.push(Fact::Deleted { dataset, path });
         }
+        facts
+    }
+
+    /// What became of files that commands took away: those that were to be deleted, and all others were freed.
+    pub(super) fn taken_away(&mut self) -> Vec<Fact> {
+        let mut facts = self.deletions();
         for folder in &mut self.folders {
             for (path, hash) in folder.gone() {
                 folder.files.remove(&path);

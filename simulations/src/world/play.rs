@@ -206,7 +206,9 @@ impl World {
             Event::Change { device } => {
                 let device = &mut self.devices[usize::from(device)];
                 let (clock, at) = (device.clock(), self.random.below(device.folders.len() as u64) as usize);
-                let (facts, kinds) = device.folders[at].change(clock);
+                let mut facts = device.deletions();
+                let (changes, kinds) = device.folders[at].change(clock);
+                facts.extend(changes);
                 for fact in facts {
                     self.fact(fact);
                 }
