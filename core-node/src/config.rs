@@ -22,6 +22,9 @@ pub const ADMIN_PORT_DEFAULT: u16 = 4734;
 /// Least memory for transfers with which one can make progress.
 pub const TRANSFERS_BYTES_MIN: u64 = 8 << 20;
 
+/// Least memory for chunks that training jobs read: some of the largest size fit.
+pub const CACHE_BYTES_MIN: u64 = 4 << 20;
+
 /// Size of a pack when the configuration names none, in bytes.
 pub const PACK_SIZE_DEFAULT: u64 = 256 << 20;
 /// Least size of a pack: one chunk of the largest size fits.
@@ -52,6 +55,8 @@ pub struct Config {
     pub network: NetworkConfig,
     /// How much memory is used.
     pub memory: MemoryConfig,
+    /// How training jobs are served.
+    pub serving: ServingConfig,
     /// How bytes rest.
     pub store: StoreConfig,
     /// How long what devices have proved to have uploaded is kept without a version that names it.
@@ -80,6 +85,7 @@ impl Default for Config {
             log_json: false,
             network: NetworkConfig::default(),
             memory: MemoryConfig::default(),
+            serving: ServingConfig::default(),
             store: StoreConfig::default(),
             proofs: ProofConfig::default(),
             certificates: CertificateConfig::default(),
@@ -127,12 +133,30 @@ pub struct MemoryConfig {
     pub transfers: HumanBytes,
     /// Decoded pages that are kept.
     pub pages: HumanBytes,
+    /// Plain chunks that are kept for training jobs. It is taken when the first job reads.
+    pub cache: HumanBytes,
+    /// What is known of the samples of versions that jobs read: about 80 bytes a file.
+    pub plans: HumanBytes,
 }
 
 impl Default for MemoryConfig {
     fn default() -> Self {
-        Self { transfers: HumanBytes(96 << 20), pages: HumanBytes(16 << 20) }
+        Self {
+            transfers: HumanBytes(96 << 20),
+            pages: HumanBytes(16 << 20),
+            cache: HumanBytes(256 << 20),
+            plans: HumanBytes(64 << 20),
+        }
     }
+}
+
+/// How training jobs are served.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServingConfig {
+    /// Whether nobody but its owners can read or change what travels between core and jobs: then it is not encrypted. What
+    /// arrives is verified either way.
+    pub trusted_network: bool,
 }
 
 /// How bytes rest.
@@ -253,6 +277,9 @@ impl Validate for Config {
         if self.memory.transfers.0 < TRANSFERS_BYTES_MIN {
             problems
                 .push(Problem::of_key("memory.transfers", format!("at least {TRANSFERS_BYTES_MIN} bytes are needed")));
+        }
+        if self.memory.cache.0 < CACHE_BYTES_MIN {
+            problems.push(Problem::of_key("memory.cache", format!("at least {CACHE_BYTES_MIN} bytes are needed")));
         }
         if self.certificates.lifetime.0 > CERTIFICATE_LIFETIME_MAX || self.certificates.lifetime.0.is_zero() {
             problems

@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::daemon::{Journal, Sessions, Workers};
 use crate::pages::StorePages;
 use crate::rights::Rights;
+use crate::serve::Readers;
 use crate::store::ChunkStore;
 
 /// Announcements that wait for a slow session; one that falls further behind looks everything up again.
@@ -60,6 +61,8 @@ pub struct Core {
     pub store: Arc<ChunkStore>,
     /// Decoded pages.
     pub pages: StorePages,
+    /// What training jobs share.
+    pub readers: Readers,
     /// Numbers for Prometheus.
     pub metrics: Metrics,
     /// Who is connected.
@@ -106,6 +109,7 @@ impl Core {
             keys,
             catalog,
             pages: StorePages::new(store.clone(), config.memory.pages.0),
+            readers: Readers::new(store.clone(), &config),
             store,
             metrics: Metrics::new(),
             sessions: Sessions::new(config.network.sessions_max as usize),

@@ -10,6 +10,7 @@ pub mod chunking;
 pub mod codec;
 pub mod commit;
 pub mod compress;
+pub mod delivery;
 pub mod id;
 pub mod manifest;
 pub mod name;

@@ -47,6 +47,8 @@ pub struct Metrics {
     pub plain_bytes_in: Counter,
     /// Plain bytes sent.
     pub plain_bytes_out: Counter,
+    /// Bytes put into the slots of training jobs.
+    pub reader_bytes_out: Counter,
     /// Sessions that began.
     pub sessions_total: Counter,
     /// Versions committed.
@@ -109,6 +111,7 @@ impl Metrics {
         let saved_bytes = register!(Family::default(), "saved", "Bytes that did not have to be sent", Bytes);
         let plain_bytes_in = register!(Counter::default(), "plain_in", "Plain bytes received", Bytes);
         let plain_bytes_out = register!(Counter::default(), "plain_out", "Plain bytes sent", Bytes);
+        let reader_bytes_out = register!(Counter::default(), "reader_out", "Bytes sent to training jobs", Bytes);
         let sessions_total = register!(Counter::default(), "sessions_begun", "Sessions that began");
         let commits_total = register!(Counter::default(), "commits", "Versions committed");
         let errors = register!(Family::default(), "errors", "Errors that peers and people were told of");
@@ -138,6 +141,7 @@ impl Metrics {
             saved_bytes,
             plain_bytes_in,
             plain_bytes_out,
+            reader_bytes_out,
             sessions_total,
             commits_total,
             errors,

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use headwater_host::control::Pieces;
 use headwater_host::durable::{self, PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE};
 use headwater_host::error::{CodedError, codes};
 use headwater_host::output::Stdout;
@@ -19,7 +20,7 @@ use headwater_quic::{
 use quinn::Connection;
 use serde_json::Value;
 
-use crate::control::{Pieces, Request};
+use crate::control::Request;
 
 /// Holds the nonce that the last session gave.
 const NONCE_FILE: &str = "nonce";

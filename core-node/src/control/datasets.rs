@@ -260,7 +260,7 @@ pub(super) fn resolve(core: &Core, asker: &Asker, text: &str) -> Result<(Dataset
 }
 
 /// The same under a lease: its pages and chunks stay while the lease is held, whatever retention and gc do meanwhile.
-pub(super) fn hold(
+pub(crate) fn hold(
     core: &Arc<Core>,
     asker: &Asker,
     text: &str,
@@ -278,7 +278,7 @@ fn absent_version(text: &str) -> CodedError {
 }
 
 /// The manifest of a committed version.
-pub(super) fn manifest_of(version: &VersionRecord) -> Result<Manifest, CodedError> {
+pub(crate) fn manifest_of(version: &VersionRecord) -> Result<Manifest, CodedError> {
     Manifest::decode(&version.manifest).map_err(|error| {
         CodedError::new(
             &codes::CATALOG_DAMAGED,
@@ -289,7 +289,7 @@ pub(super) fn manifest_of(version: &VersionRecord) -> Result<Manifest, CodedErro
 }
 
 /// A version that can't be read, as a person meets it.
-pub(super) fn tree_failed(error: TreeError) -> CodedError {
+pub(crate) fn tree_failed(error: TreeError) -> CodedError {
     CodedError::new(&codes::PACK_DAMAGED, "a page of the version can't be read").with_source(error)
 }
 

@@ -8,7 +8,6 @@ mod handler;
 mod housekeeping;
 mod import;
 mod people;
-mod pieces;
 mod request;
 pub mod stamps;
 mod upkeep;
@@ -22,8 +21,8 @@ pub use housekeeping::gc_options;
 pub use request::{CollectionCreate, Request, TokenCreate};
 
 pub(crate) use collections::{add_edition, members_of};
-pub(crate) use handler::catalog_failed;
+pub(crate) use datasets::{hold as held_version, manifest_of, tree_failed};
+pub(crate) use handler::{catalog_failed, not_found};
 pub(crate) use housekeeping::{collect_garbage, damaged_versions, gc_due_in};
 pub(crate) use people::revoked;
-pub(crate) use pieces::{Pieces, bodies};
 pub(crate) use upkeep::{refresh_gauges, status_row};

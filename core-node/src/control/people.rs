@@ -15,8 +15,6 @@ use super::{Answer, DeviceRow, NewToken, TokenCreate, TokenRow};
 use crate::catalog::{DeviceRecord, DeviceState, Principal, TokenRecord, UnixMs};
 use crate::core::Core;
 
-/// Bytes of a token's digest that its id shows.
-const TOKEN_ID_BYTES: usize = 5;
 /// Most devices that one token may let in.
 const TOKEN_USES_MAX: u32 = 1_000_000;
 
@@ -99,7 +97,15 @@ pub(super) fn revoke_token(core: &Arc<Core>, id: &str, out: &Emitter) -> Result<
     if !removed {
         return Err(not_found("token", id).with_hint("see `core-node token list` for those that there are"));
     }
-    out.done("no device joins with this token any more", json!({ "revoked": id }))
+    // Who shares a token has an identity that is made from it, and is gone with it.
+    let name = digest.map(SecretDigest::shared_name).unwrap_or_default();
+    let shared = core.catalog.device_named(&name).map_err(catalog_failed)?.filter(|device| device.role.is_shared());
+    if let Some(device) = shared {
+        core.catalog.revoke_device(&device.key, core.now()).map_err(catalog_failed)?;
+        let closed = core.sessions.end(&device.key, &revoked(&device.name).refusal());
+        tracing::info!(device = name, closed, "revoked with its token");
+    }
+    out.done("nobody joins with this token any more", json!({ "revoked": id }))
 }
 
 pub(super) fn list_devices(core: &Arc<Core>, asker: &Asker, out: &Emitter) -> Result<(), CodedError> {
@@ -201,7 +207,7 @@ fn checked_labels(labels: BTreeMap<String, String>) -> Result<Labels, CodedError
 }
 
 fn token_id(secret_hash: &[u8; 32]) -> String {
-    data_encoding::HEXLOWER.encode(&secret_hash[..TOKEN_ID_BYTES])
+    SecretDigest(*secret_hash).id()
 }
 
 /// Where devices can dial this core: what the configuration says, else the address it listens on, else the one from which

@@ -38,7 +38,8 @@ pub(super) fn admit(
     let revision = negotiate((REVISION_MIN, PROTOCOL_REVISION), (hello.revision_min, hello.revision_max))
         .map_err(|mismatch| revision_refusal(&mismatch))?;
     let device = find(core, shown)?;
-    let nonce = next_nonce(core, device.clone(), knocked, &hello.nonce)?;
+    let nonce =
+        if device.role.is_shared() { Vec::new() } else { next_nonce(core, device.clone(), knocked, &hello.nonce)? };
     core.catalog.note_seen(&device.key, core.now(), Some(&hello.status)).map_err(|error| catalog_refusal(&error))?;
     let certificate = renewal(core, shown, &device);
     Ok(Admitted {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use headwater_host::control::ReplySender;
+use headwater_host::control::{ReplySender, bodies};
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::trust::{Principal as Peer, Role};
 use headwater_protocol::wire::Message;
@@ -10,7 +10,7 @@ use headwater_quic::session::{SessionError, SessionHandle};
 use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::control::{Asker, answer, bodies};
+use crate::control::{Asker, answer};
 use crate::core::Core;
 
 /// Commands of one session that run at once; more are refused.

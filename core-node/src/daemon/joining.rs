@@ -61,6 +61,13 @@ fn decide(core: &Core, request: &JoinRequest) -> Result<JoinReply, Refusal> {
     let known = core.catalog.device(&request.key).map_err(catalog)?;
     let named = core.catalog.device_named(&request.name).map_err(catalog)?;
     let prior = prior(known.as_ref(), named.as_ref(), &token, request);
+    if token.role.is_shared() && token.expires_at <= core.now() {
+        // Who joins with such a token joins again and again.
+        return Err(refused(
+            &TokenRefusal::Expired { ago_s: (core.now().0 - token.expires_at.0) / 1000 },
+            &request.name,
+        ));
+    }
     let admission = grant(&token)
         .decide(unix_s(core.now()), &request.name, prior)
         .map_err(|refusal| refused(&refusal, &request.name))?;

@@ -40,6 +40,7 @@ use crate::config::Config;
 use crate::control::LocalHandler;
 use crate::core::Core;
 use crate::ingest::error_chain;
+use crate::serve::reading;
 
 /// How long peers may take to hear that the daemon stops.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -69,10 +70,12 @@ pub async fn run(options: RunOptions, _lock: &DataFolderLock) -> Result<(), Code
     if let Some(address) = admin_listener.as_ref().and_then(|listener| listener.local_addr().ok()) {
         core.set_bound_admin(address);
     }
+    let data_listener = listen_for_data(bound_address(&listener)?, core.config.listen).await?;
+    if let Ok(address) = data_listener.local_addr() {
+        core.readers.set_port(address.port());
+    }
     let control = ControlServer::bind(&core.folder)?;
-    let bound = listener.local_address().map_err(|error| {
-        CodedError::new(&codes::ADDRESS_UNUSABLE, "the bound address is not known").with_source(error)
-    })?;
+    let bound = bound_address(&listener)?;
     core.set_bound(bound);
     let address_file = core.folder.join(ADDRESS_FILE);
     durable::write_atomic(&address_file, format!("{bound}\n").as_bytes(), 0o644).map_err(|error| {
@@ -80,7 +83,7 @@ pub async fn run(options: RunOptions, _lock: &DataFolderLock) -> Result<(), Code
     })?;
 
     let background = background::start(&core);
-    let mut parts = start_parts(&core, listener.clone(), control, admin_listener);
+    let mut parts = start_parts(&core, listener.clone(), data_listener, control, admin_listener);
     tracing::info!(%bound, folder = %core.folder.display(), "ready");
     systemd::ready(&format!("listening on {bound}"));
     let ended = tokio::select! {
@@ -115,14 +118,19 @@ pub async fn serve(core: Arc<Core>) -> Result<(), CodedError> {
 fn start_parts(
     core: &Arc<Core>,
     listener: Listener,
+    data_listener: TcpListener,
     control: ControlServer,
     admin_listener: Option<TcpListener>,
 ) -> JoinSet<&'static str> {
     let mut parts = JoinSet::new();
-    let (accepting, answering, writing) = (core.clone(), core.clone(), core.clone());
+    let (accepting, serving, answering, writing) = (core.clone(), core.clone(), core.clone(), core.clone());
     parts.spawn(async move {
         accept(accepting, listener).await;
         "the port for devices"
+    });
+    parts.spawn(async move {
+        reading::accept(serving, data_listener).await;
+        "the port for data"
     });
     parts.spawn(async move {
         control.serve(Arc::new(LocalHandler { core: answering })).await;
@@ -199,6 +207,22 @@ fn listen_for_devices(core: &Core) -> Result<Listener, CodedError> {
         headwater_quic::ListenError::Bind { address, source } => bind_failed("listen", address, source),
         other => CodedError::new(&codes::IDENTITY_UNUSABLE, "the core's identity can't be used").with_source(other),
     })
+}
+
+fn bound_address(listener: &Listener) -> Result<SocketAddr, CodedError> {
+    listener
+        .local_address()
+        .map_err(|error| CodedError::new(&codes::ADDRESS_UNUSABLE, "the bound address is not known").with_source(error))
+}
+
+/// The data port has the number of the port for devices, over TCP. Where that number was the system's choice and is taken for
+/// TCP, the system chooses another: jobs are told it in their sessions.
+async fn listen_for_data(bound: SocketAddr, configured: SocketAddr) -> Result<TcpListener, CodedError> {
+    match TcpListener::bind(bound).await {
+        Err(_) if configured.port() == 0 => TcpListener::bind(configured).await,
+        listener => listener,
+    }
+    .map_err(|error| bind_failed("listen", bound, error))
 }
 
 async fn listen_for_admins(config: &Config) -> Result<Option<TcpListener>, CodedError> {

@@ -170,7 +170,7 @@ fn template(name: &str, settings: &[(String, String)]) -> String {
 }
 
 const TEMPLATE_REST: &str = r#"
-# listen = "0.0.0.0:4733"            # UDP, for devices
+# listen = "0.0.0.0:4733"            # UDP, for devices and jobs, and TCP, for what jobs read
 # admin_listen = "127.0.0.1:4734"    # TCP, for /metrics and the status page
 # admin = true                       # false: neither metrics nor status page
 # addresses = ["core.example:4733"]  # what tokens tell devices to dial
@@ -187,6 +187,11 @@ const TEMPLATE_REST: &str = r#"
 # [memory]
 # transfers = "96MiB"                # all devices' bytes on their way to the disk
 # pages = "16MiB"                    # decoded pages that are kept at hand
+# cache = "256MiB"                   # chunks that are kept at hand for training jobs; taken when the first one reads
+# plans = "64MiB"                    # what is known of samples that jobs read, about 80 bytes a file
+
+# [serving]
+# trusted_network = false            # true: what training jobs read is not encrypted on its way, only verified
 
 # [proofs]
 # lifetime = "336h"                  # how long an upload that no version names yet is kept

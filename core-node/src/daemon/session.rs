@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::trust::Principal as Peer;
-use headwater_protocol::wire::{EndedDataset, Following, Hello, MESSAGE_LIST_MAX, Message, News, Refusal};
+use headwater_protocol::wire::{
+    EndedDataset, Following, Hello, MESSAGE_LIST_MAX, Message, News, ReaderMessage, Refusal,
+};
 use headwater_quic::endpoint::close;
 use headwater_quic::session::{Asked, Session, SessionEvent, SessionEvents, SessionHandle, SessionOptions, Side};
 use headwater_quic::{ControlStream, work};
@@ -27,6 +29,7 @@ use crate::catalog::DeviceState;
 use crate::control::revoked;
 use crate::core::{Announcement, Core};
 use crate::ingest::{catalog_refusal, note_freed};
+use crate::serve::reading::ReaderSession;
 use crate::serve::{Followed, Resolved, own_heads};
 
 /// Transfers of one session that run at once; more wait, and the session bounds how many.
@@ -68,6 +71,7 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, shown: headwa
         slots: Arc::new(Semaphore::new(TASKS_MAX)),
         commands: Commands::new(),
         mending: Arc::default(),
+        reader: None,
     };
     let reason = Box::pin(live.run(events, end)).await;
     tracing::info!(device, %remote, reason, "disconnected");
@@ -193,6 +197,8 @@ struct LiveSession {
     slots: Arc<Semaphore>,
     commands: Commands,
     mending: Arc<Mending>,
+    /// What a training job has opened.
+    reader: Option<Arc<ReaderSession>>,
 }
 
 /// The mending of one session: one runs, and at most one waits for it.
@@ -210,6 +216,9 @@ impl LiveSession {
             Some(refusal) = end.recv() => Err(refusal),
             over = self.live(&mut events) => over,
         };
+        if let Some(reader) = &self.reader {
+            reader.end("its session ended");
+        }
         match over {
             Ok(reason) => reason,
             Err(refusal) => {
@@ -335,6 +344,7 @@ impl LiveSession {
                 self.send(Message::FreedNoted { question, noted }).await;
             }
             Message::Control { request, body } => self.command(request, body).await,
+            Message::Reader(message) => self.reader(message).await?,
             other => tracing::debug!(device = self.peer.name, ?other, "a message that asks for nothing here"),
         }
         Ok(())
@@ -353,6 +363,20 @@ impl LiveSession {
         }
     }
 
+    /// Answers a training job, or says that this peer is none. One question at a time, in their order.
+    async fn reader(&mut self, message: ReaderMessage) -> Result<(), Refusal> {
+        if self.reader.is_none() {
+            let reader = ReaderSession::new(&self.core, &self.peer, self.handle.clone());
+            self.reader = Some(reader.map_err(|error| error.refusal())?);
+        }
+        let (reader, peer) = (self.reader.clone(), self.peer.clone());
+        let answer = self.blocking(move || Ok(reader.and_then(|reader| reader.answer(&peer, message)))).await?;
+        if let Some(answer) = answer {
+            self.send(Message::Reader(answer)).await;
+        }
+        Ok(())
+    }
+
     async fn announced(&mut self, announced: Result<Announcement, RecvError>) -> Result<(), Refusal> {
         match announced {
             Ok(Announcement::Changed(name)) => {
@@ -363,6 +387,14 @@ impl LiveSession {
             // What was missed may have been anything.
             Ok(Announcement::Rights) | Err(RecvError::Lagged(_)) => {
                 self.look_again().await?;
+                if let Some(reader) = self.reader.clone() {
+                    let peer = self.peer.clone();
+                    self.blocking(move || {
+                        reader.look_again(&peer);
+                        Ok(())
+                    })
+                    .await?;
+                }
                 if !self.followed.is_empty() {
                     self.tell_news().await?;
                 }

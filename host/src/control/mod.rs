@@ -9,6 +9,7 @@
 mod address;
 mod client;
 mod frame;
+mod pieces;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use serde_json::Value;
 
 pub use client::ControlClient;
 pub use frame::{FRAME_BYTES_MAX, FrameError};
+pub use pieces::{Pieces, bodies};
 pub use server::{ControlHandler, ControlServer, ReplyClosed, ReplySender};
 
 use crate::error::CodedError;

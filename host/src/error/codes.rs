@@ -1,7 +1,7 @@
 //! The table of codes. A row needs a page `docs/errors/<code>.md`; a test compares the two.
 //!
 //! 1xxx joining and identity, 2xxx datasets and rights, 3xxx what peers send, 4xxx folders and files,
-//! 5xxx configuration and the local daemon, 6xxx what is stored. A code is never given a second meaning.
+//! 5xxx configuration and the local daemon, 6xxx what is stored, 7xxx training jobs. A code is never given a second meaning.
 
 use super::ErrorCode;
 
@@ -185,4 +185,20 @@ codes! {
     CATALOG_FAILED = "HW-6005", "Catalog failed",
         "The catalog can't be read or written at the moment.",
         "check the disk's space and health";
+
+    SAMPLE_OUT_OF_RANGE = "HW-7001", "No such sample",
+        "The number is past the last sample of what was opened.",
+        "samples are counted from 0 up to `len`, which is not one of them";
+    SLOT_TOO_SMALL = "HW-7002", "Receive buffer too small",
+        "The answer does not fit into the receive buffer that it was asked into.",
+        "ask for fewer samples at once, read large files in ranges, or allow larger buffers";
+    SAMPLE_UNREADABLE = "HW-7003", "Sample can't be read",
+        "A chunk of the sample is damaged at the core and was not found elsewhere yet.",
+        "other samples are not affected; ask the core's operator to run `core-node verify`, which fetches it again";
+    DATA_CONNECTION_REFUSED = "HW-7004", "Data connection refused",
+        "A connection to the data port did not prove that it belongs to a session.",
+        "if it was a job, it is older or newer than the core; else somebody is trying the port";
+    VERIFICATION_FAILED = "HW-7005", "Bytes arrived damaged again and again",
+        "What came from the core was not what its hash says, also when it was fetched again.",
+        "check the memory of both machines and the network between them; no damaged byte was returned";
 }

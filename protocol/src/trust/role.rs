@@ -55,6 +55,12 @@ impl Role {
         }
     }
 
+    /// Whether many processes use one identity at once: those of jobs, which make theirs from a token that they share. An
+    /// identity of another role that shows up twice has been copied.
+    pub const fn is_shared(self) -> bool {
+        matches!(self, Self::Reader | Self::Writer)
+    }
+
     /// Its name, as commands and configuration spell it.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -15,6 +15,9 @@ use zeroize::Zeroizing;
 
 use super::Fingerprint;
 
+/// Bytes of a token's digest that its id shows.
+const TOKEN_ID_BYTES: usize = 5;
+const SHARED_KEY_CONTEXT: &str = "headwater 2026 identity of those who share a token";
 /// Bytes of a token's secret.
 pub const TOKEN_SECRET_BYTES: usize = 16;
 /// Most addresses of a core in a token.
@@ -45,6 +48,16 @@ impl SecretDigest {
     /// The digest of a secret.
     pub fn of(secret: &[u8]) -> Self {
         Self(blake3::derive_key(SECRET_CONTEXT, secret))
+    }
+
+    /// What people call the token by: enough of the digest to tell it from others.
+    pub fn id(self) -> String {
+        data_encoding::HEXLOWER.encode(&self.0[..TOKEN_ID_BYTES])
+    }
+
+    /// The name of the identity that all who share the token have.
+    pub fn shared_name(self) -> String {
+        format!("token-{}", self.id())
     }
 }
 
@@ -95,6 +108,11 @@ impl Token {
     /// What the core keeps in its place.
     pub fn digest(&self) -> SecretDigest {
         SecretDigest::of(&self.secret)
+    }
+
+    /// The seed of the private key that all who share the token have: whoever has the token can be them, and nobody else.
+    pub fn shared_key_seed(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(blake3::derive_key(SHARED_KEY_CONTEXT, &self.secret))
     }
 
     /// The text for people, secret included.

@@ -312,6 +312,9 @@ pub enum Message {
         /// Whether the core has the version and noted it.
         noted: bool,
     },
+
+    /// What a training job asks for, or the answer.
+    Reader(super::ReaderMessage),
 }
 
 impl Encoded for Message {
@@ -398,6 +401,7 @@ impl Message {
             }
             Self::Stored { ranges, .. } | Self::Unavailable { ranges, .. } => check_ranges(ranges),
             Self::Again { keys, .. } => check_list("items", keys, MESSAGE_LIST_MAX),
+            Self::Reader(message) => message.check(),
             Self::Grant { .. }
             | Self::Incomplete { .. }
             | Self::Withdraw { .. }

@@ -6,6 +6,7 @@
 mod item;
 mod join;
 mod message;
+mod reader;
 
 pub use item::{DeltaSource, Encoding, ITEM_HEADER_BYTES_MAX, ItemHeader, ItemKey, PAYLOAD_BYTES_MAX};
 pub use join::{JOIN_BYTES_MAX, JoinMessage, JoinReply};
@@ -13,6 +14,7 @@ pub use message::{
     CONTROL_FRAME_BYTES_MAX, EndedDataset, Following, Hello, MESSAGE_LIST_MAX, MESSAGE_TEXT_BYTES_MAX, Message, News,
     OrdinalRange, PartialChunk, PeerStatus, Refusal, Welcome,
 };
+pub use reader::{DATA_SECRET_BYTES, DataWay, ReaderMessage, SourceMember};
 
 /// The protocol's revision; a core serves agents one revision older and newer.
 pub const PROTOCOL_REVISION: u32 = 1;

@@ -18,6 +18,8 @@ pub enum Program {
     Core,
     /// `edge-agent`
     Agent,
+    /// `headwater`
+    Client,
 }
 
 impl Program {
@@ -26,6 +28,7 @@ impl Program {
         match self {
             Self::Core => "core-node",
             Self::Agent => "edge-agent",
+            Self::Client => "headwater",
         }
     }
 }
@@ -44,7 +47,7 @@ fn find() -> PathBuf {
     // target/<profile>/deps/<test>, or target/<profile>/<program> where a command of this package asks.
     let folder = test.parent().expect("a program lies in a folder");
     let profile = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder }.to_owned();
-    let all = [Program::Core, Program::Agent];
+    let all = [Program::Core, Program::Agent, Program::Client];
     if !all.iter().all(|program| is_fresh(&profile.join(program.name()))) {
         build(&profile);
     }
@@ -80,6 +83,8 @@ fn build(profile_folder: &Path) {
             "core-node",
             "--package",
             "edge-agent",
+            "--package",
+            "headwater-client",
             "--target-dir",
         ])
         .arg(target)

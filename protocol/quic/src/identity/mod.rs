@@ -106,6 +106,11 @@ impl IdentityKey {
         Ok(Self(SigningKey::from_bytes(&seed)))
     }
 
+    /// The key of this seed, which must be as secret as the key.
+    pub fn from_seed(seed: &[u8; 32]) -> Self {
+        Self(SigningKey::from_bytes(seed))
+    }
+
     /// The key in `dir`.
     pub fn load(dir: &Path) -> Result<Self, IdentityError> {
         Self::read(&dir.join(KEY_FILE))

@@ -3,10 +3,11 @@
 //! Each part is one JSON document: `{"progress": ...}`, at last `{"done": null}` or `{"failed": ...}`. One that is too long
 //! for a message travels as several `{"piece": TEXT}` and an empty body: the texts joined are the part.
 
-use headwater_host::control::FRAME_BYTES_MAX;
-use headwater_host::error::{CodedError, codes};
 use headwater_protocol::wire::CONTROL_FRAME_BYTES_MAX;
 use serde_json::{Value, json};
+
+use super::FRAME_BYTES_MAX;
+use crate::error::{CodedError, codes};
 
 /// Bytes of JSON that one message carries. As a text within JSON they become twice as many at most, because JSON has no
 /// control characters left to escape.
@@ -14,7 +15,7 @@ const PIECE_BYTES_MAX: usize = 192 * 1024;
 const _: () = assert!(2 * PIECE_BYTES_MAX + 1024 <= CONTROL_FRAME_BYTES_MAX);
 
 /// The bodies of the messages that carry the part `text`.
-pub(crate) fn bodies(text: String) -> Vec<String> {
+pub fn bodies(text: String) -> Vec<String> {
     if text.len() <= PIECE_BYTES_MAX {
         return vec![text];
     }
@@ -31,13 +32,13 @@ pub(crate) fn bodies(text: String) -> Vec<String> {
 
 /// Joins what [`bodies`] has taken apart. It holds one part at most, and no more of it than the local socket would carry.
 #[derive(Debug, Default)]
-pub(crate) struct Pieces {
+pub struct Pieces {
     text: String,
 }
 
 impl Pieces {
     /// Takes the body of one message; gives the part that it makes whole.
-    pub(crate) fn take(&mut self, body: &str) -> Result<Option<Value>, CodedError> {
+    pub fn take(&mut self, body: &str) -> Result<Option<Value>, CodedError> {
         let broken =
             |error: String| CodedError::new(&codes::BAD_FRAME, format!("the answer is not understood: {error}"));
         let text = if body.is_empty() { &std::mem::take(&mut self.text) } else { body };

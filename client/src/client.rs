@@ -1,0 +1,183 @@
+//! A client of one core: it joins with its token, connects, and connects again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use headwater_host::error::{CodedError, codes};
+use headwater_quic::{ClientOptions, Identity, IdentityKey, JoinError, join, work};
+use serde_json::Value;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::buffers::Buffers;
+use crate::dataset::Dataset;
+use crate::link::Link;
+use crate::options::Options;
+
+/// The first pause before a core that has gone is tried again, and the longest.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// A client of one core. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What a client has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Samples that were read.
+    pub samples: u64,
+    /// Bytes of their files.
+    pub bytes: u64,
+    /// Answers that were not what their hashes say, and were fetched again.
+    pub mismatches: u64,
+    /// How often the connection was made.
+    pub connections: u64,
+    /// How long reads waited for the core, summed over those that ran at once.
+    pub waited: Duration,
+    /// What bytes travel on; none while there is no connection.
+    pub transport: Option<&'static str>,
+    /// Why it is that.
+    pub transport_reason: String,
+}
+
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) samples: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) mismatches: AtomicU64,
+    pub(crate) waited_ns: AtomicU64,
+    connections: AtomicU64,
+}
+
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) buffers: Arc<Buffers>,
+    pub(crate) counters: Counters,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    identity: Option<Arc<Identity>>,
+    link: Option<(u64, Arc<Link>)>,
+}
+
+impl Client {
+    /// Connects to the core that the options name. An error if it can't be reached at once, or refuses.
+    pub async fn connect(options: Options) -> Result<Self, CodedError> {
+        let shared = Shared {
+            buffers: Buffers::new(options.buffer_bytes.min(options.buffer_bytes_max)),
+            options,
+            counters: Counters::default(),
+            state: Mutex::default(),
+        };
+        let client = Self { shared: Arc::new(shared) };
+        Box::pin(client.shared.try_link()).await?;
+        Ok(client)
+    }
+
+    /// Opens what `name` stands for now: `dataset`, `dataset@latest`, `dataset@7`, `dataset@tag`, or a collection likewise.
+    pub async fn dataset(&self, name: &str) -> Result<Dataset, CodedError> {
+        Dataset::open(&self.shared, name).await
+    }
+
+    /// Carries out a command at the core, as `core-node` knows them; `take` gets the parts of its answer.
+    pub(crate) async fn command(&self, request: &Value, take: impl FnMut(Value)) -> Result<(), CodedError> {
+        let (_, link) = self.shared.link().await?;
+        link.command(request, take).await
+    }
+
+    /// What it has done so far.
+    pub async fn stats(&self) -> Stats {
+        let counters = &self.shared.counters;
+        let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let state = self.shared.state.lock().await;
+        let link = state.link.as_ref().filter(|(_, link)| link.why_ended().is_none());
+        Stats {
+            samples: value(&counters.samples),
+            bytes: value(&counters.bytes),
+            mismatches: value(&counters.mismatches),
+            connections: value(&counters.connections),
+            waited: Duration::from_nanos(value(&counters.waited_ns)),
+            transport: link.map(|(_, link)| link.lane.plane()),
+            transport_reason: "this release reads over TCP only".to_owned(),
+        }
+    }
+
+    /// Ends the connection, and waits until the core knows. Reads after this connect again.
+    pub async fn close(&self) {
+        let link = self.shared.state.lock().await.link.take();
+        if let Some((_, link)) = link {
+            link.close().await;
+        }
+    }
+}
+
+impl Shared {
+    /// The live connection, with its number: made anew where the last one has ended, for as long as the options say.
+    pub(crate) async fn link(&self) -> Result<(u64, Arc<Link>), CodedError> {
+        let deadline = Instant::now() + self.options.reconnect_for;
+        let mut pause = PAUSE_FIRST;
+        loop {
+            let error = match Box::pin(self.try_link()).await {
+                Ok(link) => return Ok(link),
+                Err(error) if !may_pass(&error) || Instant::now() >= deadline => return Err(error),
+                Err(error) => error,
+            };
+            tracing::info!(%error, ?pause, "the core can't be reached, and is tried again");
+            // Half of it by chance: the jobs of a cluster do not come back all at once.
+            tokio::time::sleep(pause / 2 + pause.mul_f64(f64::from(work::random_byte()) / 512.0)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    async fn try_link(&self) -> Result<(u64, Arc<Link>), CodedError> {
+        let mut state = self.state.lock().await;
+        if let Some((number, link)) = &state.link {
+            match link.why_ended() {
+                None => return Ok((*number, link.clone())),
+                Some(why) => tracing::info!(why, "the connection to the core is made again"),
+            }
+        }
+        state.link = None;
+        let identity = match &state.identity {
+            Some(identity) => identity.clone(),
+            None => self.join().await?,
+        };
+        state.identity = Some(identity.clone());
+        let link = Link::open(&self.options.token.addresses, &identity).await?;
+        let number = self.counters.connections.fetch_add(1, Ordering::Relaxed) + 1;
+        state.link = Some((number, link.clone()));
+        Ok((number, link))
+    }
+
+    /// The identity that all have who share the token.
+    async fn join(&self) -> Result<Arc<Identity>, CodedError> {
+        let token = &self.options.token;
+        let key = IdentityKey::from_seed(&token.shared_key_seed());
+        let name = token.digest().shared_name();
+        let joined = join(token, &name, &key, &ClientOptions::default()).await.map_err(join_failed)?;
+        Ok(Arc::new(joined.identity))
+    }
+}
+
+/// Whether waiting may help.
+fn may_pass(error: &CodedError) -> bool {
+    [&codes::CORE_UNREACHABLE, &codes::SESSION_ENDED, &codes::TOO_BUSY].into_iter().any(|code| error.is(code))
+}
+
+fn join_failed(error: JoinError) -> CodedError {
+    match error {
+        JoinError::Refused(refusal) => refusal.into(),
+        JoinError::Unreachable(_) | JoinError::Silent(_) => {
+            CodedError::new(&codes::CORE_UNREACHABLE, error.to_string())
+        }
+        JoinError::OtherCore { .. } => CodedError::new(&codes::TOKEN_OF_ANOTHER_CORE, error.to_string()),
+        JoinError::Exchange(_) | JoinError::Answer => CodedError::new(&codes::SESSION_ENDED, error.to_string()),
+        JoinError::Identity(_) => CodedError::new(&codes::IDENTITY_UNUSABLE, error.to_string()),
+    }
+}

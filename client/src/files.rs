@@ -1,0 +1,66 @@
+//! Files of a version by their paths: listing them, and reading large ones piece by piece.
+
+use futures_util::{StreamExt, stream};
+use headwater_host::error::{CodedError, codes};
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::dataset::Dataset;
+
+/// Bytes of a file that are asked for at once.
+const PIECE_BYTES: u64 = 4 << 20;
+/// Pieces of a file that are under way.
+const PIECES_AHEAD: usize = 4;
+
+/// A file of a version, as a listing has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listed {
+    pub(crate) path: String,
+    pub(crate) kind: String,
+    pub(crate) size: u64,
+    pub(crate) row: Value,
+}
+
+impl Client {
+    /// The files of `version` at or below `under`.
+    pub(crate) async fn list(
+        &self,
+        version: &str,
+        under: &str,
+        mut take: impl FnMut(Listed),
+    ) -> Result<(), CodedError> {
+        let request = json!({ "command": "dataset-files", "version": version, "under": under, "limit": 0 });
+        let one = |part: Value| {
+            let row = part.get("value").cloned().unwrap_or_default();
+            let text = |key: &str| row.get(key).and_then(Value::as_str).map(ToOwned::to_owned);
+            if let (Some(path), Some(kind)) = (text("path"), text("file_kind")) {
+                take(Listed { path, kind, size: row.get("bytes").and_then(Value::as_u64).unwrap_or_default(), row });
+            }
+        };
+        self.command(&request, one).await
+    }
+}
+
+impl Dataset {
+    /// Reads a file from its start to its end, piece by piece; several pieces are under way.
+    pub(crate) async fn read_file(
+        &self,
+        path: &[u8],
+        mut take: impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<u64, CodedError> {
+        let first = self.read_range(path, 0, PIECE_BYTES).await?;
+        let field =
+            |batch: &crate::Batch| batch.sample(0).map(|sample| sample.fields().next().map_or(0, |field| field.size));
+        let size = field(&first)?;
+        let failed = |error| CodedError::io(&codes::WRITE_FAILED, "the bytes can't be written", error);
+        take(first.sample(0)?.bytes()).map_err(failed)?;
+        drop(first);
+        let offsets =
+            (1..size.div_ceil(PIECE_BYTES)).map(|piece| self.read_range(path, piece * PIECE_BYTES, PIECE_BYTES));
+        let mut pieces = stream::iter(offsets).buffered(PIECES_AHEAD);
+        while let Some(piece) = pieces.next().await {
+            take(piece?.sample(0)?.bytes()).map_err(failed)?;
+        }
+        Ok(size)
+    }
+}

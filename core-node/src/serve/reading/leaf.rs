@@ -1,0 +1,138 @@
+//! A leaf page made ready for planning: which files make up its samples, and where their bytes are. Pure.
+//!
+//! A page keeps records for people and for building; a job wants sample after sample, thousands of times a second. So what
+//! that needs is laid out once for each page, without paths, and kept.
+
+use headwater_protocol::id::ChunkId;
+use headwater_protocol::page::LeafPage;
+use headwater_protocol::path;
+use headwater_protocol::record::{ChunkRef, Content, FileKind};
+use headwater_protocol::tree::stem_groups;
+
+/// What a laid out file, chunk or name takes in memory, at most, in bytes.
+const FILE_COST: u64 = 80;
+const CHUNK_COST: u64 = 40;
+
+/// Where a file's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FileBody {
+    /// There are none.
+    Empty,
+    /// A stretch of one chunk, whose own BLAKE3 is known.
+    Shared {
+        /// Index of the chunk in the page's table.
+        chunk: u32,
+        /// First byte in it.
+        offset: u32,
+        /// BLAKE3 of the stretch.
+        hash: ChunkId,
+    },
+    /// Whole chunks: so many entries of the page's list of extents, from one on.
+    Whole {
+        /// The first.
+        first: u32,
+        /// How many.
+        count: u32,
+    },
+    /// In a tree of extent pages of its own.
+    Paged,
+}
+
+/// A file as a plan needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LaidFile {
+    /// Bytes.
+    pub(crate) size: u64,
+    /// Where they are.
+    pub(crate) body: FileBody,
+    /// Its index in the page.
+    pub(crate) record: u32,
+    /// Index of its suffix in the page's suffixes.
+    suffix: u32,
+}
+
+/// A leaf page made ready.
+#[derive(Debug)]
+pub(crate) struct LaidLeaf {
+    /// The page's chunk table.
+    pub(crate) chunks: Vec<ChunkRef>,
+    /// Indices of chunks, for files of whole chunks.
+    pub(crate) extents: Vec<u32>,
+    files: Vec<LaidFile>,
+    /// Files up to the end of each sample.
+    samples: Vec<u32>,
+    suffixes: Vec<Vec<u8>>,
+}
+
+impl LaidLeaf {
+    /// Lays out a page.
+    pub(crate) fn new(page: &LeafPage) -> Self {
+        let mut laid = Self {
+            chunks: page.chunks.clone(),
+            extents: Vec::new(),
+            files: Vec::with_capacity(page.records.len()),
+            samples: Vec::new(),
+            suffixes: Vec::new(),
+        };
+        for group in stem_groups(&page.records) {
+            let before = laid.files.len();
+            for index in group {
+                let record = &page.records[index];
+                if record.kind != FileKind::File {
+                    continue;
+                }
+                let body = laid.body(&record.content);
+                let suffix = laid.suffix(&record.path[path::stem(&record.path).len()..]);
+                laid.files.push(LaidFile { size: record.size, body, record: index as u32, suffix });
+            }
+            if laid.files.len() > before {
+                laid.samples.push(laid.files.len() as u32);
+            }
+        }
+        laid
+    }
+
+    fn body(&mut self, content: &Content) -> FileBody {
+        match content {
+            Content::Empty => FileBody::Empty,
+            Content::Shared { extent, hash } => {
+                FileBody::Shared { chunk: extent.chunk, offset: extent.offset, hash: *hash }
+            }
+            Content::Whole(extents) => {
+                let first = self.extents.len() as u32;
+                self.extents.extend(extents.iter().map(|extent| extent.chunk));
+                FileBody::Whole { first, count: extents.len() as u32 }
+            }
+            Content::Paged { .. } => FileBody::Paged,
+        }
+    }
+
+    fn suffix(&mut self, suffix: &[u8]) -> u32 {
+        let known = self.suffixes.iter().rposition(|known| known == suffix);
+        known.unwrap_or_else(|| {
+            self.suffixes.push(suffix.to_vec());
+            self.suffixes.len() - 1
+        }) as u32
+    }
+
+    /// The files of sample number `sample` of the page.
+    pub(crate) fn sample(&self, sample: usize) -> Option<&[LaidFile]> {
+        let end = *self.samples.get(sample)? as usize;
+        let start = if sample == 0 { 0 } else { self.samples[sample - 1] as usize };
+        Some(&self.files[start..end])
+    }
+
+    /// What follows the stem in a file's name.
+    pub(crate) fn suffix_of(&self, file: &LaidFile) -> &[u8] {
+        &self.suffixes[file.suffix as usize]
+    }
+
+    /// What this takes in memory, in bytes.
+    pub(crate) fn cost(&self) -> u64 {
+        let names: usize = self.suffixes.iter().map(|suffix| suffix.len() + 24).sum();
+        self.files.len() as u64 * FILE_COST
+            + self.chunks.len() as u64 * CHUNK_COST
+            + (self.extents.len() + self.samples.len()) as u64 * 4
+            + names as u64
+    }
+}

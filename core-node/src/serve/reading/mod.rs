@@ -1,0 +1,85 @@
+//! Serving training jobs: they say on their control session what they read, and bytes go straight into their slots.
+//!
+//! [`session`] is what a job has opened, [`sources`] are versions and collections under leases, [`layout`] and [`leaf`] know
+//! where samples are, [`plan`] makes a request into stretches of chunks, [`gather`] fetches them from the resident cache,
+//! [`answer`] puts this together, [`desk`] is the data port.
+
+mod answer;
+mod desk;
+mod gather;
+mod layout;
+mod leaf;
+mod plan;
+mod session;
+mod sources;
+mod staging;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use headwater_fabric::Invitations;
+use headwater_protocol::time::Timestamp;
+use tokio::time::Instant;
+
+pub(crate) use desk::accept;
+pub(crate) use session::ReaderSession;
+
+use super::outgoing::{Fifo, Outgoing};
+use crate::cache::ResidentCache;
+use crate::config::Config;
+use crate::generations::Generations;
+use crate::store::ChunkStore;
+use leaf::LaidLeaf;
+use staging::Staging;
+
+/// What all jobs' sessions share.
+pub struct Readers {
+    pub(crate) cache: Arc<ResidentCache>,
+    pub(crate) outgoing: Arc<dyn Outgoing>,
+    staging: Arc<Staging>,
+    leaves: Mutex<Generations<Arc<LaidLeaf>>>,
+    invitations: Mutex<Invitations<Arc<ReaderSession>>>,
+    began: Instant,
+    port: OnceLock<u16>,
+}
+
+impl Readers {
+    /// Nobody reads yet.
+    pub fn new(store: Arc<ChunkStore>, config: &Config) -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            cache: ResidentCache::new(store, config.memory.cache.0),
+            outgoing: Arc::new(Fifo::new(processors)),
+            staging: Arc::default(),
+            leaves: Mutex::new(Generations::new(config.memory.plans.0)),
+            invitations: Mutex::default(),
+            began: Instant::now(),
+            port: OnceLock::new(),
+        }
+    }
+
+    /// The data port, once it is bound.
+    pub fn port(&self) -> Option<u16> {
+        self.port.get().copied()
+    }
+
+    /// Says which data port was bound; once.
+    pub fn set_port(&self, port: u16) {
+        // Only the daemon's start calls this.
+        let _ = self.port.set(port);
+    }
+
+    fn leaves(&self) -> MutexGuard<'_, Generations<Arc<LaidLeaf>>> {
+        self.leaves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn invitations(&self) -> MutexGuard<'_, Invitations<Arc<ReaderSession>>> {
+        self.invitations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Time since the start, as invitations count it.
+    fn now(&self) -> Timestamp {
+        Timestamp::from_nanos(u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+}

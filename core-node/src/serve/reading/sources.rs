@@ -1,0 +1,156 @@
+//! What a job reads, opened: a version or the members of a collection, held by leases while they are read.
+
+use std::sync::Arc;
+
+use headwater_host::error::{CodedError, codes};
+use headwater_protocol::id::ID_BYTES;
+use headwater_protocol::trust::Principal as Peer;
+use headwater_protocol::wire::{Following, MESSAGE_LIST_MAX, SourceMember};
+
+use super::layout::{Layout, Member};
+use crate::cache::Reader;
+use crate::catalog::{DatasetRecord, Edition, VersionRecord};
+use crate::control::{Asker, catalog_failed, held_version, manifest_of, not_found, tree_failed};
+use crate::core::Core;
+use crate::serve::HeldLease;
+
+/// Most names that are offered for one that is not known.
+const NEAREST_MAX: usize = 3;
+/// How alike a name must be to be offered.
+const NEAREST_LIKENESS_MIN: f64 = 0.6;
+
+/// An opened source. Its leases end, and what the cache keeps for it is idle, when it is dropped.
+pub(crate) struct OpenSource {
+    core: Arc<Core>,
+    /// What the cache knows it as.
+    pub(crate) reader: Reader,
+    /// The id of the version or of the collection's edition.
+    pub(crate) id: [u8; ID_BYTES],
+    /// Number of the version or edition.
+    pub(crate) number: u64,
+    /// Where its samples are.
+    pub(crate) layout: Layout,
+    leases: Vec<HeldLease>,
+}
+
+impl OpenSource {
+    /// Opens what `name` stands for now and `peer` may read: a dataset's version, or a collection's edition. Blocks.
+    pub(crate) fn open(core: &Arc<Core>, peer: &Peer, name: &str) -> Result<Self, CodedError> {
+        let asker = Asker { who: peer.name.clone(), role: peer.role, peer: Some(peer.clone()) };
+        let (plain, wanted) = name.split_once('@').unwrap_or((name, "latest"));
+        let dataset = core.catalog.dataset(plain).map_err(catalog_failed)?;
+        if dataset.is_some_and(|dataset| asker.may_read(core, &dataset)) {
+            let (dataset, version, lease) = held_version(core, &asker, name)?;
+            let (id, number) = (*version.summary.version.as_bytes(), version.summary.number);
+            let member = member(core, &dataset, &version)?;
+            return Ok(Self::new(core, (id, number), vec![member], vec![lease]));
+        }
+        match edition(core, &asker, plain, wanted)? {
+            Some(edition) => Self::of_edition(core, &asker, name, &edition),
+            None => Err(unknown(core, &asker, name)?),
+        }
+    }
+
+    fn of_edition(core: &Arc<Core>, asker: &Asker, name: &str, edition: &Edition) -> Result<Self, CodedError> {
+        if edition.members.len() > MESSAGE_LIST_MAX {
+            let message =
+                format!("`{name}` has {} members, and a job reads up to {MESSAGE_LIST_MAX}", edition.members.len());
+            return Err(CodedError::new(&codes::USAGE, message).with_hint("read it in parts: make smaller collections"));
+        }
+        let (mut members, mut leases) = (Vec::new(), Vec::new());
+        for at in &edition.members {
+            let text = format!("{}@{}", at.dataset, at.number);
+            let (dataset, version, lease) = held_version(core, asker, &text)?;
+            members.push(member(core, &dataset, &version)?);
+            leases.push(lease);
+        }
+        Ok(Self::new(core, (edition.id.0, edition.number), members, leases))
+    }
+
+    fn new(
+        core: &Arc<Core>,
+        (id, number): ([u8; ID_BYTES], u64),
+        members: Vec<Member>,
+        leases: Vec<HeldLease>,
+    ) -> Self {
+        Self { core: core.clone(), reader: core.unique(), id, number, layout: Layout::new(members), leases }
+    }
+
+    /// Keeps its leases alive; cheap.
+    pub(crate) fn keep(&self) {
+        for lease in &self.leases {
+            lease.renew_if_old();
+        }
+    }
+
+    /// Whether `peer` may still read all of it. Blocks.
+    pub(crate) fn is_readable(&self, peer: &Peer) -> bool {
+        self.layout.members().iter().all(|member| match self.core.catalog.dataset_by_id(member.dataset) {
+            Ok(Some(dataset)) => self.core.rights.may_read(peer, &dataset),
+            // A dataset that was deleted is read to its end under the lease.
+            Ok(None) => true,
+            Err(_) => false,
+        })
+    }
+
+    /// Its versions, as a job is told of them.
+    pub(crate) fn members(&self) -> Vec<SourceMember> {
+        let told = |member: &Member| {
+            let totals = member.manifest.totals();
+            let version = headwater_protocol::id::VersionId::of(&member.manifest.encode());
+            SourceMember {
+                version: Following { dataset: member.name.clone(), number: member.number, version },
+                samples: totals.samples,
+                files: totals.files,
+                bytes: totals.bytes,
+            }
+        };
+        self.layout.members().iter().map(told).collect()
+    }
+}
+
+impl Drop for OpenSource {
+    fn drop(&mut self) {
+        self.core.readers.cache.close(self.reader);
+    }
+}
+
+fn member(core: &Core, dataset: &DatasetRecord, version: &VersionRecord) -> Result<Member, CodedError> {
+    let manifest = manifest_of(version)?;
+    Member::new(dataset.id, dataset.name.clone(), version.summary.number, manifest, &core.pages).map_err(tree_failed)
+}
+
+/// The edition that is meant, if the collection has it and all its members may be read.
+fn edition(core: &Core, asker: &Asker, name: &str, wanted: &str) -> Result<Option<Edition>, CodedError> {
+    let number = match wanted {
+        "latest" => None,
+        number => match number.parse() {
+            Ok(number) => Some(number),
+            Err(_) => return Ok(None),
+        },
+    };
+    let Some(edition) = core.catalog.edition(name, number).map_err(catalog_failed)? else { return Ok(None) };
+    for member in &edition.members {
+        let dataset = core.catalog.dataset(&member.dataset).map_err(catalog_failed)?;
+        if !dataset.is_some_and(|dataset| asker.may_read(core, &dataset)) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(edition).filter(|edition| !edition.members.is_empty()))
+}
+
+/// There is nothing of this name; what is readable and like it is offered.
+fn unknown(core: &Core, asker: &Asker, name: &str) -> Result<CodedError, CodedError> {
+    let (plain, _) = name.split_once('@').unwrap_or((name, ""));
+    let datasets = core.catalog.datasets().map_err(catalog_failed)?;
+    let mut near: Vec<(f64, String)> = datasets
+        .into_iter()
+        .filter(|dataset| asker.may_read(core, dataset))
+        .map(|dataset| (strsim::jaro_winkler(plain, &dataset.name), dataset.name))
+        .filter(|(likeness, _)| *likeness >= NEAREST_LIKENESS_MIN)
+        .collect();
+    near.sort_by(|left, right| right.0.total_cmp(&left.0).then_with(|| left.1.cmp(&right.1)));
+    let near: Vec<_> = near.into_iter().take(NEAREST_MAX).map(|(_, name)| format!("`{name}`")).collect();
+    let error = not_found("dataset or collection", name);
+    Ok(if near.is_empty() { error } else { error.with_hint(format!("did you mean {}?", near.join(" or "))) })
+}

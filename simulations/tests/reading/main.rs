@@ -1,0 +1,6 @@
+//! Training jobs against a real core: what they read is what was imported, and what happens to core, data, token and wire
+//! costs them nothing but time.
+
+mod support;
+
+mod samples;
