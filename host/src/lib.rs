@@ -13,6 +13,7 @@ pub mod error;
 pub mod lock;
 pub mod logging;
 pub mod materialise;
+pub mod network;
 pub mod output;
 pub mod progress;
 pub mod scan;

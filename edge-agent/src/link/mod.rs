@@ -13,10 +13,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
-use headwater_quic::WireMeter;
+use headwater_host::network;
+use headwater_quic::{WireMeter, work};
 use tokio::time::Instant;
 
-use self::policy::{Closed, Outlook, Verdict};
+use self::policy::{Closed, Now, Outlook, Verdict};
 use self::spending::Spending;
 use crate::agent::Agent;
 use crate::blocking::blocking;
@@ -124,14 +125,22 @@ fn closed(outlook: &Outlook) -> Option<Closed> {
 pub(crate) async fn look(agent: &Arc<Agent>) -> Result<Outlook, CodedError> {
     let policy = agent.settings().link.policy();
     let now_s = clock::now_s();
+    // A simulated world has no interfaces, and what this machine has is nothing to it.
+    let is_asked = !policy.interfaces.is_empty() && work::process().is_none();
+    let interface = if is_asked { blocking(|| Ok(network::outgoing_interface())).await? } else { None };
+    let interface = interface.as_deref();
     let spent_bytes = if let Some(budget) = policy.budget {
-        let (agent, month) = (Arc::clone(agent), policy.month(now_s));
+        let (agent, month, is_metered) = (Arc::clone(agent), policy.month(now_s), policy.is_metered(interface));
         blocking(move || {
             let gate = agent.gate();
             let mut spending = gate.spending.lock().unwrap_or_else(PoisonError::into_inner);
             let travelled_bytes = gate.travelled_bytes();
+            if !is_metered {
+                spending.pass(travelled_bytes);
+            }
             let spent_bytes = spending.count(&agent.catalog(), month, travelled_bytes)?;
-            gate.meter.set_limit(Some(travelled_bytes + budget.left_at_socket(spent_bytes, false)));
+            let left_bytes = is_metered.then(|| budget.left_at_socket(spent_bytes, false));
+            gate.meter.set_limit(left_bytes.map(|bytes| travelled_bytes.saturating_add(bytes)));
             Ok(spent_bytes)
         })
         .await?
@@ -140,7 +149,7 @@ pub(crate) async fn look(agent: &Arc<Agent>) -> Result<Outlook, CodedError> {
         0
     };
     // Nothing sends model updates yet, so nothing may touch their reserve.
-    let outlook = policy.outlook(now_s, spent_bytes, false);
+    let outlook = policy.outlook(&Now { now_s, spent_bytes, is_model_update: false, interface });
     agent.gate().set(outlook);
     Ok(outlook)
 }
@@ -192,6 +201,7 @@ pub(crate) fn waiting_for(outlook: &Outlook, settings: &Settings) -> Option<Stri
     let until = outlook.until_s.map_or_else(String::new, |until_s| format!(" at {}", shown_at(until_s, settings)));
     match closed(outlook)? {
         Closed::Schedule => Some(format!("the schedule, which opens the link{until}")),
+        Closed::Interface => Some("another network interface: the one in use has `up = \"0\"`".to_owned()),
         Closed::Budget => {
             let month = budget.as_ref().map_or_else(String::new, |budget| format!(" of {}", budget.month));
             Some(format!("the next month{until}: what may be spent{month} is spent"))

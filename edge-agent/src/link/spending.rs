@@ -42,6 +42,11 @@ impl Spending {
         self.keep_exactly(catalog)
     }
 
+    /// Leaves out what has travelled since the last time: it cost nothing.
+    pub(super) fn pass(&mut self, travelled_bytes: u64) {
+        self.counted_bytes = travelled_bytes;
+    }
+
     fn add(&mut self, travelled_bytes: u64) {
         self.spent_bytes = self.spent_bytes.saturating_add(travelled_bytes.saturating_sub(self.counted_bytes));
         self.counted_bytes = travelled_bytes;
@@ -90,6 +95,16 @@ mod tests {
         // Ended as it should be: to the byte.
         spending.settle(&catalog, 950_000).expect("kept");
         assert_eq!(Spending::default().count(&catalog, MONTH, 0).expect("counted"), 950_000);
+    }
+
+    #[test]
+    fn what_cost_nothing_is_not_counted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let catalog = Catalog::open(folder.path()).expect("opened");
+        let mut spending = Spending::default();
+        assert_eq!(spending.count(&catalog, MONTH, 1000).expect("counted"), 1000);
+        spending.pass(5000);
+        assert_eq!(spending.count(&catalog, MONTH, 5500).expect("counted"), 1500);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use headwater_host::config::{HumanBytes, HumanDuration, HumanRate};
 use serde::{Deserialize, Serialize};
 
 use super::week::{Days, TimeOfDay, UtcOffset};
-use crate::link::policy::{Budget, Policy, Schedule, ScheduleRule};
+use crate::link::policy::{Budget, Interface, Policy, Schedule, ScheduleRule};
 
 /// The smallest cap: a second must have room for one full datagram, with the headers of IPv6 and UDP. The handshake, about
 /// 4.7 kB both ways, then fits into its time many times over.
@@ -31,6 +31,9 @@ pub struct LinkSettings {
     /// What may go over the link in a month.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub budget: Option<BudgetSettings>,
+    /// What is known of network interfaces; the first that fits counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub interface: Vec<InterfaceSettings>,
     /// Stretches of the week with caps of their own; the first that covers a minute counts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub schedule: Vec<ScheduleSettings>,
@@ -45,6 +48,20 @@ pub struct BudgetSettings {
     /// So many of them are for model updates alone.
     #[serde(default)]
     pub reserve: HumanBytes,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InterfaceSettings {
+    /// Its name, as `wwan0`; a `*` at the end stands for any end.
+    pub name: String,
+    /// Whether what goes over it counts for the month's budget.
+    #[serde(default)]
+    pub metered: bool,
+    /// The cap: `0` for nothing at all, left out for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up: Option<HumanRate>,
 }
 
 /// A stretch of the week.
@@ -72,7 +89,13 @@ impl LinkSettings {
             to_min: rule.to.minute,
             up_bytes_per_s: rule.up.map(HumanRate::bytes_per_s),
         };
+        let interface = |interface: &InterfaceSettings| Interface {
+            name: interface.name.clone(),
+            is_metered: interface.metered,
+            up_bytes_per_s: interface.up.map(HumanRate::bytes_per_s),
+        };
         Policy {
+            interfaces: self.interface.iter().map(interface).collect(),
             schedule: Schedule {
                 up_bytes_per_s: self.up.map(HumanRate::bytes_per_s),
                 rules: self.schedule.iter().map(rule).collect(),
@@ -104,6 +127,12 @@ impl LinkSettings {
         }
         let rates = self.schedule.iter().filter_map(|rule| rule.up);
         problems.extend(rates.filter_map(too_low).map(|message| ("link.schedule.up", message)));
+        if self.interface.len() > RULES_MAX {
+            problems
+                .push(("link.interface", format!("{} are too many; {RULES_MAX} are the most", self.interface.len())));
+        }
+        let rates = self.interface.iter().filter_map(|interface| interface.up);
+        problems.extend(rates.filter_map(too_low).map(|message| ("link.interface.up", message)));
         if let Some(BudgetSettings { month, reserve }) = &self.budget
             && month.0 < reserve.0.saturating_add(Budget::BYTES_MIN)
         {
@@ -179,6 +208,11 @@ mod tests {
             (rule("\"noday\"", "08:00", "18:00", "0"), "`noday` is no day; write `sat` or `mon-fri`".to_owned()),
             (rule("", "25:00", "18:00", "0"), "`25:00` is no time of day; write `08:00`".to_owned()),
             (rule("", "08:60", "18:00", "0"), "`08:60` is no time of day; write `08:00`".to_owned()),
+            (
+                "[[link.interface]]\nname = \"wwan*\"\nmetered = true\nup = \"1 kbit/s\"\n".to_owned(),
+                "`link.interface.up`: the handshake with the core needs more than 1kbit/s; 12kbit/s is the least"
+                    .to_owned(),
+            ),
             ("[link]\nutc_offset = \"CET\"\n".to_owned(), "`CET` is no offset from UTC; write `+01:00`".to_owned()),
         ] {
             assert_eq!(wrong(&text), found, "{text}");

@@ -3,12 +3,14 @@
 
 mod budget;
 pub mod calendar;
+mod interface;
 mod schedule;
 #[cfg(test)]
 mod tests;
 
 pub use budget::{Budget, CLOSING_BYTES};
 pub use calendar::Month;
+pub use interface::Interface;
 pub use schedule::{Schedule, ScheduleRule};
 
 /// The rules of one device.
@@ -16,6 +18,8 @@ pub use schedule::{Schedule, ScheduleRule};
 pub struct Policy {
     /// What the week allows.
     pub schedule: Schedule,
+    /// What is known of interfaces; the first that fits counts.
+    pub interfaces: Vec<Interface>,
     /// What the month allows, if that is limited.
     pub budget: Option<Budget>,
     /// How far the people's clock is ahead of UTC, in seconds.
@@ -27,6 +31,8 @@ pub struct Policy {
 pub enum Closed {
     /// The schedule says so.
     Schedule,
+    /// The interface that leads to the core is not to be used.
+    Interface,
     /// The month's bytes are spent, but for the reserve of model updates.
     Budget,
 }
@@ -52,10 +58,34 @@ pub struct Outlook {
     pub until_s: Option<i64>,
 }
 
+/// What a verdict is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now<'a> {
+    /// Seconds since the Unix epoch, as the device believes.
+    pub now_s: i64,
+    /// What was spent in the month.
+    pub spent_bytes: u64,
+    /// Whether a model update waits: the reserve is only for these.
+    pub is_model_update: bool,
+    /// The interface that leads to the core, if that is known.
+    pub interface: Option<&'a str>,
+}
+
 impl Policy {
     /// Whether something of it depends on time or on what is spent.
     pub fn is_constant(&self) -> bool {
-        self.budget.is_none() && self.schedule.is_constant()
+        self.budget.is_none() && self.interfaces.is_empty() && self.schedule.is_constant()
+    }
+
+    /// Whether bytes over the interface in use are paid for: all are where no interface is named, and where nobody knows which
+    /// is in use.
+    pub fn is_metered(&self, interface: Option<&str>) -> bool {
+        self.interfaces.is_empty()
+            || interface.is_none_or(|name| self.interface(name).is_some_and(|interface| interface.is_metered))
+    }
+
+    fn interface(&self, name: &str) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.is_named(name))
     }
 
     /// The month at this time, by the people's clock.
@@ -63,16 +93,23 @@ impl Policy {
         Month::at(now_s.saturating_add(self.utc_offset_s))
     }
 
-    /// What holds at a time, as the device believes, after so many bytes were spent in its month. The reserve is only for
-    /// a model update that waits.
-    pub fn outlook(&self, now_s: i64, spent_bytes: u64, is_model_update: bool) -> Outlook {
+    /// What holds at a time, as the device believes, over the interface that leads to the core, after so many bytes were
+    /// spent in the month.
+    pub fn outlook(&self, now: &Now<'_>) -> Outlook {
+        let &Now { now_s, spent_bytes, is_model_update, interface } = now;
         let local_s = now_s.saturating_add(self.utc_offset_s);
         let to_utc = |local_s: i64| local_s.saturating_sub(self.utc_offset_s);
-        if self.budget.is_some_and(|budget| budget.is_spent(spent_bytes, is_model_update)) {
+        if self.is_metered(interface) && self.budget.is_some_and(|budget| budget.is_spent(spent_bytes, is_model_update))
+        {
             let until_s = Some(to_utc(Month::at(local_s).next().begin_s()));
             return Outlook { verdict: Verdict::Closed(Closed::Budget), until_s };
         }
         let (up_bytes_per_s, until_s) = self.schedule.at(local_s);
+        let of_interface = interface.and_then(|name| self.interface(name)).and_then(|found| found.up_bytes_per_s);
+        if of_interface == Some(0) {
+            return Outlook { verdict: Verdict::Closed(Closed::Interface), until_s: None };
+        }
+        let up_bytes_per_s = [up_bytes_per_s, of_interface].into_iter().flatten().min();
         let verdict = match up_bytes_per_s {
             Some(0) => Verdict::Closed(Closed::Schedule),
             up_bytes_per_s => Verdict::Open { up_bytes_per_s },

@@ -6,6 +6,10 @@ use super::*;
 const MONDAY_S: i64 = 1_769_990_400;
 const HOUR_S: i64 = 3600;
 
+fn at_time(now_s: i64) -> Now<'static> {
+    Now { now_s, ..Now::default() }
+}
+
 fn nights_only() -> Policy {
     let rule =
         |days: [bool; 7], from_min, to_min, up_bytes_per_s| ScheduleRule { days, from_min, to_min, up_bytes_per_s };
@@ -38,7 +42,7 @@ fn the_week_decides_and_says_until_when() {
         (at(5, 6), slow, at(7, 8)),
         (at(6, 23), slow, at(7, 8)),
     ] {
-        let outlook = nights_only().outlook(now_s, 0, false);
+        let outlook = nights_only().outlook(&at_time(now_s));
         assert_eq!(outlook, Outlook { verdict, until_s: Some(until_s) }, "at {}", now_s - MONDAY_S);
     }
 }
@@ -46,7 +50,7 @@ fn the_week_decides_and_says_until_when() {
 #[test]
 fn the_week_is_that_of_the_peoples_clock() {
     let policy = Policy { utc_offset_s: 2 * HOUR_S, ..nights_only() };
-    let outlook = policy.outlook(MONDAY_S + 6 * HOUR_S, 0, false);
+    let outlook = policy.outlook(&at_time(MONDAY_S + 6 * HOUR_S));
     assert_eq!(outlook.verdict, Verdict::Closed(Closed::Schedule));
     assert_eq!(outlook.until_s, Some(MONDAY_S + 16 * HOUR_S));
 }
@@ -56,7 +60,7 @@ fn without_rules_nothing_ever_changes() {
     let policy = Policy::default();
     assert!(policy.is_constant());
     let open = Outlook { verdict: Verdict::Open { up_bytes_per_s: None }, until_s: None };
-    assert_eq!(policy.outlook(MONDAY_S, u64::MAX, false), open);
+    assert_eq!(policy.outlook(&Now { spent_bytes: u64::MAX, ..at_time(MONDAY_S) }), open);
 }
 
 #[test]
@@ -84,9 +88,13 @@ fn the_month_ends_what_the_budget_began() {
         (last, true, Verdict::Closed(Closed::Budget)),
         (u64::MAX, false, Verdict::Closed(Closed::Budget)),
     ] {
-        assert_eq!(policy.outlook(MONDAY_S, spent, is_model_update).verdict, verdict, "{spent}");
+        assert_eq!(
+            policy.outlook(&Now { spent_bytes: spent, is_model_update, ..at_time(MONDAY_S) }).verdict,
+            verdict,
+            "{spent}"
+        );
     }
-    let march = policy.outlook(MONDAY_S, limit, false).until_s.expect("the month ends");
+    let march = policy.outlook(&Now { spent_bytes: limit, ..at_time(MONDAY_S) }).until_s.expect("the month ends");
     assert_eq!(date(march), (2026, 3, 1));
     assert_eq!(march % DAY_S, 0);
 }
@@ -107,6 +115,31 @@ fn months_are_right_however_wrong_the_clock_is() {
     }
     // No second is too far off to be asked about.
     for at_s in [i64::MIN, i64::MAX] {
-        nights_only().outlook(at_s / 2, 0, false);
+        nights_only().outlook(&at_time(at_s / 2));
     }
+}
+
+#[test]
+fn an_interface_has_rules_of_its_own() {
+    let interface =
+        |name: &str, is_metered, up_bytes_per_s| Interface { name: name.to_owned(), is_metered, up_bytes_per_s };
+    let interfaces =
+        vec![interface("wwan1", false, Some(0)), interface("wwan*", true, Some(9000)), interface("eth0", false, None)];
+    let budget = Some(Budget { month_bytes: 5_000_000_000, reserve_bytes: 0 });
+    let schedule = Schedule { up_bytes_per_s: Some(20_000), rules: Vec::new() };
+    let policy = Policy { interfaces, budget, schedule, ..Policy::default() };
+    let open = |cap| Verdict::Open { up_bytes_per_s: Some(cap) };
+    for (name, spent_bytes, verdict) in [
+        (Some("eth0"), u64::MAX, open(20_000)),
+        (Some("other"), u64::MAX, open(20_000)),
+        (Some("wwan0"), 0, open(9000)),
+        (Some("wwan0"), u64::MAX, Verdict::Closed(Closed::Budget)),
+        (Some("wwan1"), 0, Verdict::Closed(Closed::Interface)),
+        (None, u64::MAX, Verdict::Closed(Closed::Budget)),
+        (None, 0, open(20_000)),
+    ] {
+        let now = Now { spent_bytes, interface: name, ..at_time(MONDAY_S) };
+        assert_eq!(policy.outlook(&now).verdict, verdict, "{name:?}");
+    }
+    assert!(Policy { budget, ..Policy::default() }.is_metered(Some("eth0")), "where none is named all are metered");
 }

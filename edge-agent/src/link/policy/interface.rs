@@ -1,0 +1,18 @@
+//! What is known of a network interface.
+
+/// An interface, or several of similar names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name; a `*` at the end stands for any end.
+    pub name: String,
+    /// Whether its bytes are paid for.
+    pub is_metered: bool,
+    /// What may be sent over it in a second: none is no cap, 0 nothing at all.
+    pub up_bytes_per_s: Option<u64>,
+}
+
+impl Interface {
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        self.name.strip_suffix('*').map_or(self.name == name, |begin| name.starts_with(begin))
+    }
+}
