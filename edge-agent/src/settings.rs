@@ -94,6 +94,13 @@ pub struct CoreSettings {
     pub mtu_max: Option<u16>,
 }
 
+impl CoreSettings {
+    /// The addresses to dial: those that the settings name, or those that the token named.
+    pub fn addresses_or<'a>(&'a self, of_token: &'a [String]) -> &'a [String] {
+        if self.addresses.is_empty() { of_token } else { &self.addresses }
+    }
+}
+
 /// How to scan folders.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]

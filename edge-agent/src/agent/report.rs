@@ -29,11 +29,7 @@ impl Agent {
         for row in self.datasets()?.iter().filter(|row| row.role == Role::Subscribe) {
             datasets.push(dataset_report(&catalog, row)?);
         }
-        let core = match &device {
-            Some(device) if self.settings().core.addresses.is_empty() => device.card.addresses.clone(),
-            Some(_) => self.settings().core.addresses.clone(),
-            None => Vec::new(),
-        };
+        let core = device.as_ref().map(|device| self.settings().core.addresses_or(&device.card.addresses).to_vec());
         let first_problem = problems.first().map(|(name, error)| super::problem(name, error));
         let link = match (&device, &state.connected) {
             (None, _) => "not joined",
@@ -47,7 +43,7 @@ impl Agent {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             device: device.as_ref().map(|device| device.card.name.clone()),
             labels: device.as_ref().map(|device| device.card.labels.clone()).unwrap_or_default(),
-            core,
+            core: core.unwrap_or_default(),
             running: self.is_daemon(),
             link: link.to_owned(),
             waiting_for: state.waiting_for,

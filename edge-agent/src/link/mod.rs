@@ -9,12 +9,13 @@ mod spending;
 mod tests;
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_host::network;
-use headwater_quic::{WireMeter, work};
+use headwater_quic::{WireMeter, resolve, work};
 use tokio::time::Instant;
 
 use self::policy::{Closed, Now, Outlook, Verdict};
@@ -40,6 +41,16 @@ pub(crate) struct Gate {
     outlook: watched::Sender<Option<Outlook>>,
     closed_since: Mutex<Option<Instant>>,
     spending: Mutex<Spending>,
+    aim: Mutex<Aim>,
+}
+
+/// Where the core is.
+#[derive(Default)]
+struct Aim {
+    /// Where it was looked for last.
+    core: Option<IpAddr>,
+    /// When its names were resolved last, for want of that.
+    resolved: Option<Instant>,
 }
 
 impl Gate {
@@ -49,6 +60,7 @@ impl Gate {
             outlook: watched::Sender::new(None),
             closed_since: Mutex::default(),
             spending: Mutex::default(),
+            aim: Mutex::default(),
         }
     }
 
@@ -76,6 +88,15 @@ impl Gate {
         if outlook.wait_for(|outlook| outlook.as_ref().and_then(closed).is_none()).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// The core is about to be looked for at this address: the interface that leads there counts from now on.
+    pub(crate) fn aim(&self, core: IpAddr) {
+        self.locked_aim().core = Some(core);
+    }
+
+    fn locked_aim(&self) -> MutexGuard<'_, Aim> {
+        self.aim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What was spent in the month that was counted last.
@@ -127,7 +148,7 @@ pub(crate) async fn look(agent: &Arc<Agent>) -> Result<Outlook, CodedError> {
     let now_s = clock::now_s();
     // A simulated world has no interfaces, and what this machine has is nothing to it.
     let is_asked = !policy.interfaces.is_empty() && work::process().is_none();
-    let interface = if is_asked { blocking(|| Ok(network::outgoing_interface())).await? } else { None };
+    let interface = if is_asked { interface_in_use(agent).await? } else { None };
     let interface = interface.as_deref();
     let spent_bytes = if let Some(budget) = policy.budget {
         let (agent, month, is_metered) = (Arc::clone(agent), policy.month(now_s), policy.is_metered(interface));
@@ -152,6 +173,39 @@ pub(crate) async fn look(agent: &Arc<Agent>) -> Result<Outlook, CodedError> {
     let outlook = policy.outlook(&Now { now_s, spent_bytes, is_model_update: false, interface });
     agent.gate().set(outlook);
     Ok(outlook)
+}
+
+/// The interface that leads to the core, as far as that can be known.
+async fn interface_in_use(agent: &Arc<Agent>) -> Result<Option<String>, CodedError> {
+    let known = agent.gate().locked_aim().core;
+    let core = match known {
+        Some(core) => Some(core),
+        None => resolved(agent).await,
+    };
+    match core {
+        Some(core) => blocking(move || Ok(network::interface_to(core))).await,
+        None => Ok(None),
+    }
+}
+
+/// Where the core is by its names, if nobody has dialled it yet.
+async fn resolved(agent: &Arc<Agent>) -> Option<IpAddr> {
+    {
+        let mut aim = agent.gate().locked_aim();
+        if aim.resolved.is_some_and(|at| at.elapsed() < RETRY_EVERY) {
+            return None;
+        }
+        aim.resolved = Some(Instant::now());
+    }
+    let device = agent.device()?;
+    let settings = agent.settings();
+    for address in settings.core.addresses_or(&device.card.addresses) {
+        if let Some(candidate) = resolve(address).await.ok().and_then(|found| found.first().copied()) {
+            agent.gate().aim(candidate.ip());
+            return Some(candidate.ip());
+        }
+    }
+    None
 }
 
 /// Looks again whenever something may have changed.

@@ -99,8 +99,8 @@ pub async fn dial(
     let device = agent.joined()?;
     let settings = agent.settings();
     let options = client_options(agent).await?;
-    let addresses = if settings.core.addresses.is_empty() { &device.card.addresses } else { &settings.core.addresses };
-    let connection = reach(&device, addresses, &options).await?;
+    let addresses = settings.core.addresses_or(&device.card.addresses);
+    let connection = reach(agent, &device, addresses, &options).await?;
     let mut control = ControlStream::open(&connection).await.map_err(|error| frame_error(&error))?;
     let hello = Hello { revision_min: REVISION_MIN, revision_max: PROTOCOL_REVISION, nonce: shown, status };
     let welcome = tokio::time::timeout(WELCOME_WAIT, greet(&mut control, hello))
@@ -178,26 +178,28 @@ fn keep(agent: &Agent, device: &Device, welcome: Welcome) -> Result<(), CodedErr
 /// Dials the addresses in turn until one answers as the core that this device joined. Names are resolved anew each time: a
 /// core that has moved is found where its name leads now.
 async fn reach(
+    agent: &Arc<Agent>,
     device: &Device,
     addresses: &[String],
     options: &ClientOptions,
 ) -> Result<quinn::Connection, CodedError> {
     let mut tries: Vec<BoxFuture<'_, _>> = Vec::new();
     for address in addresses {
-        tries.push(Box::pin(reach_named(device, address, options)));
+        tries.push(Box::pin(reach_named(agent, device, address, options)));
     }
     let failed = match first_of(tries, NEXT_ADDRESS_AFTER).await {
         Ok(connection) => return Ok(connection),
         Err(failed) => failed.into_iter().flatten(),
     };
-    let (mut tried, mut untrusted) = (Vec::new(), None);
+    let (mut tried, mut untrusted, mut closed) = (Vec::new(), None, None);
     for error in failed {
         match error {
             Unreached::Silent(text) => tried.push(text),
             Unreached::Untrusted(error) => untrusted = Some(error),
+            Unreached::Closed(error) => closed = Some(error),
         }
     }
-    Err(match untrusted {
+    Err(match untrusted.or_else(|| closed.filter(|_| tried.is_empty())) {
         Some(error) => error,
         None => CodedError::new(&codes::CORE_UNREACHABLE, format!("the core can't be reached: {}", tried.join("; "))),
     })
@@ -205,6 +207,7 @@ async fn reach(
 
 /// Dials what `address` stands for now, in turn.
 async fn reach_named(
+    agent: &Arc<Agent>,
     device: &Device,
     address: &str,
     options: &ClientOptions,
@@ -212,17 +215,26 @@ async fn reach_named(
     let candidates = resolve(address).await.map_err(|error| vec![Unreached::Silent(error.to_string())])?;
     let mut tries: Vec<BoxFuture<'_, _>> = Vec::new();
     for candidate in candidates {
-        tries.push(Box::pin(reach_at(device, candidate, options)));
+        tries.push(Box::pin(reach_at(agent, device, candidate, options)));
     }
     first_of(tries, NEXT_ADDRESS_AFTER).await
 }
 
 async fn reach_at(
+    agent: &Arc<Agent>,
     device: &Device,
     address: SocketAddr,
     options: &ClientOptions,
 ) -> Result<quinn::Connection, Unreached> {
-    connect(address, &device.identity, options).await.map_err(|error| {
+    // Another interface may lead there, with rules of its own.
+    agent.gate().aim(address.ip());
+    crate::link::admit(agent).await.map_err(Unreached::Closed)?;
+    let connected = connect(address, &device.identity, options).await;
+    if connected.is_ok() {
+        // Another address may have been tried meanwhile.
+        agent.gate().aim(address.ip());
+    }
+    connected.map_err(|error| {
         let text = error.to_string();
         match error {
             ConnectError::Untrusted { source, .. } => {
@@ -239,6 +251,8 @@ enum Unreached {
     Silent(String),
     /// Somebody else answers there.
     Untrusted(CodedError),
+    /// Nothing may go there now.
+    Closed(CodedError),
 }
 
 /// Tries one after the other, each as soon as the one before has failed or has taken that long, until one succeeds. Those

@@ -13,7 +13,9 @@ use crate::link::policy::{Budget, Interface, Policy, Schedule, ScheduleRule};
 pub(super) const CAP_MIN: HumanRate = HumanRate::of_bytes_per_s(1500);
 /// The shortest time between two check-ins: below it a kept connection costs less.
 const CHECK_IN_MIN: Duration = Duration::from_mins(1);
-/// Most rules of a schedule.
+/// Longest name of an interface in Linux.
+const INTERFACE_BYTES_MAX: usize = 15;
+/// Most rules of a schedule, and most interfaces.
 const RULES_MAX: usize = 100;
 
 /// What may go over the link.
@@ -131,8 +133,7 @@ impl LinkSettings {
             problems
                 .push(("link.interface", format!("{} are too many; {RULES_MAX} are the most", self.interface.len())));
         }
-        let rates = self.interface.iter().filter_map(|interface| interface.up);
-        problems.extend(rates.filter_map(too_low).map(|message| ("link.interface.up", message)));
+        problems.extend((0..self.interface.len()).filter_map(|at| interface_problem(&self.interface, at)));
         if let Some(BudgetSettings { month, reserve }) = &self.budget
             && month.0 < reserve.0.saturating_add(Budget::BYTES_MIN)
         {
@@ -143,6 +144,28 @@ impl LinkSettings {
         }
         problems
     }
+}
+
+/// What is wrong with the `at`th interface.
+fn interface_problem(all: &[InterfaceSettings], at: usize) -> Option<(&'static str, String)> {
+    let InterfaceSettings { name, up, .. } = &all[at];
+    let covers = |other: &&InterfaceSettings| {
+        other.name.strip_suffix('*').map_or(other.name == *name, |begin| name.trim_end_matches('*').starts_with(begin))
+    };
+    let begin = name.strip_suffix('*').unwrap_or(name);
+    let is_name = |text: &str| text.len() <= INTERFACE_BYTES_MAX && !text.contains(['*', '/', ' ']);
+    if name.is_empty() || !is_name(begin) {
+        let message = format!("`{name}` is no interface; write a name as `ip link` shows it, or its begin and a `*`");
+        return Some(("link.interface.name", message));
+    }
+    if let Some(other) = all[..at].iter().find(covers) {
+        return Some(("link.interface.name", format!("`{}` before it fits all that `{name}` does", other.name)));
+    }
+    if begin.is_empty() && at == 0 && up.is_some_and(|up| up.bits_per_s == 0) {
+        let message = "no interface may be used: this device would never reach its core".to_owned();
+        return Some(("link.interface.up", message));
+    }
+    up.and_then(too_low).map(|message| ("link.interface.up", message))
 }
 
 fn too_low(cap: HumanRate) -> Option<String> {
@@ -195,6 +218,8 @@ mod tests {
         let rule = |days: &str, from: &str, to: &str, up: &str| {
             format!("[[link.schedule]]\ndays = [{days}]\nfrom = \"{from}\"\nto = \"{to}\"\nup = \"{up}\"\n")
         };
+        let interface =
+            |name: &str, up: &str| format!("[[link.interface]]\nname = \"{name}\"\nmetered = true\nup = \"{up}\"\n");
         for (text, found) in [
             (rule("\"mon-fri\"", "08:00", "18:00", "0"), String::new()),
             (rule("\"mon-sun\"", "00:00", "24:00", "0"), format!("`link.schedule`: {NEVER}")),
@@ -209,9 +234,23 @@ mod tests {
             (rule("", "25:00", "18:00", "0"), "`25:00` is no time of day; write `08:00`".to_owned()),
             (rule("", "08:60", "18:00", "0"), "`08:60` is no time of day; write `08:00`".to_owned()),
             (
-                "[[link.interface]]\nname = \"wwan*\"\nmetered = true\nup = \"1 kbit/s\"\n".to_owned(),
+                interface("wwan*", "1 kbit/s"),
                 "`link.interface.up`: the handshake with the core needs more than 1kbit/s; 12kbit/s is the least"
                     .to_owned(),
+            ),
+            (interface("wwan*", "0") + &interface("eth0", "12 kbit/s"), String::new()),
+            (
+                interface("a-very-long-name", "0"),
+                "`link.interface.name`: `a-very-long-name` is no interface; write a name as `ip link` shows it, or its begin and a `*`"
+                    .to_owned(),
+            ),
+            (
+                interface("wwan*", "0") + &interface("wwan0", "0"),
+                "`link.interface.name`: `wwan*` before it fits all that `wwan0` does".to_owned(),
+            ),
+            (
+                interface("*", "0"),
+                "`link.interface.up`: no interface may be used: this device would never reach its core".to_owned(),
             ),
             ("[link]\nutc_offset = \"CET\"\n".to_owned(), "`CET` is no offset from UTC; write `+01:00`".to_owned()),
         ] {

@@ -67,3 +67,29 @@ fn a_month_costs_no_more_than_its_budget() {
     device.sync();
     assert_eq!(core.newest("data"), Some(1));
 }
+
+#[test]
+fn an_interface_has_rules_of_its_own() {
+    let core = Core::start();
+    let device = core.device("cam1");
+    let files = device.files("data");
+    put(&files, "one.txt", "one");
+    device.publish(&files, "data");
+    // The tests' core is reached over loopback, whatever other way leads out of the machine.
+    device.settings("[[link.interface]]\nname = \"lo\"\nup = \"0\"\n");
+    let (report, _) = texts(&device.output(&["sync", "--once", "--json"]));
+    assert!(report.contains("HW-3009") && report.contains("another network interface"), "{report}");
+    assert_eq!(core.newest("data"), None);
+    // What is not metered costs nothing, and has its own cap.
+    let budget = "[link.budget]\nmonth = \"20MiB\"\n";
+    device.settings(&format!("{budget}[[link.interface]]\nname = \"l*\"\nup = \"90 Mbit/s\"\n"));
+    let daemon = device.start();
+    eventually("the first version", || (core.newest("data") == Some(1)).then_some(()));
+    let status = device.json(&["status"]);
+    assert_eq!((&status["month"]["spent_bytes"], &status["up_cap_bytes_per_s"]), (&0.into(), &11_250_000.into()));
+    daemon.stop();
+    device.settings(&format!("{budget}[[link.interface]]\nname = \"l*\"\nmetered = true\n"));
+    device.sync();
+    let spent = device.json(&["status"])["month"]["spent_bytes"].as_u64().expect("a number");
+    assert!(spent > 4000, "{spent} bytes of a session");
+}
