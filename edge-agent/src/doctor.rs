@@ -68,7 +68,7 @@ async fn core(data: &Path, settings: &Settings) -> Check {
         Ok(None) => return Check::warn(name, "this device has not joined one", "join: `edge-agent join TOKEN`"),
         Err(error) => return Check::fail(name, crate::agent::one_line(&error), error.hint),
     };
-    let addresses = if settings.core.addresses.is_empty() { &device.card.addresses } else { &settings.core.addresses };
+    let addresses = settings.core.addresses_or(&device.card.addresses);
     let mut tried = Vec::new();
     for address in addresses {
         match tokio::time::timeout(CORE_WAIT, Box::pin(reach(&device, address))).await {

@@ -38,12 +38,7 @@ pub fn interface_to(address: IpAddr) -> Option<String> {
 
 fn ask(address: IpAddr) -> io::Result<Option<String>> {
     // NETLINK_ROUTE is protocol 0.
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_WAIT))?;
     rustix::net::sendto(&socket, &question(address), SendFlags::empty(), &netlink::SocketAddrNetlink::new(0, 0))?;
     let mut answer = [0; ANSWER_BYTES];

@@ -52,20 +52,21 @@ impl Agent {
             wire_bytes: catalog.counters()?,
             up_cap_bytes_per_s: self.gate().meter().cap().filter(|&cap| cap > 0),
             disk_free_bytes: self.disk_free_bytes(),
-            month: self.month_report(),
+            month: self.month_report(&catalog)?,
             last_error: state.problem.or_else(|| self.folder_problem(|_| true)).or(first_problem),
         })
     }
 
-    fn month_report(&self) -> Option<MonthReport> {
+    fn month_report(&self, catalog: &Catalog) -> Result<Option<MonthReport>, CodedError> {
         let policy = self.settings().link.policy();
-        let budget = policy.budget?;
-        Some(MonthReport {
-            month: policy.month(clock::now_s()).to_string(),
-            spent_bytes: self.gate().spent_bytes(),
+        let Some(budget) = policy.budget else { return Ok(None) };
+        let month = policy.month(clock::now_s());
+        Ok(Some(MonthReport {
+            month: month.to_string(),
+            spent_bytes: self.gate().spent_bytes(catalog, month)?,
             budget_bytes: budget.month_bytes,
             reserve_bytes: budget.reserve_bytes,
-        })
+        }))
     }
 
     /// Bytes of built versions that the core has not acknowledged.

@@ -18,7 +18,7 @@ use headwater_host::network;
 use headwater_quic::{WireMeter, resolve, work};
 use tokio::time::Instant;
 
-use self::policy::{Closed, Now, Outlook, Verdict};
+use self::policy::{Closed, Month, Now, Outlook, Verdict};
 use self::spending::Spending;
 use crate::agent::Agent;
 use crate::blocking::blocking;
@@ -99,9 +99,9 @@ impl Gate {
         self.aim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was spent in the month that was counted last.
-    pub(crate) fn spent_bytes(&self) -> u64 {
-        self.spending.lock().unwrap_or_else(PoisonError::into_inner).spent_bytes()
+    /// What was spent in a month, as far as it was counted.
+    pub(crate) fn spent_bytes(&self, catalog: &Catalog, month: Month) -> Result<u64, CatalogError> {
+        self.spending.lock().unwrap_or_else(PoisonError::into_inner).spent_in(catalog, month)
     }
 
     /// Keeps what was really spent, as before the process ends.

@@ -25,8 +25,7 @@ impl Spending {
     pub(super) fn count(&mut self, catalog: &Catalog, month: Month, travelled_bytes: u64) -> Result<u64, CatalogError> {
         if self.month != Some(month) {
             self.keep_exactly(catalog)?;
-            let known = catalog.meta(&key(month))?.and_then(|value| <[u8; 8]>::try_from(value).ok());
-            let known_bytes = known.map_or(0, u64::from_le_bytes);
+            let known_bytes = kept(catalog, month)?;
             (self.month, self.spent_bytes, self.kept_bytes) = (Some(month), known_bytes, known_bytes);
         }
         self.add(travelled_bytes);
@@ -56,9 +55,9 @@ impl Spending {
         if self.kept_bytes == self.spent_bytes { Ok(()) } else { self.keep(catalog, self.spent_bytes) }
     }
 
-    /// What was spent in the month that was counted last.
-    pub(super) fn spent_bytes(&self) -> u64 {
-        self.spent_bytes
+    /// What was spent in a month, as far as it was counted, be it by an earlier process.
+    pub(super) fn spent_in(&self, catalog: &Catalog, month: Month) -> Result<u64, CatalogError> {
+        if self.month == Some(month) { Ok(self.spent_bytes) } else { kept(catalog, month) }
     }
 
     fn keep(&mut self, catalog: &Catalog, bytes: u64) -> Result<(), CatalogError> {
@@ -67,6 +66,12 @@ impl Spending {
         self.kept_bytes = bytes;
         Ok(())
     }
+}
+
+/// What the catalog says of a month.
+fn kept(catalog: &Catalog, month: Month) -> Result<u64, CatalogError> {
+    let known = catalog.meta(&key(month))?.and_then(|value| <[u8; 8]>::try_from(value).ok());
+    Ok(known.map_or(0, u64::from_le_bytes))
 }
 
 fn key(month: Month) -> String {
@@ -94,6 +99,7 @@ mod tests {
         assert!((900_000..=900_000 + AHEAD_BYTES).contains(&found), "{found}");
         // Ended as it should be: to the byte.
         spending.settle(&catalog, 950_000).expect("kept");
+        assert_eq!(Spending::default().spent_in(&catalog, MONTH).expect("read"), 950_000);
         assert_eq!(Spending::default().count(&catalog, MONTH, 0).expect("counted"), 950_000);
     }
 
