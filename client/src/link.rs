@@ -24,8 +24,7 @@ pub(crate) struct Link {
     handle: SessionHandle,
     talk: Arc<Talk>,
     ended: watch::Receiver<Option<String>>,
-    // Its sockets close with it.
-    _dialler: Dialler,
+    dialler: Dialler,
 }
 
 #[derive(Default)]
@@ -54,12 +53,7 @@ impl Talk {
     async fn heard(&self, message: Message) {
         match message {
             Message::Reader(message) => {
-                let question = match &message {
-                    ReaderMessage::DataOpened { question, .. }
-                    | ReaderMessage::SourceIs { question, .. }
-                    | ReaderMessage::Refused { question, .. } => *question,
-                    _ => return,
-                };
+                let Some(question) = message.question() else { return };
                 if let Some(waits) = self.waiting().questions.remove(&question) {
                     let _ = waits.send(message);
                 }
@@ -97,7 +91,7 @@ impl Link {
         let end = Arc::new(end);
         work::spawn(listen(talk.clone(), events, end.clone()));
         let lane = open_lane(&talk, &handle, remote, end).await.inspect_err(|_| handle.close(0, ""))?;
-        Ok(Arc::new(Self { lane, handle, talk, ended, _dialler: dialler }))
+        Ok(Arc::new(Self { lane, handle, talk, ended, dialler }))
     }
 
     /// Why it has ended, if it has.
@@ -147,7 +141,7 @@ impl Link {
     /// Ends it, and waits until the core knows.
     pub(crate) async fn close(&self) {
         self.handle.close(0, "");
-        self._dialler.wait_closed().await;
+        self.dialler.wait_closed().await;
     }
 }
 

@@ -8,6 +8,7 @@ use headwater_protocol::chunking::{ChunkerParams, GroupingParams, StreamChunker}
 use headwater_protocol::codec::{self, Decode, Encode, Encoded, Stored};
 use headwater_protocol::commit::{CommitRecord, CoreSeal, Durability, Receipt};
 use headwater_protocol::compress::{self, PLAIN_BYTES_MAX};
+use headwater_protocol::delivery::{FileStatus, Plan, PlannedFile, ReadRequest, ReadWhat, Reply, Unit};
 use headwater_protocol::id::{ChunkId, PublicKey, VersionId};
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::name::{DatasetName, NamePattern, NameTemplate, parse_label};
@@ -40,6 +41,7 @@ pub(crate) const BODIES: &[Body] = &[
     Body { name: "chunker", run: chunker, seeds: || vec![vec![7; 9000]] },
     Body { name: "commit", run: commit, seeds: commit_seeds },
     Body { name: "compressed", run: compressed, seeds: compressed_seeds },
+    Body { name: "delivery", run: delivery, seeds: delivery_seeds },
     Body { name: "delta", run: delta, seeds: delta_seeds },
     Body { name: "item", run: item, seeds: item_seeds },
     Body { name: "join", run: join, seeds: join_seeds },
@@ -51,6 +53,20 @@ pub(crate) const BODIES: &[Body] = &[
     Body { name: "receipt", run: receipt, seeds: receipt_seeds },
     Body { name: "token", run: token, seeds: token_seeds },
 ];
+
+/// What a job asks for, and what comes into its slot.
+pub(crate) fn delivery(bytes: &[u8]) {
+    if let Ok(request) = ReadRequest::decode(bytes) {
+        assert_eq!(ReadRequest::decode(&request.encode()).expect("what was decoded can be encoded"), request);
+    }
+    if let Ok(reply) = Reply::parse(bytes) {
+        for sample in 0..reply.len() {
+            let files: Vec<_> = reply.sample(bytes, sample).files().collect();
+            assert!(files.iter().all(|file| file.bytes.len() <= bytes.len()));
+        }
+        let _ = reply.verify(bytes);
+    }
+}
 
 /// A control message.
 pub(crate) fn message(bytes: &[u8]) {
@@ -286,6 +302,28 @@ fn receipt_seeds() -> Vec<Vec<u8>> {
         core: PublicKey([1; 32]),
         signature: Signature([4; 64]),
     })]
+}
+
+fn delivery_seeds() -> Vec<Vec<u8>> {
+    let request = |what| ReadRequest { request: 1, slot: 2, slot_bytes: 4096, source: 3, what }.encode();
+    let content = [7; 300];
+    let unit = Unit { id: ChunkId::of(&content), total: 300, offset: 0, bytes: 300 };
+    let file = PlannedFile { size: 300, lead: 0, length: 300, units: 1, name_bytes: 4, status: FileStatus::Whole };
+    let plan = Plan {
+        samples: vec![1],
+        files: vec![file],
+        units: vec![(unit, 0)],
+        proofs: Vec::new(),
+        names: b".png".to_vec(),
+    };
+    let mut slot = Vec::new();
+    plan.write(&mut slot);
+    slot.extend_from_slice(&content);
+    vec![
+        request(ReadWhat::Samples { samples: vec![5, 3, 3], paths: true }),
+        request(ReadWhat::Range { member: 0, path: b"a/b.png".to_vec(), offset: 7, length: 9 }),
+        slot,
+    ]
 }
 
 fn message_seeds() -> Vec<Vec<u8>> {

@@ -11,9 +11,9 @@ use headwater_protocol::codec::{self, DecodeError};
 use headwater_protocol::id::{ChunkId, PublicKey, VersionId};
 use headwater_protocol::trust::Signature;
 use headwater_protocol::wire::{
-    CONTROL_FRAME_BYTES_MAX, DeltaSource, Encoding, EndedDataset, Following, Hello, ITEM_HEADER_BYTES_MAX, ItemHeader,
-    ItemKey, JoinMessage, JoinReply, MESSAGE_LIST_MAX, Message, News, OrdinalRange, PAYLOAD_BYTES_MAX, PartialChunk,
-    PeerStatus, Refusal, Welcome,
+    CONTROL_FRAME_BYTES_MAX, DATA_SECRET_BYTES, DataWay, DeltaSource, Encoding, EndedDataset, Following, Hello,
+    ITEM_HEADER_BYTES_MAX, ItemHeader, ItemKey, JoinMessage, JoinReply, MESSAGE_LIST_MAX, Message, News, OrdinalRange,
+    PAYLOAD_BYTES_MAX, PartialChunk, PeerStatus, ReaderMessage, Refusal, SourceMember, Welcome,
 };
 use proptest::prelude::*;
 
@@ -29,6 +29,33 @@ fn status() -> PeerStatus {
         disk_free_bytes: 1 << 30,
         last_error: "HW-4006: the disk is full".into(),
     }
+}
+
+/// What a training job says and hears.
+fn reader_messages() -> Vec<(&'static str, Message)> {
+    let question = 7;
+    let way = DataWay {
+        port: 4733,
+        session: 1 << 40,
+        secret: [5; DATA_SECRET_BYTES],
+        sealed: true,
+        requests_max: 16,
+        slot_bytes_max: 1 << 30,
+    };
+    let version = Following { dataset: "cam/one".into(), number: 9, version: VersionId::of(b"a manifest") };
+    let members = vec![SourceMember { version, samples: 60_000, files: 60_001, bytes: 1 << 33 }];
+    let refusal = Refusal { code: "HW-2002".into(), message: "no".into(), hint: "another".into() };
+    [
+        ("reader-open-data", ReaderMessage::OpenData { question }),
+        ("reader-data-opened", ReaderMessage::DataOpened { question, way }),
+        ("reader-open-source", ReaderMessage::OpenSource { question, name: "cam/*@latest".into() }),
+        ("reader-source-is", ReaderMessage::SourceIs { question, source: 3, id: [6; 32], number: 9, members }),
+        ("reader-close-source", ReaderMessage::CloseSource { source: 3 }),
+        ("reader-refused", ReaderMessage::Refused { question, refusal }),
+    ]
+    .into_iter()
+    .map(|(name, message)| (name, Message::Reader(message)))
+    .collect()
 }
 
 fn messages() -> Vec<(&'static str, Message)> {
@@ -104,6 +131,9 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("pong", Message::Pong(1)),
         ("goodbye", Message::Goodbye),
     ]
+    .into_iter()
+    .chain(reader_messages())
+    .collect()
 }
 
 fn header(encoding: Encoding) -> ItemHeader {

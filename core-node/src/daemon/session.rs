@@ -366,8 +366,16 @@ impl LiveSession {
     /// Answers a training job, or says that this peer is none. One question at a time, in their order.
     async fn reader(&mut self, message: ReaderMessage) -> Result<(), Refusal> {
         if self.reader.is_none() {
-            let reader = ReaderSession::new(&self.core, &self.peer, self.handle.clone());
-            self.reader = Some(reader.map_err(|error| error.refusal())?);
+            match ReaderSession::new(&self.core, &self.peer, self.handle.clone()) {
+                Ok(reader) => self.reader = Some(reader),
+                Err(error) => {
+                    self.core.metrics.error(&error.code);
+                    if let Some(question) = message.question() {
+                        self.send(Message::Reader(ReaderMessage::Refused { question, refusal: error.refusal() })).await;
+                    }
+                    return Ok(());
+                }
+            }
         }
         let (reader, peer) = (self.reader.clone(), self.peer.clone());
         let answer = self.blocking(move || Ok(reader.and_then(|reader| reader.answer(&peer, message)))).await?;

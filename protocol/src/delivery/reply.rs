@@ -257,7 +257,7 @@ impl Reply {
     fn check(&self, slot: &[u8], names_bytes: usize, proofs: usize) -> Result<(), ReplyError> {
         let mut last = 0;
         for sample in 0..self.samples {
-            let end = self.sample_end(slot, sample);
+            let end = sample_end(slot, sample);
             if end < last || end > self.files {
                 return Err(ReplyError("a sample's files are not among those here"));
             }
@@ -317,8 +317,8 @@ impl Reply {
     /// Sample number `sample` of the reply, which must have so many; `slot` is what was parsed.
     pub fn sample<'a>(&'a self, slot: &'a [u8], sample: usize) -> SampleView<'a> {
         assert!(sample < self.samples, "sample {sample} of a reply of {}", self.samples);
-        let first = if sample == 0 { 0 } else { self.sample_end(slot, sample - 1) };
-        SampleView { reply: self, slot, first, end: self.sample_end(slot, sample) }
+        let first = if sample == 0 { 0 } else { sample_end(slot, sample - 1) };
+        SampleView { reply: self, slot, first, end: sample_end(slot, sample) }
     }
 
     /// File number `file` of the reply, which must have so many; `slot` is what was parsed.
@@ -369,10 +369,6 @@ impl Reply {
         proof::verify(&unit.id, unit.total, unit.offset, bytes, beside)
     }
 
-    fn sample_end(&self, slot: &[u8], sample: usize) -> usize {
-        number(slot, HEADER_BYTES + sample * SAMPLE_BYTES) as usize
-    }
-
     fn raw_file(&self, slot: &[u8], file: usize) -> RawFile {
         let at = self.files_at + file * FILE_BYTES;
         let field = |index: usize| number(slot, at + 8 + index * 4) as usize;
@@ -393,6 +389,10 @@ impl Reply {
         let field = |index: usize| number(slot, at + ID_BYTES + index * 4);
         (Unit { id, total: field(0), offset: field(1), bytes: field(2) }, field(3) as usize)
     }
+}
+
+fn sample_end(slot: &[u8], sample: usize) -> usize {
+    number(slot, HEADER_BYTES + sample * SAMPLE_BYTES) as usize
 }
 
 fn number(bytes: &[u8], at: usize) -> u32 {

@@ -100,6 +100,18 @@ pub enum ReaderMessage {
 }
 
 impl ReaderMessage {
+    /// The question that it asks or answers.
+    pub const fn question(&self) -> Option<u32> {
+        match self {
+            Self::OpenData { question }
+            | Self::DataOpened { question, .. }
+            | Self::OpenSource { question, .. }
+            | Self::SourceIs { question, .. }
+            | Self::Refused { question, .. } => Some(*question),
+            Self::CloseSource { .. } => None,
+        }
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
         match self {
             Self::OpenSource { name, .. } => check_text("a name", name),

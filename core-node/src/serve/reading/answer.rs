@@ -81,7 +81,10 @@ async fn samples(
         match gather(&readers.cache, &readers.staging, source.reader, &plan).await {
             Ok(pieces) => return Ok(pieces),
             // Each turn knows of more lost chunks than the one before.
-            Err(GatherError::Lost(more)) => lost.extend(more),
+            Err(GatherError::Lost(more)) => {
+                assert!(!more.is_subset(&lost), "a plan does not name what it was told is lost");
+                lost.extend(more);
+            }
             Err(GatherError::Failed(reason)) => return Err(store_failed(reason).into()),
         }
     }

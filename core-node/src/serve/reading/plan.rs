@@ -47,38 +47,34 @@ impl BatchPlan {
         extents: &[ChunkRef],
         lost: &BTreeSet<ChunkId>,
     ) {
-        let (pieces_before, units_before) = (self.pieces.len(), self.tables.units.len());
-        let mut gone = None;
-        match file.body {
-            FileBody::Empty => {}
-            FileBody::Shared { chunk, offset, hash } => {
-                let chunk = leaf.chunks[chunk as usize];
-                gone = lost.get(&chunk.id).copied();
-                let length = file.size as u32;
-                self.add(chunk.id, offset, Unit { id: hash, total: length, offset: 0, bytes: length }, 0);
-            }
+        let units_before = self.tables.units.len();
+        if let (FileBody::Shared { chunk, offset, hash }, true) = (file.body, lost.is_empty()) {
+            // Most files of most jobs: nothing is allocated for one.
+            let length = file.size as u32;
+            let unit = Unit { id: hash, total: length, offset: 0, bytes: length };
+            self.add(leaf.chunks[chunk as usize].id, offset, unit, 0);
+            return self.end_file(file.size, name, 0, length, FileStatus::Whole, units_before);
+        }
+        let of_leaf = |index: u32| leaf.chunks[index as usize];
+        let chunks: Vec<ChunkRef> = match file.body {
+            FileBody::Empty => Vec::new(),
+            FileBody::Shared { chunk, .. } => vec![of_leaf(chunk)],
             FileBody::Whole { first, count } => {
-                let chunks = &leaf.extents[first as usize..(first + count) as usize];
-                for chunk in chunks.iter().map(|index| leaf.chunks[*index as usize]) {
-                    gone = gone.or_else(|| lost.get(&chunk.id).copied());
-                    self.add_whole(chunk);
-                }
+                leaf.extents[first as usize..(first + count) as usize].iter().map(|index| of_leaf(*index)).collect()
             }
-            FileBody::Paged => {
-                for &chunk in extents {
-                    gone = gone.or_else(|| lost.get(&chunk.id).copied());
-                    self.add_whole(chunk);
-                }
-            }
+            FileBody::Paged => extents.to_vec(),
+        };
+        if let Some(gone) = chunks.iter().find(|chunk| lost.contains(&chunk.id)) {
+            self.tables.units.push((Unit { id: gone.id, total: 0, offset: 0, bytes: 0 }, 0));
+            return self.end_file(file.size, name, 0, 0, FileStatus::Unreadable, units_before);
         }
-        let mut status = FileStatus::Whole;
-        if let Some(id) = gone {
-            self.pieces.truncate(pieces_before);
-            self.tables.units.truncate(units_before);
-            self.tables.units.push((Unit { id, total: 0, offset: 0, bytes: 0 }, 0));
-            status = FileStatus::Unreadable;
+        if let FileBody::Shared { offset, hash, .. } = file.body {
+            let length = file.size as u32;
+            self.add(chunks[0].id, offset, Unit { id: hash, total: length, offset: 0, bytes: length }, 0);
+        } else {
+            chunks.into_iter().for_each(|chunk| self.add_whole(chunk));
         }
-        self.end_file(file.size, name, 0, if gone.is_some() { 0 } else { file.size as u32 }, status, units_before);
+        self.end_file(file.size, name, 0, file.size as u32, FileStatus::Whole, units_before);
     }
 
     /// Notes a file whose units were added since there were `units_before`.

@@ -36,7 +36,7 @@ pub async fn connect(core: SocketAddr, way: &DataWay) -> Result<(TcpJobLane, Tcp
     let places = Arc::new(Semaphore::new(way.requests_max as usize));
     let lane = TcpJobLane { requests, table: table.clone(), places };
     let writer = Writer { half: writer, seal: seal(&secret.key_to_core()), queue, out: Vec::new() };
-    Ok((lane, TcpJobRunner { reader: Reader { reader, seal: seal(&secret.key_to_job()), table }, writer }))
+    Ok((lane, TcpJobRunner { reader: Reader { half: reader, seal: seal(&secret.key_to_job()), table }, writer }))
 }
 
 async fn open(
@@ -213,7 +213,7 @@ impl Writer {
 }
 
 struct Reader {
-    reader: BufReader<OwnedReadHalf>,
+    half: BufReader<OwnedReadHalf>,
     seal: Option<Seal>,
     table: Arc<Table>,
 }
@@ -229,7 +229,7 @@ impl Reader {
 
     async fn frame(&mut self) -> Result<(), LaneError> {
         let mut bytes = [0; HEADER_BYTES];
-        self.reader.read_exact(&mut bytes).await.map_err(|error| ended(&error))?;
+        self.half.read_exact(&mut bytes).await.map_err(|error| ended(&error))?;
         let header = Header::decode(&bytes, self.seal.is_some())?;
         match header.kind {
             Kind::Put => {
@@ -238,15 +238,15 @@ impl Reader {
                 let Some(place) = slot.get_mut(from..from + header.length as usize) else {
                     return Err(broken("bytes beyond the end of a slot"));
                 };
-                self.reader.read_exact(place).await.map_err(|error| ended(&error))?;
-                unseal(&mut self.reader, self.seal.as_mut(), &bytes, place).await?;
+                self.half.read_exact(place).await.map_err(|error| ended(&error))?;
+                unseal(&mut self.half, self.seal.as_mut(), &bytes, place).await?;
                 if let Some(waiting) = self.table.locked().waiting.get_mut(&header.slot) {
                     waiting.slot = Some(slot);
                 }
                 Ok(())
             }
             Kind::Done => {
-                unseal(&mut self.reader, self.seal.as_mut(), &bytes, &mut []).await?;
+                unseal(&mut self.half, self.seal.as_mut(), &bytes, &mut []).await?;
                 let (slot, answer) = self.leave(header)?;
                 // Whoever asked may have gone meanwhile.
                 let _ = answer.send(Ok(ReadAnswer::Filled(slot)));
@@ -255,8 +255,8 @@ impl Reader {
             Kind::Failed => {
                 let mut body = [0; READ_FAILURE_BYTES_MAX];
                 let body = &mut body[..header.length as usize];
-                self.reader.read_exact(body).await.map_err(|error| ended(&error))?;
-                unseal(&mut self.reader, self.seal.as_mut(), &bytes, body).await?;
+                self.half.read_exact(body).await.map_err(|error| ended(&error))?;
+                unseal(&mut self.half, self.seal.as_mut(), &bytes, body).await?;
                 let failure = ReadFailure::decode(body).map_err(|error| broken(&error.to_string()))?;
                 let (slot, answer) = self.leave(header)?;
                 let _ = answer.send(Ok(ReadAnswer::Failed(slot, failure)));

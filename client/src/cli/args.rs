@@ -1,0 +1,79 @@
+//! The arguments of `headwater`.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Reads datasets from a Headwater core.
+#[derive(Debug, Parser)]
+#[command(name = "headwater", version, propagate_version = true)]
+pub(super) struct Cli {
+    /// Where the core is, as HOST:PORT; else HEADWATER_CORE, else the addresses in the token
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    pub(super) core: Option<String>,
+    /// File with a token of `core-node token create --role reader`; else HEADWATER_TOKEN_FILE
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// Prints JSON, one document a line
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// What to do
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Lists datasets, or the files of a version
+    Ls {
+        /// What to list: nothing for all datasets, `cameras@latest`, or `cameras@7/folder`
+        what: Option<String>,
+    },
+    /// Sums up the files of a version, by folder
+    Du {
+        /// Of what: `cameras@latest`, or `cameras@7/folder`
+        what: String,
+    },
+    /// Writes a file of a version to standard output
+    Cat {
+        /// Which: `cameras@latest/train/0001.png`
+        file: String,
+    },
+    /// Copies a file or folder of a version to this machine
+    Cp {
+        /// From where: `cameras@latest/train`, or `cameras@7` for all of it
+        from: String,
+        /// To which file or folder here; it must not exist yet, unless it is a folder to put a file into
+        to: PathBuf,
+    },
+    /// Shows samples: their files, sizes, and the beginning of their bytes
+    Sample {
+        /// Of what: `cameras@latest`, or a collection
+        dataset: String,
+        /// Their numbers, from 0
+        #[arg(required = true)]
+        numbers: Vec<u64>,
+    },
+    /// Measures how fast samples come
+    Bench {
+        /// Of what: `cameras@latest`, or a collection
+        dataset: String,
+        /// Samples of a batch
+        #[arg(long, default_value_t = 256, value_name = "N")]
+        batch: u64,
+        /// Batches that are under way at once
+        #[arg(long, default_value_t = 4, value_name = "N")]
+        ahead: usize,
+        /// Seconds to measure, after one pass over the data or as many seconds at most
+        #[arg(long, default_value_t = 5, value_name = "S")]
+        seconds: u64,
+        /// Reads in the order of the version, and not shuffled
+        #[arg(long)]
+        in_order: bool,
+        /// Does not check what arrives
+        #[arg(long)]
+        no_verify: bool,
+    },
+    /// Checks what a job needs: token, control connection, data connection
+    Doctor,
+}
