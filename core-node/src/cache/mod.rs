@@ -177,14 +177,12 @@ impl ResidentCache {
                 }
             }
         };
-        match loading.wait_for(Option::is_some).await {
-            Ok(loaded) => loaded.clone().unwrap_or_else(|| Err(broken_off())),
-            Err(_) => {
-                // Whoever read it has gone without a word; the next one tries again.
-                self.locked().chunks.remove(&id);
-                Err(broken_off())
-            }
+        if let Ok(loaded) = loading.wait_for(Option::is_some).await {
+            return loaded.clone().unwrap_or_else(|| Err(broken_off()));
         }
+        // Whoever read it has gone without a word; the next one tries again.
+        self.locked().chunks.remove(&id);
+        Err(broken_off())
     }
 
     async fn read(self: Arc<Self>, id: ChunkId, reader: Reader, done: watch::Sender<Option<Loaded>>) {

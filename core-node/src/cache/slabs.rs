@@ -94,7 +94,7 @@ mod tests {
         let filled = slabs.fill(&bytes).expect("room");
         assert_eq!(filled.concat(), bytes);
         assert_eq!(slabs.free(), 1);
-        assert!(slabs.fill(&bytes[..BLOCK_BYTES + 1]).is_none(), "too few are free");
+        assert!(slabs.fill(&bytes[..=BLOCK_BYTES]).is_none(), "too few are free");
         let sent = filled[1].slice(10..20);
         drop(filled);
         assert_eq!(slabs.free(), 3, "a block of which a part is on its way is not free");

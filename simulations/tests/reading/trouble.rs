@@ -98,7 +98,7 @@ async fn many_share_a_token_until_it_is_revoked() {
         let begun = Instant::now();
         let error = loop {
             match dataset.read(&[1, 2]).await {
-                Ok(_) => assert!(begun.elapsed() < Duration::from_secs(60), "a revoked job reads on"),
+                Ok(_) => assert!(begun.elapsed() < Duration::from_mins(1), "a revoked job reads on"),
                 Err(error) => break error,
             }
         };
@@ -156,7 +156,7 @@ async fn strangers_at_the_data_port_get_nothing_and_disturb_nobody() {
         [&b"GET / HTTP/1.1\r\nHost: core\r\nAccept: everything that there is\r\n\r\n"[..], &forged, &open, &[0; 4096]]
     {
         let mut stream = TcpStream::connect(core.address()).expect("connected");
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
+        stream.set_read_timeout(Some(Duration::from_mins(1))).expect("set");
         stream.write_all(garbage).expect("sent");
         let mut said = Vec::new();
         let ended = stream.read_to_end(&mut said);

@@ -69,13 +69,12 @@ async fn samples(
 ) -> Result<Vec<Bytes>, Refused> {
     let mut lost = BTreeSet::new();
     loop {
-        let plan = match plan_samples(core, source, request, &lost, false)? {
-            Some(plan) => plan,
-            None => {
-                let (core, source, request, lost) = (core.clone(), source.clone(), request.clone(), lost.clone());
-                let planned = work::spawn_blocking(move || plan_samples(&core, &source, &request, &lost, true));
-                planned.await.map_err(|_| broken_off())??.ok_or_else(broken_off)?
-            }
+        let plan = if let Some(plan) = plan_samples(core, source, request, &lost, false)? {
+            plan
+        } else {
+            let (core, source, request, lost) = (core.clone(), source.clone(), request.clone(), lost.clone());
+            let planned = work::spawn_blocking(move || plan_samples(&core, &source, &request, &lost, true));
+            planned.await.map_err(|_| broken_off())??.ok_or_else(broken_off)?
         };
         let readers = &core.readers;
         match gather(&readers.cache, &readers.staging, source.reader, &plan).await {
@@ -85,7 +84,7 @@ async fn samples(
                 assert!(!more.is_subset(&lost), "a plan does not name what it was told is lost");
                 lost.extend(more);
             }
-            Err(GatherError::Failed(reason)) => return Err(store_failed(reason).into()),
+            Err(GatherError::Failed(reason)) => return Err(store_failed(&reason).into()),
         }
     }
 }
@@ -94,7 +93,7 @@ fn broken_off() -> Refused {
     CodedError::new(&codes::INTERNAL, "the core made a mistake with this read").into()
 }
 
-fn store_failed(reason: String) -> CodedError {
+fn store_failed(reason: &str) -> CodedError {
     tracing::error!(reason, "the store failed while a job read");
     CodedError::new(&codes::READ_FAILED, "the core could not read its store")
 }
@@ -263,7 +262,7 @@ async fn range(core: &Arc<Core>, source: &Arc<OpenSource>, request: &Arc<ReadReq
         }
         let plain = readers.cache.load(chunk.id, source.reader).await.map_err(|error| match error {
             LoadError::Lost(_) => unreadable(&found, chunk.id),
-            LoadError::Failed(reason) => store_failed(reason),
+            LoadError::Failed(reason) => store_failed(&reason),
         })?;
         let proving = work::spawn_blocking(move || {
             let mut whole = vec![0; plain.len()];
@@ -287,7 +286,7 @@ async fn range(core: &Arc<Core>, source: &Arc<OpenSource>, request: &Arc<ReadReq
     }
     gather(&readers.cache, &readers.staging, source.reader, &plan).await.map_err(|error| match error {
         GatherError::Lost(lost) => unreadable(&found, lost.first().copied().unwrap_or_default()).into(),
-        GatherError::Failed(reason) => store_failed(reason).into(),
+        GatherError::Failed(reason) => store_failed(&reason).into(),
     })
 }
 

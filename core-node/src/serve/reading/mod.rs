@@ -13,8 +13,6 @@ mod plan;
 mod session;
 mod sources;
 mod staging;
-#[cfg(test)]
-mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 

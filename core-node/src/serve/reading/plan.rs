@@ -72,7 +72,9 @@ impl BatchPlan {
             let length = file.size as u32;
             self.add(chunks[0].id, offset, Unit { id: hash, total: length, offset: 0, bytes: length }, 0);
         } else {
-            chunks.into_iter().for_each(|chunk| self.add_whole(chunk));
+            for chunk in chunks {
+                self.add_whole(chunk);
+            }
         }
         self.end_file(file.size, name, 0, file.size as u32, FileStatus::Whole, units_before);
     }
