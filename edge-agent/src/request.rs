@@ -228,7 +228,8 @@ pub struct StatusReport {
     pub waiting_for: String,
     /// The datasets.
     pub datasets: Vec<DatasetReport>,
-    /// Bytes on the wire by reason since the catalog was made.
+    /// Bytes on the wire by reason since the catalog was made, with all headers: `first send`, `re-sent after a cut`,
+    /// `retransmitted` and `control` are together all that was sent; `received in vain` is a part of `received`.
     pub wire_bytes: Vec<(String, u64)>,
     /// The most that is sent in any second now, in bytes with all headers; none without a cap.
     pub up_cap_bytes_per_s: Option<u64>,

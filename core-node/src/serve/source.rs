@@ -76,7 +76,7 @@ impl Source for VersionSource {
             .locate_visible(&self.scope, std::slice::from_ref(id), self.core.now())
             .map_err(|error| SourceError::Io(Box::new(error)))?;
         match entries.first() {
-            Some(Some(_)) => Ok(LoadedItem { body: body(self.stored(id)?), delta: self.page_base(id) }),
+            Some(Some(_)) => Ok(LoadedItem { id: *id, body: body(self.stored(id)?), delta: self.page_base(id) }),
             _ => Err(SourceError::OutOfScope),
         }
     }
@@ -88,9 +88,13 @@ impl Source for VersionSource {
         if self.held.is_some() {
             let plain = self.core.store.read(&place.chunk.id).map_err(|error| SourceError::Io(Box::new(error)));
             if let Some(base) = plain.ok().and_then(|plain| self.chunk_base(&place, &plain)) {
-                return Ok(LoadedItem { body: body(self.stored(&place.chunk.id)?), delta: Some(base) });
+                return Ok(LoadedItem {
+                    id: place.chunk.id,
+                    body: body(self.stored(&place.chunk.id)?),
+                    delta: Some(base),
+                });
             }
         }
-        Ok(LoadedItem { body: body(self.stored(&place.chunk.id)?), delta: None })
+        Ok(LoadedItem { id: place.chunk.id, body: body(self.stored(&place.chunk.id)?), delta: None })
     }
 }

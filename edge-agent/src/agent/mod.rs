@@ -392,13 +392,19 @@ impl Agent {
         self.catalog().events(count)
     }
 
-    /// Adds to the bytes by reason that `status` shows.
-    pub fn count_bytes(&self, spent: Vec<(&'static str, u64)>) {
+    /// Keeps what went over the link in the catalog, if that is worth a write.
+    pub(crate) fn keep_account(&self) {
+        let (account, lost_bytes) = (Arc::clone(self.gate.account()), self.lost_bytes());
         self.notes.write(move |catalog| {
-            if let Err(error) = catalog.count_bytes(&spent) {
+            if let Err(error) = account.keep(catalog, lost_bytes, false) {
                 tracing::debug!(%error, "bytes could not be counted");
             }
         });
+    }
+
+    /// Bytes of packets that got lost in the session in force.
+    fn lost_bytes(&self) -> u64 {
+        self.link().borrow().connected.as_ref().map_or(0, |connected| connected.link.stats().lost_bytes)
     }
 
     fn note_rebuilt(&self, reason: &str) {
@@ -409,8 +415,11 @@ impl Agent {
     /// Writes down what waits, and folds the catalog's log away, before the process ends.
     pub fn close(&self) {
         self.notes.settle();
-        if let Err(error) = self.gate.settle(&self.catalog()) {
-            tracing::debug!(%error, "what the month has cost could not be kept");
+        let catalog = self.catalog();
+        let kept =
+            self.gate.settle(&catalog).and_then(|()| self.gate.account().keep(&catalog, self.lost_bytes(), true));
+        if let Err(error) = kept {
+            tracing::debug!(%error, "what went over the link could not be kept");
         }
         if let Err(error) = self.catalog().tidy() {
             tracing::debug!(%error, "the catalog could not be tidied");

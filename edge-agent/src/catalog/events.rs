@@ -81,17 +81,17 @@ impl Catalog {
         rows.collect::<Result<_, _>>().map_err(failed)
     }
 
-    /// Adds to the bytes that went over the wire for some reasons.
-    pub fn count_bytes(&self, spent: &[(&str, u64)]) -> Result<(), CatalogError> {
+    /// Adds to the bytes that went over the wire for some reasons, or takes back what was counted too much.
+    pub fn count_bytes(&self, spent: &[(&str, i64)]) -> Result<(), CatalogError> {
         let failed = |source| CatalogError::sql("count bytes", source);
         let mut connection = self.lock();
         let transaction = connection.transaction().map_err(failed)?;
-        for (reason, bytes) in spent.iter().filter(|(_, bytes)| *bytes > 0) {
+        for (reason, bytes) in spent.iter().filter(|(_, bytes)| *bytes != 0) {
             transaction
                 .execute(
                     "INSERT INTO counters (reason, bytes) VALUES (?1, ?2)
                      ON CONFLICT (reason) DO UPDATE SET bytes = bytes + excluded.bytes",
-                    params![reason, *bytes as i64],
+                    params![reason, bytes],
                 )
                 .map_err(failed)?;
         }
@@ -104,7 +104,9 @@ impl Catalog {
         let connection = self.lock();
         let mut statement =
             connection.prepare_cached("SELECT reason, bytes FROM counters ORDER BY reason").map_err(failed)?;
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64))).map_err(failed)?;
+        let rows = statement
+            .query_map([], |row| Ok((row.get(0)?, u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0))))
+            .map_err(failed)?;
         rows.collect::<Result<_, _>>().map_err(failed)
     }
 }

@@ -139,8 +139,8 @@ fn events_and_counters_are_kept() {
     }
     let newest = catalog.events(2).expect("read");
     assert_eq!(newest.iter().map(|event| event.at_s).collect::<Vec<_>>(), [3, 4]);
-    catalog.count_bytes(&[("pages", 3), ("chunks", 0)]).expect("counted");
-    catalog.count_bytes(&[("pages", 4)]).expect("counted");
+    catalog.count_bytes(&[("pages", 9), ("chunks", 0)]).expect("counted");
+    catalog.count_bytes(&[("pages", -2)]).expect("counted");
     assert_eq!(catalog.counters().expect("read"), [("pages".to_owned(), 7)]);
 }
 

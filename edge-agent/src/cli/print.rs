@@ -241,8 +241,8 @@ fn status(out: &mut Out, report: &StatusReport) {
     if report.backlog_bytes > 0 {
         say!(out, "not yet acknowledged: {}", HumanBytes(report.backlog_bytes));
     }
-    let wire: Vec<_> =
-        report.wire_bytes.iter().map(|(reason, bytes)| format!("{reason} {}", HumanBytes(*bytes))).collect();
+    let travelled = report.wire_bytes.iter().filter(|(_, bytes)| *bytes > 0);
+    let wire: Vec<_> = travelled.map(|(reason, bytes)| format!("{reason} {}", HumanBytes(*bytes))).collect();
     if !wire.is_empty() {
         say!(out, "wire so far: {}", wire.join(", "));
     }

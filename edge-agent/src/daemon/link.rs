@@ -205,7 +205,7 @@ async fn hold(agent: &Arc<Agent>, connected: Arc<Connected>, is_check_in: bool) 
             connected.link.close("all is done until the next check-in");
             let _ = tokio::time::timeout(GOODBYE_WAIT, connected.link.ended()).await;
         }
-        crate::session::sync::count_udp(agent, &connected.link);
+        crate::session::sync::count_session(agent, &connected.link);
         match outcome {
             Ok(better) => {
                 agent.note(EventLevel::Info, "", "", "the session was silent; a new one took its place");
@@ -253,6 +253,7 @@ impl Telling {
                 () = agent.unsent_changed() => tokio::time::sleep(STATUS_GATHERED_FOR).await,
                 () = tokio::time::sleep(STATUS_EVERY) => {}
             }
+            agent.keep_account();
             if self.tell(agent, connected).await.is_err() {
                 return std::future::pending().await;
             }

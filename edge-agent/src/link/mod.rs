@@ -3,6 +3,7 @@
 //! [`keep`] looks again and again for as long as something may change. Sessions end themselves when the link closes, and
 //! [`admit`] lets nobody begin one before it opens. What a closed link still lets out is the goodbye.
 
+mod account;
 pub mod policy;
 mod spending;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use headwater_host::network;
 use headwater_quic::{WireMeter, resolve, work};
 use tokio::time::Instant;
 
+use self::account::Account;
 use self::policy::{Closed, Month, Now, Outlook, Verdict};
 use self::spending::Spending;
 use crate::agent::Agent;
@@ -41,6 +43,7 @@ pub(crate) struct Gate {
     outlook: watched::Sender<Option<Outlook>>,
     closed_since: Mutex<Option<Instant>>,
     spending: Mutex<Spending>,
+    account: Arc<Account>,
     aim: Mutex<Aim>,
 }
 
@@ -55,8 +58,10 @@ struct Aim {
 
 impl Gate {
     pub(crate) fn new() -> Self {
+        let meter = WireMeter::new();
         Self {
-            meter: WireMeter::new(),
+            account: Arc::new(Account::new(Arc::clone(&meter))),
+            meter,
             outlook: watched::Sender::new(None),
             closed_since: Mutex::default(),
             spending: Mutex::default(),
@@ -67,6 +72,11 @@ impl Gate {
     /// Counts and caps what goes over the sockets to the core.
     pub(crate) fn meter(&self) -> &Arc<WireMeter> {
         &self.meter
+    }
+
+    /// What went over the link, by reason.
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.account
     }
 
     /// Why the link was closed when it was last looked.

@@ -115,8 +115,12 @@ pub async fn dial(
     };
     let nonce = welcome.nonce.clone();
     keep(agent, &device, welcome)?;
-    let options =
-        SessionOptions { loaders: agent.loaders(), send_window_bytes: SEND_WINDOW_BYTES, ..SessionOptions::default() };
+    let options = SessionOptions {
+        loaders: agent.loaders(),
+        send_window_bytes: SEND_WINDOW_BYTES,
+        account: Some(Arc::clone(agent.gate().account().sent())),
+        ..SessionOptions::default()
+    };
     let (handle, events) = Session::start(connection.clone(), control, Side::Dialler, options);
     let link = Link::start(connection, handle, events, fetches);
     work::spawn(end_when_closed(Arc::clone(agent), link.clone()));

@@ -106,37 +106,21 @@ async fn finish(agent: &Arc<Agent>, access: Option<Access>, own: bool, udp_befor
     collector.with(|report| {
         report.wire.udp = (stats.udp_bytes_sent + stats.udp_bytes_received).saturating_sub(udp_before);
     });
+    count_wire(agent, collector);
     if own {
-        count_wire(agent, collector);
-        if collector.with(|report| report.wire.pages + report.wire.chunks > 0) {
-            count_udp(agent, &connected.link);
-        }
+        count_session(agent, &connected.link);
         connected.link.close("the work is done");
     }
 }
 
-/// Adds what a session cost to the counters that `status` shows.
+/// Counts what came and was of no use.
 pub(crate) fn count_wire(agent: &Agent, collector: &Collector) {
-    let wire = collector.with(|report| report.wire);
-    if wire.pages + wire.chunks + wire.wasted == 0 {
-        // Nothing was exchanged: not worth a write to the disk.
-        return;
-    }
-    agent.count_bytes(vec![
-        ("pages", wire.pages),
-        ("chunks", wire.chunks),
-        ("control", wire.overhead),
-        ("repeated", wire.wasted),
-    ]);
+    agent.gate().account().received_in_vain(collector.with(|report| report.wire.wasted));
 }
 
-/// Adds all bytes of a session that has ended.
-pub(crate) fn count_udp(agent: &Agent, link: &Link) {
-    let stats = link.stats();
-    agent.count_bytes(vec![
-        ("retransmitted", stats.lost_bytes),
-        ("sessions in all", stats.udp_bytes_sent + stats.udp_bytes_received),
-    ]);
+/// Counts what was lost in a session that ends.
+pub(crate) fn count_session(agent: &Agent, link: &Link) {
+    agent.gate().account().session_ended(link.stats().lost_bytes);
 }
 
 /// A session that is being dialled for `folders`.

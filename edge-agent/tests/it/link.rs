@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::support::{Core, PATIENCE, assert_same, eventually, noise, put, put_at_once, texts};
+use crate::support::{Core, Device, PATIENCE, assert_same, eventually, noise, put, put_at_once, texts};
 
 #[test]
 fn the_daemon_publishes_what_changes_and_takes_what_is_new() {
@@ -118,7 +118,7 @@ fn a_killed_core_loses_nothing() {
     let files = device.files("data");
     put(&files, "one.bin", "one");
     device.publish(&files, "data");
-    let _daemon = device.start();
+    let daemon = device.start();
     eventually("the first version", || core.newest("data"));
     for attempt in 1..=TRIES {
         let newest = core.newest("data").expect("a version");
@@ -127,11 +127,25 @@ fn a_killed_core_loses_nothing() {
         let was_cut = core.newest("data") == Some(newest);
         eventually("the version", || core.newest("data").filter(|&number| number > newest));
         assert_same(&files, &core.export("data").path().join("out"));
-        if was_cut {
+        // What was on its way or not yet durable when the core was killed went twice, and less than all.
+        let (first, again) = (wire(&device, "first send"), wire(&device, "re-sent after a cut"));
+        assert!((attempt * LONG..attempt * LONG + PART).contains(&first), "{first} bytes in {attempt} sends");
+        if was_cut && again > 0 {
+            assert!(again < attempt * LONG, "{again} bytes went again");
+            daemon.stop();
+            assert_eq!(wire(&device, "re-sent after a cut"), again, "it is kept when the daemon ends");
             return;
         }
     }
     panic!("no kill came while something was being sent");
+}
+
+/// Bytes that the device has sent for a reason.
+fn wire(device: &Device, reason: &str) -> u64 {
+    let status = device.json(&["status"]);
+    let reasons = status["wire_bytes"].as_array().expect("reasons");
+    let found = reasons.iter().find(|row| row[0] == reason).unwrap_or_else(|| panic!("no `{reason}` in {status}"));
+    found[1].as_u64().expect("a number")
 }
 
 #[test]

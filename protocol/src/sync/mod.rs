@@ -18,6 +18,7 @@
 //! Neither holds a list of all chunks: what they remember is bounded by what is under way, whatever the version's size.
 //! Neither does anything: a shell carries out their actions, tells them the outcome, and moves the bytes.
 
+mod ledger;
 mod patience;
 mod race;
 mod ranges;
@@ -30,6 +31,7 @@ mod walk;
 use crate::id::ChunkId;
 use crate::wire::{ItemKey, Refusal};
 
+pub use ledger::{Ledger, Sending, SentByReason, SentBytes, SentItem};
 pub use patience::{Hoarding, PATIENCE, Patience};
 pub use race::{ATTEMPTS_AT_ONCE_MAX, Attempts, Race, RaceStep, Tries, retry_within};
 pub use ranges::Ranges;

@@ -61,7 +61,7 @@ impl Source for PublishSource {
         let bytes = self.pages.encoded(id).map_err(|error| SourceError::Io(Box::new(error)))?;
         let bytes = Bytes::from(bytes.ok_or(SourceError::OutOfScope)?);
         let delta = self.page_base(&bytes);
-        Ok(LoadedItem { body: ItemBody::Plain(bytes), delta })
+        Ok(LoadedItem { id: *id, body: ItemBody::Plain(bytes), delta })
     }
 
     fn chunk(&self, ordinal: u64) -> Result<LoadedItem, SourceError> {
@@ -74,6 +74,6 @@ impl Source for PublishSource {
         let place = place.ok_or(SourceError::OutOfScope)?;
         let bytes = self.local.at(&place).map_err(failed)?;
         let delta = self.chunk_base(&place, &bytes);
-        Ok(LoadedItem { body: ItemBody::Plain(bytes), delta })
+        Ok(LoadedItem { id: place.chunk.id, body: ItemBody::Plain(bytes), delta })
     }
 }

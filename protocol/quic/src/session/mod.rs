@@ -3,6 +3,7 @@
 //! One small task per session reads and writes control messages, accepts item streams, and hands both to the transfers
 //! by number; an idle session owns nothing else. Transfers run in the caller's own task.
 
+mod account;
 mod memory;
 mod run;
 pub(crate) mod shared;
@@ -27,6 +28,8 @@ use crate::transfer::{
     TransferError,
 };
 use crate::work;
+pub use account::SentAccount;
+pub(crate) use account::TransferAccount;
 pub use memory::MemoryBudget;
 pub(crate) use memory::{MemoryShare, TakenMemory};
 use shared::{Claim, OUTGOING_MAX, Role, Shared, TransferEvent};
@@ -60,6 +63,8 @@ pub struct SessionOptions {
     pub patience: Duration,
     /// Threads that read what is sent; none takes tokio's blocking threads, of which there are as many as are wanted.
     pub loaders: Option<Loaders>,
+    /// Where it is counted what is sent for the first time and what again, over all sessions with this peer.
+    pub account: Option<Arc<SentAccount>>,
 }
 
 impl Default for SessionOptions {
@@ -72,6 +77,7 @@ impl Default for SessionOptions {
             memory: None,
             patience: PATIENCE,
             loaders: None,
+            account: None,
         }
     }
 }

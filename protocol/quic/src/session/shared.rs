@@ -10,6 +10,7 @@ use headwater_protocol::wire::{ItemHeader, Message, PAYLOAD_BYTES_MAX, Refusal};
 use quinn::VarInt;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::account::SessionAccount;
 use super::{SessionError, SessionOptions, Side};
 use crate::endpoint::close;
 use crate::transfer::TransferError;
@@ -148,6 +149,7 @@ pub(crate) struct Shared {
     windows: Mutex<Windows>,
     /// Which transfers send first.
     pub(crate) lanes: Arc<Lanes>,
+    pub(super) account: Option<SessionAccount>,
     pub(super) closing: watch::Sender<Option<(u32, String)>>,
     pub(super) ended: AtomicBool,
     pub(super) messages_sent: AtomicU64,
@@ -167,6 +169,7 @@ impl Shared {
         };
         let room = Room::new(connection.clone(), options.send_window_bytes);
         Self {
+            account: options.account.clone().map(SessionAccount::new),
             connection,
             options,
             side,

@@ -49,6 +49,8 @@ impl DeltaBase {
 /// A page or chunk, read and verified by its [`Source`].
 #[derive(Clone, Debug)]
 pub struct LoadedItem {
+    /// Its id.
+    pub id: ChunkId,
     /// Its bytes.
     pub body: ItemBody,
     /// What it may travel as a delta over; the transfer uses it only if that is smaller than any other way.
@@ -58,7 +60,8 @@ pub struct LoadedItem {
 impl LoadedItem {
     /// An item of plain bytes without a delta base.
     pub fn plain(bytes: impl Into<Bytes>) -> Self {
-        Self { body: ItemBody::Plain(bytes.into()), delta: None }
+        let bytes = bytes.into();
+        Self { id: ChunkId::of(&bytes), body: ItemBody::Plain(bytes), delta: None }
     }
 
     /// Plain bytes of the item; at most [`CHUNK_BYTES_MAX`].

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use headwater_protocol::chunking::CHUNK_BYTES_MAX;
 use headwater_protocol::compress::{self, DELTA_SOURCES_MAX};
+use headwater_protocol::id::ChunkId;
 use headwater_protocol::sync::Load;
 use headwater_protocol::wire::{Encoding, ItemHeader, ItemKey, PAYLOAD_BYTES_MAX};
 
@@ -14,6 +15,7 @@ const DELTA_GOOD_PARTS: usize = 8;
 /// An item ready for the wire.
 #[derive(Debug)]
 pub(super) struct Packed {
+    pub(super) id: ChunkId,
     pub(super) header: ItemHeader,
     pub(super) payload: Bytes,
 }
@@ -29,7 +31,7 @@ pub(super) fn load(
         ItemKey::Page(id) => source.page(&id)?,
         ItemKey::Chunk(ordinal) => source.chunk(ordinal)?,
     };
-    let plain_bytes = item.plain_bytes();
+    let (id, plain_bytes) = (item.id, item.plain_bytes());
     if plain_bytes == 0 || plain_bytes > CHUNK_BYTES_MAX {
         return Err(broken(format!("an item of {plain_bytes} bytes")));
     }
@@ -45,7 +47,7 @@ pub(super) fn load(
     if payload_bytes > PAYLOAD_BYTES_MAX {
         return Err(broken(format!("a payload of {payload_bytes} bytes")));
     }
-    Ok(Packed { header: ItemHeader { transfer, key: load.key, plain_bytes, payload_bytes, encoding }, payload })
+    Ok(Packed { id, header: ItemHeader { transfer, key: load.key, plain_bytes, payload_bytes, encoding }, payload })
 }
 
 fn broken(reason: impl Into<super::BoxError>) -> SourceError {

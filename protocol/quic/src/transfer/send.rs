@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use headwater_protocol::manifest::{Manifest, Totals};
-use headwater_protocol::sync::{Hoarding, Load, Patience, SendAction, SendEnd, Sender};
+use headwater_protocol::sync::{Hoarding, Load, Patience, SendAction, SendEnd, Sender, SentItem};
 use headwater_protocol::time::Timestamp;
 use headwater_protocol::wire::{Encoding, ItemKey, Message, OrdinalRange};
 use quinn::{SendStream, VarInt};
@@ -24,8 +24,8 @@ use super::receive::looks;
 use super::report::{Progress, ProgressSink, SendReport};
 use super::{OutgoingVersion, Source, SourceError, TransferError, UnavailableChunk};
 use crate::framing::append_frame;
-use crate::session::Priority;
 use crate::session::shared::{Claim, TransferEvent};
+use crate::session::{Priority, TransferAccount};
 use crate::work;
 
 /// Batches of items that are read at once.
@@ -52,6 +52,7 @@ struct Sending {
     claim: Claim,
     source: Arc<dyn Source>,
     lane: Arc<Lane>,
+    account: TransferAccount,
     outbox: Outbox,
     loads: Vec<Load>,
     /// None where the source panicked.
@@ -98,6 +99,7 @@ pub(crate) async fn run(
         look: looks(&patience),
         machine: Sender::new(claim.transfer, totals.chunks, offer),
         lane: claim.shared.lanes.enter(priority),
+        account: TransferAccount::new(Arc::clone(&claim.shared), claim.transfer),
         claim,
         source,
         outbox: Outbox::default(),
@@ -263,6 +265,12 @@ impl Sending {
 
     fn count(&mut self, packed: &Packed, header_bytes: usize) {
         let (plain, payload) = (u64::from(packed.header.plain_bytes), u64::from(packed.header.payload_bytes));
+        self.account.item(SentItem {
+            id: packed.id,
+            plain_bytes: packed.header.plain_bytes,
+            from_offset: packed.header.from_offset(),
+            payload_bytes: packed.header.payload_bytes,
+        });
         let report = &mut self.report;
         report.wire.overhead += header_bytes as u64;
         match packed.header.key {
@@ -337,6 +345,7 @@ impl Sending {
         }
         match end {
             SendEnd::Committed { commit, receipt } => {
+                self.account.committed();
                 let mut report = std::mem::take(&mut self.report);
                 report.saved_dedup_bytes = self.totals.bytes.saturating_sub(self.chunk_plain_bytes);
                 (report.commit, report.receipt) = (commit, receipt);
