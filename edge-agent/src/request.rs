@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
-use headwater_host::config::HumanDuration;
 use headwater_protocol::manifest::Totals;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Event, Role, VersionState};
-use crate::settings::Mode;
+use crate::settings::PublishSettings;
 
 /// A command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,14 +25,8 @@ pub enum Request {
     Sync,
     /// Publish a folder.
     Publish {
-        /// The folder, absolute.
-        folder: PathBuf,
-        /// The dataset.
-        dataset: String,
-        /// What happens to deleted files.
-        mode: Mode,
-        /// Time between two scans.
-        every: Option<HumanDuration>,
+        /// The folder, absolute, with all that is set of it.
+        entry: PublishSettings,
     },
     /// Subscribe to datasets.
     Subscribe {
@@ -275,10 +268,25 @@ pub struct DatasetReport {
     pub pending_bytes: u64,
     /// Files of which the bytes are only at the core.
     pub remote_files: u64,
+    /// What the folder may hold and holds, where that is limited and was looked at.
+    pub room: Option<RoomReport>,
     /// `in sync`, or what it waits for.
     pub state: String,
     /// Durability that the newest receipt promises, or empty.
     pub durability: String,
+}
+
+/// What a folder may hold, and what it held when it was looked at last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoomReport {
+    /// Bytes that its files take on the disk.
+    pub disk_bytes: u64,
+    /// The most that they may take, if that is limited.
+    pub quota_bytes: Option<u64>,
+    /// The least that must be free on its file system, if that is set.
+    pub min_free_bytes: Option<u64>,
+    /// So many bytes are too many; after a round of the daemon, none of the files may go for them.
+    pub excess_bytes: u64,
 }
 
 /// What `verify` found.

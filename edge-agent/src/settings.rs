@@ -13,6 +13,7 @@ use headwater_host::config::{ConfigError, ConfigSources, HumanBytes, HumanDurati
 use headwater_host::error::{CodedError, codes};
 pub use headwater_host::version::PublishMode as Mode;
 use headwater_host::{durable, logging};
+use headwater_protocol::commit::Durability;
 use headwater_protocol::name::{NamePattern, NameTemplate};
 use headwater_protocol::trust::is_address;
 use headwater_quic::Congestion;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::link::LinkSettings;
 use crate::catalog::Role;
+use crate::storage::quota::Limits;
 
 /// The folders that commands added, in the data folder.
 pub const FOLDERS_FILE: &str = "folders.toml";
@@ -150,6 +152,36 @@ pub struct PublishSettings {
     /// Whether it goes before everything else, as model updates do.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub urgent: bool,
+    /// The most that its files may take on the disk; above it, the oldest that the core keeps are freed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota: Option<HumanBytes>,
+    /// The least that must stay free on the folder's file system; below it, files are freed likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_free: Option<HumanBytes>,
+    /// How well the core must keep what is freed for these.
+    #[serde(default = "local_disk", skip_serializing_if = "is_local_disk")]
+    pub durability: Durability,
+}
+
+impl PublishSettings {
+    /// A folder with nothing set but what must be.
+    pub fn new(folder: PathBuf, dataset: NameTemplate) -> Self {
+        Self {
+            folder,
+            dataset,
+            mode: Mode::default(),
+            every: scan_every(),
+            urgent: false,
+            quota: None,
+            min_free: None,
+            durability: local_disk(),
+        }
+    }
+
+    /// What the folder may hold.
+    pub fn limits(&self) -> Limits {
+        Limits { quota_bytes: self.quota.map(|bytes| bytes.0), free_bytes_min: self.min_free.map(|bytes| bytes.0) }
+    }
 }
 
 /// A dataset that is kept here.
@@ -178,6 +210,15 @@ pub struct LocalSettings {
 
 fn scan_every() -> HumanDuration {
     HumanDuration(SCAN_EVERY)
+}
+
+fn local_disk() -> Durability {
+    Durability::LocalDisk
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_local_disk(durability: &Durability) -> bool {
+    *durability == Durability::LocalDisk
 }
 
 fn keep_versions() -> u32 {
@@ -357,15 +398,8 @@ mod tests {
 
     fn settings(published: &Path, local: &Path) -> Settings {
         let template = |name: &str| NameTemplate::new(name).expect("a name");
-        let every = HumanDuration(SCAN_EVERY);
         Settings {
-            publish: vec![PublishSettings {
-                folder: published.to_owned(),
-                dataset: template("open"),
-                mode: Mode::Append,
-                every,
-                urgent: false,
-            }],
+            publish: vec![PublishSettings::new(published.to_owned(), template("open"))],
             local: vec![LocalSettings { folder: local.to_owned(), dataset: template("secret") }],
             ..Settings::default()
         }

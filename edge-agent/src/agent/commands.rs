@@ -41,10 +41,10 @@ pub(super) async fn answer(agent: &Arc<Agent>, request: Request, reply: ReplySen
                 if agent.is_daemon() && agent.device().is_some() { Some(wait_for_session(agent)) } else { None };
             to_value(Box::pin(sync(agent, access, reply)).await)
         }
-        Request::Publish { folder, dataset, mode, every } => {
-            let text = format!("`{}` is published as `{dataset}`", folder.display());
-            let name = dataset.clone();
-            blocking(agent, move |agent| agent.add_publish(folder, &name, mode, every)).await?;
+        Request::Publish { entry } => {
+            let dataset = entry.dataset.as_str().to_owned();
+            let text = format!("`{}` is published as `{dataset}`", entry.folder.display());
+            blocking(agent, move |agent| agent.add_publish(&entry)).await?;
             Ok(json!({ "dataset": dataset, "text": text }))
         }
         Request::Subscribe { dataset, to, keep } => {
@@ -82,7 +82,7 @@ pub(super) async fn answer(agent: &Arc<Agent>, request: Request, reply: ReplySen
             let work = || async {
                 let (folder, paths) = (folder.clone(), paths.clone());
                 let covered = blocking(agent, move |agent| free::covered_version(agent, &folder)).await?;
-                announce_freed(agent, &covered).await?;
+                free::announce(agent, &covered).await?;
                 blocking(agent, move |agent| free::free(agent, &covered, &paths)).await
             };
             to_value(agent.healing(work).await?)
@@ -142,15 +142,6 @@ async fn leave(agent: &Arc<Agent>) -> Result<Value, CodedError> {
     let text = format!("`{}` has left its core; files and folder settings stay", device.card.name);
     agent.note(EventLevel::Info, "", "", text.clone());
     Ok(json!({ "device": device.card.name, "text": text }))
-}
-
-/// With a session, the core notes that it may hold the only copy before a byte goes. Without one the receipt does, and the
-/// next session tells.
-async fn announce_freed(agent: &Arc<Agent>, covered: &free::Covered) -> Result<(), CodedError> {
-    let Some(access) = agent.current_access() else { return Ok(()) };
-    let _at_work = agent.begin_work();
-    let connected = access.connected().await?;
-    crate::session::publish::announce_freed(agent, &connected, &covered.row, &covered.committed).await
 }
 
 /// The daemon's session, or the next one: the link is told to try at once.
@@ -243,7 +234,8 @@ mod tests {
         std::fs::create_dir_all(&data).expect("made");
         std::fs::write(files.join("a"), "a").expect("written");
         let agent = Agent::open(&data, None).expect("opened");
-        agent.add_publish(files.clone(), "data", crate::settings::Mode::Append, None).expect("added");
+        let name = headwater_protocol::name::NameTemplate::new("data").expect("a name");
+        agent.add_publish(&crate::settings::PublishSettings::new(files.clone(), name)).expect("added");
         let folder = agent.folder("data").expect("configured");
         // A core that never answers stands for a transfer that takes its time.
         let round = tokio::spawn({

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use headwater_host::config::HumanDuration;
 use headwater_host::error::{CodedError, codes};
+use headwater_protocol::commit::Durability;
 use headwater_protocol::name::{DatasetName, NameContext, NamePattern, NameTemplate};
 
 use super::Agent;
@@ -14,6 +14,7 @@ use crate::session::subscribe::folder_of;
 use crate::settings::{
     KEEP_VERSIONS, LocalSettings, Mode, PublishSettings, SCAN_EVERY, Settings, SubscribeSettings, is_in, overlap,
 };
+use crate::storage::quota::Limits;
 
 /// A folder that is scanned.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +31,25 @@ pub struct Folder {
     pub every: Duration,
     /// It goes before everything else.
     pub urgent: bool,
+    /// What it may hold.
+    pub limits: Limits,
+    /// How well the core must keep what is freed for these.
+    pub durability: Durability,
+}
+
+impl Folder {
+    fn new(dataset: DatasetName, path: &Path, role: Role) -> Self {
+        Self {
+            dataset,
+            path: path.to_owned(),
+            role,
+            mode: Mode::Mirror,
+            every: SCAN_EVERY,
+            urgent: false,
+            limits: Limits::default(),
+            durability: Durability::LocalDisk,
+        }
+    }
 }
 
 /// A subscription.
@@ -51,23 +71,31 @@ impl Agent {
         let context = device.as_ref().map_or(NameContext { device: "", labels: &[] }, |device| device.name_context());
         let mut folders = Vec::new();
         let mut problems = Vec::new();
-        let mut add =
-            |template: &NameTemplate, path: &PathBuf, role, mode, (every, urgent)| match template.expand(&context) {
-                Ok(dataset) => folders.push(Folder { dataset, path: path.clone(), role, mode, every, urgent }),
-                Err(_) if device.is_none() => {
-                    let message = format!("`{template}` gets its name when this device has joined a core");
-                    problems.push((template.as_str().to_owned(), CodedError::new(&codes::NOT_JOINED, message)));
-                }
-                Err(error) => {
-                    let error = CodedError::new(&codes::NAME_INVALID, error.to_string());
-                    problems.push((template.as_str().to_owned(), error));
-                }
-            };
+        let mut name = |template: &NameTemplate| match template.expand(&context) {
+            Ok(dataset) => Some(dataset),
+            Err(_) if device.is_none() => {
+                let message = format!("`{template}` gets its name when this device has joined a core");
+                problems.push((template.as_str().to_owned(), CodedError::new(&codes::NOT_JOINED, message)));
+                None
+            }
+            Err(error) => {
+                let error = CodedError::new(&codes::NAME_INVALID, error.to_string());
+                problems.push((template.as_str().to_owned(), error));
+                None
+            }
+        };
         for entry in &settings.publish {
-            add(&entry.dataset, &entry.folder, Role::Publish, entry.mode, (entry.every.0, entry.urgent));
+            folders.extend(name(&entry.dataset).map(|dataset| Folder {
+                mode: entry.mode,
+                every: entry.every.0,
+                urgent: entry.urgent,
+                limits: entry.limits(),
+                durability: entry.durability,
+                ..Folder::new(dataset, &entry.folder, Role::Publish)
+            }));
         }
         for entry in &settings.local {
-            add(&entry.dataset, &entry.folder, Role::Local, Mode::Mirror, (SCAN_EVERY, false));
+            folders.extend(name(&entry.dataset).map(|dataset| Folder::new(dataset, &entry.folder, Role::Local)));
         }
         (folders, problems)
     }
@@ -129,18 +157,9 @@ impl Agent {
     }
 
     /// Publishes a folder from now on.
-    pub fn add_publish(
-        &self,
-        folder: PathBuf,
-        dataset: &str,
-        mode: Mode,
-        every: Option<HumanDuration>,
-    ) -> Result<(), CodedError> {
-        let dataset = template(dataset)?;
-        self.check_folder(&folder)?;
-        self.check_name(&dataset, &folder)?;
-        let every = every.unwrap_or(HumanDuration(SCAN_EVERY));
-        let entry = PublishSettings { folder, dataset, mode, every, urgent: false };
+    pub fn add_publish(&self, entry: &PublishSettings) -> Result<(), CodedError> {
+        self.check_folder(&entry.folder)?;
+        self.check_name(&entry.dataset, &entry.folder)?;
         self.change_added(|added| {
             added.publish.retain(|known| known.dataset != entry.dataset);
             added.publish.push(entry.clone());

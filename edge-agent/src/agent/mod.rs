@@ -29,7 +29,7 @@ use crate::catalog::{self, Catalog, CatalogError, Event, EventLevel, Role};
 use crate::clock;
 use crate::device::Device;
 use crate::link::Gate;
-use crate::request::{ProblemReport, Request};
+use crate::request::{ProblemReport, Request, RoomReport};
 use crate::session::Connected;
 use crate::settings::Settings;
 use crate::watched;
@@ -61,6 +61,8 @@ pub struct Agent {
     unsent_changed: Notify,
     /// What went wrong with a folder at its newest scan, by dataset.
     problems: Mutex<BTreeMap<String, ProblemReport>>,
+    /// What folders with limits held at the newest look, by dataset.
+    rooms: Mutex<BTreeMap<String, RoomReport>>,
     busy: Mutex<HashMap<BusyKey, DatasetLock>>,
     scans: Arc<Semaphore>,
     /// Says that settings or the device changed, so that the daemon looks again.
@@ -135,6 +137,7 @@ impl Agent {
             unsent: Mutex::default(),
             unsent_changed: Notify::new(),
             problems: Mutex::default(),
+            rooms: Mutex::default(),
             busy: Mutex::default(),
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
             changed: watched::Sender::new(0),
@@ -254,6 +257,7 @@ impl Agent {
         let is_there = |name: &String| folders.iter().any(|folder| folder.dataset.as_str() == name);
         lock(&self.unsent).retain(|name, _| is_there(name));
         lock(&self.problems).retain(|name, _| is_there(name));
+        lock(&self.rooms).retain(|name, _| is_there(name));
     }
 
     /// Since when the oldest unacknowledged version waits, as far as this process knows.
@@ -279,6 +283,16 @@ impl Agent {
             .iter()
             .filter(|folder| is_meant(folder.role))
             .find_map(|folder| problems.get(folder.dataset.as_str()).cloned())
+    }
+
+    /// Notes what a folder with limits holds.
+    pub(crate) fn set_room(&self, dataset: &str, room: RoomReport) {
+        lock(&self.rooms).insert(dataset.to_owned(), room);
+    }
+
+    /// What a folder with limits held at the newest look of this process.
+    pub(crate) fn room(&self, dataset: &str) -> Option<RoomReport> {
+        lock(&self.rooms).get(dataset).copied()
     }
 
     /// Lets few scans run at once.

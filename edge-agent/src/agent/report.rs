@@ -12,6 +12,7 @@ use super::Agent;
 use crate::catalog::{Catalog, DatasetRow, Role, VersionRow};
 use crate::clock;
 use crate::request::{DatasetReport, MonthReport, StatusReport};
+use crate::storage::room;
 
 impl Agent {
     /// How things are.
@@ -24,7 +25,8 @@ impl Agent {
         let mut datasets = Vec::new();
         for folder in &folders {
             let row = catalog.dataset(folder.dataset.as_str(), folder.role, &folder.path)?;
-            datasets.push(dataset_report(&catalog, &row)?);
+            let room = room::look(self, folder);
+            datasets.push(DatasetReport { room, ..dataset_report(&catalog, &row)? });
         }
         for row in self.datasets()?.iter().filter(|row| row.role == Role::Subscribe) {
             datasets.push(dataset_report(&catalog, row)?);
@@ -137,6 +139,7 @@ fn dataset_report(catalog: &Catalog, row: &DatasetRow) -> Result<DatasetReport, 
         pending: pending.as_ref().map(|version| (version.number, version.state)),
         pending_bytes: if row.role == Role::Publish { pending_bytes(catalog, row)? } else { 0 },
         remote_files: catalog.freed_count(row.id)?,
+        room: None,
         state: state.to_owned(),
         durability: receipt.map(|receipt| receipt.durability.as_str().to_owned()).unwrap_or_default(),
     })

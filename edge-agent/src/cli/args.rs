@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use headwater_host::config::HumanDuration;
+use headwater_host::config::{HumanBytes, HumanDuration};
+use headwater_protocol::commit::Durability;
 
 use crate::settings::{KEEP_VERSIONS, Mode};
 
@@ -126,6 +127,32 @@ pub(super) struct PublishArgs {
     /// Time between two scans, as `5m`.
     #[arg(long)]
     pub(super) every: Option<HumanDuration>,
+    /// The most that its files may take on the disk, as `50GB`: above it, the oldest that the core keeps are freed.
+    #[arg(long)]
+    pub(super) quota: Option<HumanBytes>,
+    /// The least that must stay free on the disk, as `1GB`: below it, files are freed likewise.
+    #[arg(long)]
+    pub(super) min_free: Option<HumanBytes>,
+    /// How well the core must keep what is freed for these.
+    #[arg(long, value_enum, default_value_t = DurabilityArg::LocalDisk)]
+    pub(super) durability: DurabilityArg,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum DurabilityArg {
+    LocalDisk,
+    Backup,
+    ReplicatedStore,
+}
+
+impl From<DurabilityArg> for Durability {
+    fn from(durability: DurabilityArg) -> Self {
+        match durability {
+            DurabilityArg::LocalDisk => Self::LocalDisk,
+            DurabilityArg::Backup => Self::Backup,
+            DurabilityArg::ReplicatedStore => Self::ReplicatedStore,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

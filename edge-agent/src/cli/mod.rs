@@ -17,13 +17,14 @@ use clap::Parser;
 use headwater_host::control::{ControlClient, ControlHandler, ReplySender};
 use headwater_host::error::{CodedError, codes};
 use headwater_host::{durable, logging};
+use headwater_protocol::name::NameTemplate;
 use serde_json::Value;
 
 use crate::agent::{Agent, Handler};
 use crate::request::Request;
-use crate::settings::Settings;
+use crate::settings::{PublishSettings, Settings};
 use crate::{daemon, doctor};
-use args::{Arguments, Command, ConfigCommand};
+use args::{Arguments, Command, ConfigCommand, PublishArgs};
 
 /// The data folder of an agent that root runs, if nobody says otherwise.
 const SYSTEM_DATA_FOLDER: &str = "/var/lib/headwater/agent";
@@ -194,12 +195,7 @@ fn to_request(command: Command) -> Result<Request, CodedError> {
     Ok(match command {
         Command::Join { core_or_token, name } => join(core_or_token, name)?,
         Command::Sync { once: _ } => Request::Sync,
-        Command::Publish(args) => Request::Publish {
-            folder: absolute(&args.dir)?,
-            dataset: args.dataset,
-            mode: args.mode.into(),
-            every: args.every,
-        },
+        Command::Publish(args) => publish(args)?,
         Command::Subscribe { name, to, keep } => {
             Request::Subscribe { dataset: name, to: absolute(&to)?, keep: Some(keep) }
         }
@@ -238,6 +234,22 @@ fn join(core_or_token: String, name: Option<String>) -> Result<Request, CodedErr
             .with_hint(format!("try `edge-agent join {core_or_token} < FILE` with the token in FILE")));
     }
     Ok(Request::Join { token, core: Some(core_or_token), name })
+}
+
+fn publish(args: PublishArgs) -> Result<Request, CodedError> {
+    let dataset = NameTemplate::new(args.dataset.as_str())
+        .map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
+    let entry = PublishSettings::new(absolute(&args.dir)?, dataset);
+    Ok(Request::Publish {
+        entry: PublishSettings {
+            mode: args.mode.into(),
+            every: args.every.unwrap_or(entry.every),
+            quota: args.quota,
+            min_free: args.min_free,
+            durability: args.durability.into(),
+            ..entry
+        },
+    })
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, CodedError> {

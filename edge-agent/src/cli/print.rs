@@ -15,7 +15,8 @@ use serde_json::Value;
 
 use crate::catalog::Role;
 use crate::request::{
-    FreeReport, LogReport, ProblemReport, Request, SkippedReport, StatusReport, SyncReport, VerifyReport, VersionReport,
+    FreeReport, LogReport, ProblemReport, Request, RoomReport, SkippedReport, StatusReport, SyncReport, VerifyReport,
+    VersionReport,
 };
 use crate::settings::Settings;
 
@@ -238,6 +239,11 @@ fn status(out: &mut Out, report: &StatusReport) {
         }
         out.text(&rows.to_text());
     }
+    for dataset in &report.datasets {
+        if let Some(room) = &dataset.room {
+            say!(out, "{}: {}", dataset.name, room_line(room));
+        }
+    }
     if report.backlog_bytes > 0 {
         say!(out, "not yet acknowledged: {}", HumanBytes(report.backlog_bytes));
     }
@@ -261,6 +267,15 @@ fn status(out: &mut Out, report: &StatusReport) {
     if let Some(problem) = &report.last_error {
         print_problem(problem);
     }
+}
+
+fn room_line(room: &RoomReport) -> String {
+    let quota = room.quota_bytes.map_or_else(String::new, |quota| format!(" of {}", HumanBytes(quota)));
+    let excess = match room.excess_bytes {
+        0 => String::new(),
+        bytes => format!("; {} too much, which nothing can be freed for yet", HumanBytes(bytes)),
+    };
+    format!("{}{quota} on the disk{excess}", HumanBytes(room.disk_bytes))
 }
 
 fn log(out: &mut Out, report: &LogReport) {

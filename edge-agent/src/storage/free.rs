@@ -3,7 +3,9 @@
 //! goes; with a session, the core's own note as well, and without one the core is told at the next. And deleting files: they
 //! leave later versions too.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,16 +13,17 @@ use std::sync::Arc;
 use headwater_host::error::{CodedError, codes};
 use headwater_host::scan::Stamp;
 use headwater_protocol::codec::decode_stored;
-use headwater_protocol::commit::{CommitRecord, Receipt};
+use headwater_protocol::commit::{CommitRecord, Durability, Receipt};
 use headwater_protocol::id::ChunkId;
 use headwater_protocol::path::RelPath;
 use headwater_protocol::record::{Content, FileKind};
-use headwater_protocol::tree::{RecordAt, Tree};
+use headwater_protocol::tree::{RecordAt, Tree, TreeError};
 
 use super::{deletions, local_path};
 use crate::agent::{Agent, Folder};
 use crate::catalog::{Catalog, DatasetPages, DatasetRow, EventLevel, Role, VersionRow};
 use crate::request::{FreeReport, SkippedReport};
+use crate::settings::is_in;
 
 /// Files whose freeing is noted in one step.
 const BATCH: usize = 512;
@@ -32,30 +35,64 @@ const READ_BYTES: usize = 1 << 20;
 /// A dataset's newest committed version, when its files can be freed: what the core is told of and what is removed must be
 /// the same one.
 pub struct Covered {
-    catalog: Arc<Catalog>,
+    pub(super) catalog: Arc<Catalog>,
     /// The dataset.
     pub row: DatasetRow,
     /// The version; the core's receipt for it is good.
     pub committed: VersionRow,
+    /// How well the core keeps it, by that receipt.
+    pub durability: Durability,
+    /// Other published folders that have files of this one, and where in it they begin.
+    shared: Vec<(String, PathBuf)>,
 }
 
 /// Removes the local bytes of files that the core has a receipt for. The caller has the dataset since the version was taken.
 pub fn free(agent: &Arc<Agent>, covered: &Covered, paths: &[String]) -> Result<FreeReport, CodedError> {
-    let Covered { catalog, row, committed } = covered;
-    let manifest = committed.decode_manifest()?;
-    let pages = DatasetPages::new(Arc::clone(catalog), row.id);
-    let tree = Tree::new(&manifest, &pages);
-    let mut freeing = Freeing { catalog, row, tree, batch: Vec::new(), report: FreeReport::default() };
-    for path in paths {
-        freeing.below(&rel_path(path)?)?;
-    }
-    freeing.flush()?;
-    let report = freeing.report;
+    let report = covered.free(|freeing| paths.iter().try_for_each(|path| freeing.below(&rel_path(path)?)))?;
     if report.files > 0 {
         let text = format!("{} files were freed, {} bytes; the core keeps them", report.files, report.bytes);
-        agent.note(EventLevel::Info, "", &row.name, text);
+        agent.note(EventLevel::Info, "", &covered.row.name, text);
     }
     Ok(report)
+}
+
+/// The same for files that were chosen to make room, by their paths in the dataset.
+pub(super) fn free_files(agent: &Agent, covered: &Covered, paths: &[Vec<u8>]) -> Result<FreeReport, CodedError> {
+    let report = covered.free(|freeing| paths.iter().try_for_each(|path| freeing.file(path)))?;
+    if report.files > 0 {
+        let text =
+            format!("{} files were freed to make room, {} bytes; the core keeps them", report.files, report.bytes);
+        agent.note(EventLevel::Info, "", &covered.row.name, text);
+    }
+    Ok(report)
+}
+
+/// With a session, the core notes that it may hold the only copy before a byte goes. Without one the receipt does, and the
+/// next session tells.
+pub(crate) async fn announce(agent: &Arc<Agent>, covered: &Covered) -> Result<(), CodedError> {
+    let Some(access) = agent.current_access() else { return Ok(()) };
+    let _at_work = agent.begin_work();
+    let connected = access.connected().await?;
+    crate::session::publish::announce_freed(agent, &connected, &covered.row, &covered.committed).await
+}
+
+impl Covered {
+    /// The dataset of another published folder that a file lies in as well. Freed here, it would be deleted there.
+    pub(super) fn sharing(&self, path: &[u8]) -> Option<&str> {
+        sharing(&self.shared, path)
+    }
+
+    fn free(&self, choose: impl FnOnce(&mut Freeing<'_>) -> Result<(), CodedError>) -> Result<FreeReport, CodedError> {
+        let manifest = self.committed.decode_manifest()?;
+        let pages = DatasetPages::new(Arc::clone(&self.catalog), self.row.id);
+        let tree = Tree::new(&manifest, &pages);
+        let report = FreeReport::default();
+        let mut freeing =
+            Freeing { catalog: &self.catalog, row: &self.row, shared: &self.shared, tree, batch: Vec::new(), report };
+        choose(&mut freeing)?;
+        freeing.flush()?;
+        Ok(freeing.report)
+    }
 }
 
 /// Leaves files out of later versions, and removes them here. Gives how many paths were named.
@@ -101,12 +138,32 @@ pub fn covered_version(agent: &Agent, folder: &Folder) -> Result<Covered, CodedE
     }
     let catalog = agent.catalog();
     let row = catalog.dataset(dataset, folder.role, &folder.path)?;
-    let committed = covered(agent, &catalog, &row)?;
-    Ok(Covered { catalog, row, committed })
+    let (committed, durability) = covered(agent, &catalog, &row)?;
+    let others = agent.folders().0.into_iter().filter(|other| {
+        let is_same = other.path == folder.path && other.dataset == folder.dataset;
+        other.role == Role::Publish && !is_same
+    });
+    let shared =
+        others.filter_map(|other| Some((other.dataset.as_str().to_owned(), common(&folder.path, &other.path)?)));
+    Ok(Covered { shared: shared.collect(), catalog, row, committed, durability })
+}
+
+fn sharing<'a>(shared: &'a [(String, PathBuf)], path: &[u8]) -> Option<&'a str> {
+    let path = Path::new(OsStr::from_bytes(path));
+    shared.iter().find(|(_, begin)| path.starts_with(begin)).map(|(dataset, _)| dataset.as_str())
+}
+
+/// Where in `folder` begins what lies in `other` as well, whichever links lead to them.
+fn common(folder: &Path, other: &Path) -> Option<PathBuf> {
+    if is_in(folder, other) {
+        return Some(PathBuf::new());
+    }
+    let (folder, other) = (folder.canonicalize().ok()?, other.canonicalize().ok()?);
+    other.strip_prefix(folder).ok().map(Path::to_owned)
 }
 
 /// The newest committed version, if its receipt is good.
-fn covered(agent: &Agent, catalog: &Catalog, row: &DatasetRow) -> Result<VersionRow, CodedError> {
+fn covered(agent: &Agent, catalog: &Catalog, row: &DatasetRow) -> Result<(VersionRow, Durability), CodedError> {
     let without = |reason: &str| {
         CodedError::new(&codes::LAST_COPY, format!("no file of `{}` can be freed: {reason}", row.name))
             .with_hint("wait until the dataset is in sync (`edge-agent status`), then try again")
@@ -121,12 +178,13 @@ fn covered(agent: &Agent, catalog: &Catalog, row: &DatasetRow) -> Result<Version
     if record.version != committed.version || receipt.verify(&record, device.identity.authority()).is_err() {
         return Err(without("the receipt for its newest version is not good"));
     }
-    Ok(committed)
+    Ok((committed, receipt.durability))
 }
 
 struct Freeing<'a> {
     catalog: &'a Catalog,
     row: &'a DatasetRow,
+    shared: &'a [(String, PathBuf)],
     tree: Tree<'a>,
     /// Files that were read and are what the core has, with the stamp at that time.
     batch: Vec<(Vec<u8>, PathBuf, Stamp)>,
@@ -151,10 +209,22 @@ impl Freeing<'_> {
         Err(CodedError::new(&codes::PATH_NOT_IN_DATASET, message))
     }
 
+    /// Frees one file, if the version has it.
+    fn file(&mut self, path: &[u8]) -> Result<(), CodedError> {
+        let Ok(path) = RelPath::new(path) else { return Ok(()) };
+        let damaged = |error: TreeError| CodedError::new(&codes::CATALOG_DAMAGED, error.to_string());
+        let found = self.tree.find(&path).map_err(damaged)?;
+        found.map_or(Ok(()), |record| self.one(&record))
+    }
+
     fn one(&mut self, record: &RecordAt) -> Result<(), CodedError> {
         let Some(path) = local_path(&self.row.folder, &record.path) else { return Ok(()) };
         // What is not here is freed already, or was deleted.
         let Some(before) = Stamp::of_file(&path) else { return Ok(()) };
+        if let Some(other) = sharing(self.shared, &record.path) {
+            self.keep(record, &format!("it lies in the folder of `{other}` as well, which would lose it"));
+            return Ok(());
+        }
         match self.holds(&path, record) {
             Ok(true) => {
                 self.batch.push((record.path.clone(), path, before));
@@ -278,7 +348,8 @@ mod tests {
         let tree = Tree::from_root(None, 0, &pages);
         let named = || (b"a".to_vec(), local.clone(), Stamp::of_file(&local).expect("a file"));
         let batch = vec![named(), named()];
-        let mut freeing = Freeing { catalog: &catalog, row: &row, tree, batch, report: FreeReport::default() };
+        let mut freeing =
+            Freeing { catalog: &catalog, row: &row, shared: &[], tree, batch, report: FreeReport::default() };
         freeing.flush().expect("freed");
         assert_eq!((freeing.report.files, local.exists()), (1, false));
         assert!(catalog.is_freed(row.id, b"a").expect("asked"));

@@ -1,9 +1,11 @@
 //! What the agent does on its disk besides the catalog: chunks on their way into a subscription, finding chunks in files
-//! that are here already, freeing files that are safe at the core, and reading everything again.
+//! that are here already, freeing files that are safe at the core, by command or to make room, and reading everything again.
 
 pub(crate) mod deletions;
 pub mod free;
 pub mod holdings;
+pub mod quota;
+pub(crate) mod room;
 pub mod staging;
 pub mod verify;
 

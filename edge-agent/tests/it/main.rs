@@ -9,6 +9,7 @@ mod operating;
 mod policy;
 mod publish;
 mod reuse;
+mod room;
 mod subscribe;
 mod support;
 mod unmounted;

@@ -19,6 +19,7 @@ use crate::catalog::{Catalog, DatasetRow, EventLevel, Role, VersionRow, VersionS
 use crate::request::SkippedReport;
 use crate::session::collect::Collector;
 use crate::session::{Access, Connected, CoreHead};
+use crate::storage::room;
 
 /// Times that files may be taken back out of one version before the folder is left alone until the next scan.
 const REVERTS_MAX: u32 = 16;
@@ -52,6 +53,20 @@ pub async fn publish(
     collector: &Collector,
 ) -> Result<Option<Duration>, CodedError> {
     let _round = agent.have_round(folder.dataset.as_str(), &folder.path).await;
+    let done = bring_up_to_date(agent, folder, access, rounds, collector).await;
+    if let Err(error) = room::make(agent, folder).await {
+        agent.note_error(folder.dataset.as_str(), &error);
+    }
+    done
+}
+
+async fn bring_up_to_date(
+    agent: &Arc<Agent>,
+    folder: &Folder,
+    access: Option<&Access>,
+    rounds: Rounds,
+    collector: &Collector,
+) -> Result<Option<Duration>, CodedError> {
     let mut round = Round { agent, folder, collector, settle_waits: if rounds.settle { SETTLE_WAITS } else { 0 } };
     let access = access.filter(|_| folder.role == Role::Publish);
     if let Some(access) = access {
@@ -61,7 +76,15 @@ pub async fn publish(
     let mut idle = 0;
     let mut has_sent = false;
     loop {
-        let built = round.build().await?;
+        let built = match round.build().await {
+            Ok(built) => built,
+            Err(error) => {
+                if let Some(access) = access.filter(|_| error.is(&codes::DISK_FULL)) {
+                    round.send_what_is_there(access).await;
+                }
+                return Err(error);
+            }
+        };
         let again = built.report.settled_in;
         let Some(access) = access else {
             round.finish_here(&built).await?;
@@ -204,6 +227,19 @@ impl Round<'_> {
             self.agent.note(EventLevel::Warn, code.code, &row.name, text);
         }
         Ok(files.len())
+    }
+
+    /// Sends what an earlier scan has put into the catalog, where there is no room for another one.
+    async fn send_what_is_there(&self, access: &Access) {
+        let folder = self.folder.clone();
+        let row = self.look(move |catalog| Ok(catalog.dataset(folder.dataset.as_str(), folder.role, &folder.path)?));
+        let sent = async {
+            let (connected, row) = (access.connected().await?, row.await?);
+            self.deliver(&connected, &row).await
+        };
+        if let Err(error) = sent.await {
+            self.agent.note_error(self.folder.dataset.as_str(), &error);
+        }
     }
 
     async fn build(&mut self) -> Result<Built, CodedError> {

@@ -22,7 +22,7 @@ use super::keep::forget_deletions_of;
 use super::source::PublishSource;
 use crate::agent::Agent;
 use crate::blocking::blocking;
-use crate::catalog::{Catalog, DatasetPages, DatasetRow, EventLevel, Role, VersionRow, VersionState};
+use crate::catalog::{Catalog, CatalogError, DatasetPages, DatasetRow, EventLevel, Role, VersionRow, VersionState};
 use crate::device::Device;
 use crate::session::link::Link;
 use crate::session::transfer_error;
@@ -214,8 +214,11 @@ fn signed(device: &Device, catalog: &Catalog, row: &DatasetRow, version: Version
     let certificate = device.identity.certificate().to_vec();
     let record = CommitRecord::sign_as_author(&name, version.number, version.version, &device.identity, certificate);
     let offered = VersionRow { record: encode_stored(&record), state: VersionState::Offered, ..version };
-    catalog.put_version(row.id, &offered)?;
-    Ok(offered)
+    match catalog.put_version(row.id, &offered) {
+        // A full disk keeps nothing from being sent. Should the answer be lost, the version is known again by its id.
+        Ok(()) | Err(CatalogError::Full) => Ok(offered),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Checks what the core answered, and makes it durable here.

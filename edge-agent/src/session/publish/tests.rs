@@ -297,7 +297,8 @@ fn what_was_published_and_is_local_now_answers_no_question() {
     let settings = || crate::settings::Settings::load(site.agent.data(), None).expect("read");
     assert!(settings().publish.is_empty());
     let (agent, catalog) = (&site.agent, site.catalog());
-    agent.add_publish(files.clone(), "data", crate::settings::Mode::Append, None).expect("added");
+    let name = headwater_protocol::name::NameTemplate::new("data").expect("a name");
+    agent.add_publish(&crate::settings::PublishSettings::new(files.clone(), name)).expect("added");
     site.write("a");
     let chunk = ChunkId::of(&fs::read(site.path("a")).expect("read"));
     let row = site.scan().row;
