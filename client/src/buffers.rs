@@ -3,13 +3,15 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use headwater_fabric::{JobLane, Slot};
+
 /// Buffers that are kept for the next time.
 const KEPT_MAX: usize = 64;
 
 /// The buffers that are free, and how large they are to be.
 #[derive(Debug)]
 pub(crate) struct Buffers {
-    free: Mutex<Vec<Vec<u8>>>,
+    free: Mutex<Vec<Slot>>,
     bytes: AtomicUsize,
 }
 
@@ -18,15 +20,15 @@ impl Buffers {
         Arc::new(Self { free: Mutex::default(), bytes: AtomicUsize::new(bytes) })
     }
 
-    fn locked(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+    fn locked(&self) -> MutexGuard<'_, Vec<Slot>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A buffer of the present size.
-    pub(crate) fn take(&self) -> Vec<u8> {
+    /// A buffer of the present size, made for `lane` if none is left over.
+    pub(crate) fn take(&self, lane: &dyn JobLane) -> Slot {
         let bytes = self.bytes.load(Ordering::Relaxed);
         let kept = self.locked().pop().filter(|buffer| buffer.len() >= bytes);
-        kept.unwrap_or_else(|| vec![0; bytes])
+        kept.unwrap_or_else(|| lane.slot(bytes))
     }
 
     /// Buffers have so many bytes at least from now on.
@@ -35,7 +37,7 @@ impl Buffers {
     }
 
     /// Takes a buffer back.
-    pub(crate) fn give(&self, buffer: Vec<u8>) {
+    pub(crate) fn give(&self, buffer: Slot) {
         let fits = buffer.len() >= self.bytes.load(Ordering::Relaxed);
         let mut free = self.locked();
         if fits && free.len() < KEPT_MAX {
@@ -48,21 +50,23 @@ impl Buffers {
 #[derive(Debug)]
 pub(crate) struct Buffer {
     buffers: Arc<Buffers>,
-    bytes: Vec<u8>,
+    slot: Option<Slot>,
 }
 
 impl Buffer {
-    pub(crate) fn new(buffers: &Arc<Buffers>, bytes: Vec<u8>) -> Self {
-        Self { buffers: buffers.clone(), bytes }
+    pub(crate) fn new(buffers: &Arc<Buffers>, slot: Slot) -> Self {
+        Self { buffers: buffers.clone(), slot: Some(slot) }
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.slot.as_deref().unwrap_or_default()
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.buffers.give(std::mem::take(&mut self.bytes));
+        if let Some(slot) = self.slot.take() {
+            self.buffers.give(slot);
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use headwater_fabric::planes::JobPlanes;
 use headwater_host::error::{CodedError, codes};
 use headwater_quic::{ClientOptions, Identity, IdentityKey, JoinError, join, work};
 use serde_json::Value;
@@ -40,8 +41,8 @@ pub struct Stats {
     pub waited: Duration,
     /// What bytes travel on; none while there is no connection.
     pub transport: Option<&'static str>,
-    /// Why it is that.
-    pub transport_reason: String,
+    /// Why it is not RDMA; none where it is.
+    pub transport_reason: Option<String>,
 }
 
 #[derive(Default)]
@@ -57,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) buffers: Arc<Buffers>,
     pub(crate) counters: Counters,
+    planes: JobPlanes,
     state: Mutex<State>,
 }
 
@@ -71,6 +73,7 @@ impl Client {
     pub async fn connect(options: Options) -> Result<Self, CodedError> {
         let shared = Shared {
             buffers: Buffers::new(options.buffer_bytes.min(options.buffer_bytes_max)),
+            planes: JobPlanes::open(&options.rdma),
             options,
             counters: Counters::default(),
             state: Mutex::default(),
@@ -104,7 +107,9 @@ impl Client {
             connections: value(&counters.connections),
             waited: Duration::from_nanos(value(&counters.waited_ns)),
             transport: link.map(|(_, link)| link.lane.plane()),
-            transport_reason: "this release reads over TCP only".to_owned(),
+            transport_reason: link
+                .and_then(|(_, link)| link.lane.why_not_rdma())
+                .or_else(|| self.shared.planes.why_not_rdma().map(ToOwned::to_owned)),
         }
     }
 
@@ -149,7 +154,7 @@ impl Shared {
             None => self.join().await?,
         };
         state.identity = Some(identity.clone());
-        let link = Link::open(&self.options.token.addresses, &identity).await?;
+        let link = Link::open(&self.options.token.addresses, &identity, &self.planes).await?;
         let number = self.counters.connections.fetch_add(1, Ordering::Relaxed) + 1;
         state.link = Some((number, link.clone()));
         Ok((number, link))

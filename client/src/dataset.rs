@@ -217,7 +217,7 @@ impl Inner {
         let began = Instant::now();
         loop {
             let (link, source) = self.source().await?;
-            let slot = buffers.take();
+            let slot = buffers.take(&*link.lane);
             let answer = match link.lane.read(source, what.clone(), slot).await {
                 Ok(answer) => answer,
                 Err(error) => {

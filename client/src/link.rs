@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use headwater_fabric::planes::JobPlanes;
 use headwater_fabric::{JobLane, LaneError, tcp};
 use headwater_host::control::Pieces;
 use headwater_host::error::{CodedError, codes};
@@ -81,7 +82,11 @@ impl Talk {
 
 impl Link {
     /// Reaches the core at one of `addresses`.
-    pub(crate) async fn open(addresses: &[String], identity: &Identity) -> Result<Arc<Self>, CodedError> {
+    pub(crate) async fn open(
+        addresses: &[String],
+        identity: &Identity,
+        planes: &JobPlanes,
+    ) -> Result<Arc<Self>, CodedError> {
         let (dialler, connection) = reach(addresses, identity).await?;
         let remote = connection.remote_address();
         let control = greet(&connection).await?;
@@ -90,7 +95,7 @@ impl Link {
         let (end, ended) = watch::channel(None);
         let end = Arc::new(end);
         work::spawn(listen(talk.clone(), events, end.clone()));
-        let lane = open_lane(&talk, &handle, remote, end).await.inspect_err(|_| handle.close(0, ""))?;
+        let lane = open_lane(&talk, &handle, remote, end, planes).await.inspect_err(|_| handle.close(0, ""))?;
         Ok(Arc::new(Self { lane, handle, talk, ended, dialler }))
     }
 
@@ -204,6 +209,7 @@ async fn open_lane(
     handle: &SessionHandle,
     core: SocketAddr,
     end: Arc<watch::Sender<Option<String>>>,
+    planes: &JobPlanes,
 ) -> Result<Box<dyn JobLane>, CodedError> {
     let answer = ask(talk, handle, |question| ReaderMessage::OpenData { question }).await?;
     let ReaderMessage::DataOpened { way, .. } = answer else {
@@ -218,7 +224,17 @@ async fn open_lane(
         end.send_if_modified(|ended| ended.is_none().then(|| *ended = Some(why)).is_some());
         handle.close(0, "the data connection ended");
     });
-    Ok(Box::new(lane))
+    let mut number = [0; 4];
+    work::fill_random(&mut number)
+        .map_err(|_| CodedError::new(&codes::INTERNAL, "this machine's system gave no random bytes"))?;
+    let (lane, runner) = planes.lane(lane, &way, u32::from_le_bytes(number)).await;
+    if let Some(runner) = runner {
+        work::spawn(async move {
+            let why = runner.await;
+            tracing::warn!(why, "reads no more over RDMA, but over TCP");
+        });
+    }
+    Ok(lane)
 }
 
 fn lane_failed(way: &DataWay, error: &LaneError) -> CodedError {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use headwater_fabric::RdmaSettings;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::trust::{Token, TokenError, is_address};
 
@@ -27,6 +28,8 @@ pub struct Options {
     pub buffer_bytes: usize,
     /// Bytes beyond which no receive buffer grows.
     pub buffer_bytes_max: usize,
+    /// RDMA, where this was built with it and the machine has a device.
+    pub rdma: RdmaSettings,
     /// How long a core that has gone is waited for before a read fails.
     pub reconnect_for: Duration,
 }
@@ -39,6 +42,7 @@ impl Options {
             verify: true,
             buffer_bytes: 1 << 20,
             buffer_bytes_max: 256 << 20,
+            rdma: RdmaSettings::default(),
             reconnect_for: Duration::from_mins(5),
         }
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use headwater_fabric::RdmaSettings;
 use headwater_host::config::{HumanBytes, HumanDuration, Problem, Validate};
 use headwater_host::logging;
 use headwater_protocol::trust::is_address;
@@ -157,6 +158,8 @@ pub struct ServingConfig {
     /// Whether nobody but its owners can read or change what travels between core and jobs: then it is not encrypted. What
     /// arrives is verified either way.
     pub trusted_network: bool,
+    /// RDMA, where the core was built with it and the machine has a device. It is not encrypted, so it needs a trusted network.
+    pub rdma: RdmaSettings,
 }
 
 /// How bytes rest.
@@ -280,6 +283,9 @@ impl Validate for Config {
         }
         if self.memory.cache.0 < CACHE_BYTES_MIN {
             problems.push(Problem::of_key("memory.cache", format!("at least {CACHE_BYTES_MIN} bytes are needed")));
+        }
+        for problem in self.serving.rdma.problems() {
+            problems.push(Problem::of_key("serving.rdma", problem.to_string()));
         }
         if self.certificates.lifetime.0 > CERTIFICATE_LIFETIME_MAX || self.certificates.lifetime.0.is_zero() {
             problems

@@ -34,13 +34,18 @@ struct StepResult {
 pub(crate) fn run() -> anyhow::Result<()> {
     println!("==> setup");
     setup::ensure(&[setup::C_COMPILER, setup::RUSTFMT, setup::CLIPPY])?;
+    setup::ensure(&setup::LAB)?;
+    setup::ensure(&setup::RDMA)?;
     let skipped = Skipped::new();
     let results = [
         step("fmt", || plain(cargo().args(["fmt", "--all", "--", "--check"]))),
         step("tidy", || tidy::run().map(|()| Tally::default())),
-        step("clippy", || plain(cargo().args(CLIPPY_ARGS))),
+        step("clippy", || {
+            plain(cargo().args(CLIPPY_ARGS).args(lab::rdma_features()).args(["--", "--deny", "warnings"]))
+        }),
         step("tests", || tests(&skipped)),
         step("lab", || in_lab(&skipped)),
+        step("rdma", || over_rdma(&skipped)),
     ];
 
     println!("\n==> summary");
@@ -61,8 +66,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-const CLIPPY_ARGS: [&str; 8] =
-    ["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "--deny", "warnings"];
+const CLIPPY_ARGS: [&str; 5] = ["clippy", "--workspace", "--all-targets", "--locked", "--quiet"];
 
 fn step(name: &'static str, body: impl FnOnce() -> anyhow::Result<Tally>) -> StepResult {
     println!("\n==> {name}");
@@ -87,7 +91,7 @@ fn plain(command: &mut std::process::Command) -> anyhow::Result<Tally> {
 /// All tests and doc tests, shown as they run and summed from the lines in which each test binary says what it came to.
 fn tests(skipped: &Skipped) -> anyhow::Result<Tally> {
     let mut command = cargo();
-    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
+    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(lab::rdma_features());
     let line = line_of(&command);
     let mut child = command
         .env(Skipped::VARIABLE, &skipped.path)
@@ -123,6 +127,17 @@ fn in_lab(skipped: &Skipped) -> anyhow::Result<Tally> {
         return Ok(Tally::default());
     }
     lab::short(&Programs::tested())?;
+    Ok(Tally { passed: 1, failed: 0 })
+}
+
+/// Training jobs over a verbs device in the lab.
+fn over_rdma(skipped: &Skipped) -> anyhow::Result<Tally> {
+    if let Some(reason) = lab::lacking_rdma() {
+        println!("skipped: {reason}");
+        skipped.note(&format!("`cargo xtask lab rdma`: {reason}"))?;
+        return Ok(Tally::default());
+    }
+    lab::rdma_short()?;
     Ok(Tally { passed: 1, failed: 0 })
 }
 

@@ -59,6 +59,8 @@ enum Command {
 enum LabCommand {
     /// One sync over a lossy link in a virtual machine with Debian's kernel, which the core then verifies
     Short,
+    /// Let training jobs read over RDMA from a Soft-RoCE device in the virtual machine, with its bandwidth beside that of ib_write_bw
+    Rdma,
     /// Measure what daemons and rsync make of links, as root; a whole run writes docs/benchmarks.md
     Goodput {
         /// Parts of links' names, which leave out the others and write nothing; or files with recorded links, in addition
@@ -94,6 +96,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Audit { seconds, targets } => audit::run(seconds, &targets),
         Command::Bench { names, shrink, disk } => bench::run(&bench::Options { names, shrink, disk }),
         Command::Lab { errand: LabCommand::Short } => lab::run(&lab::Errand::Short),
+        Command::Lab { errand: LabCommand::Rdma } => lab::run(&lab::Errand::Rdma),
         Command::Lab { errand: LabCommand::Goodput { links } } => lab::run(&lab::Errand::Goodput(links)),
         Command::Dist { target } => dist::run(target.as_deref()),
     }

@@ -28,6 +28,18 @@ enum Source {
     Rustup(&'static str),
 }
 
+impl Need {
+    /// Its name, for people.
+    pub(crate) const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether it is there.
+    pub(crate) fn is_present(&self) -> bool {
+        (self.present)()
+    }
+}
+
 /// Where Debian's package of Fashion-MNIST puts its files.
 pub(crate) const FASHION_MNIST_DIR: &str = "/usr/share/datasets/fashion-mnist";
 
@@ -98,6 +110,36 @@ pub(crate) const LAB: [Need; 4] = [
     IP_AND_TC,
 ];
 
+/// What builds the bindings of verbs.
+const fn of_rdma(name: &'static str, present: fn() -> bool, package: &'static str) -> Need {
+    let purpose = "RDMA (`--features rdma`, `cargo xtask lab rdma`), whose tests are otherwise left out";
+    Need { name, purpose, required: false, present, source: Source::Apt(package) }
+}
+
+/// Whether a file of a C library is there.
+fn has_file(path: &str) -> bool {
+    Path::new(path).exists()
+}
+
+/// What RDMA needs: to build its bindings, and for a device in the lab.
+pub(crate) const RDMA: [Need; 9] = [
+    of_rdma("cmake", || on_path("cmake"), "cmake"),
+    of_rdma("pkg-config", || on_path("pkg-config"), "pkg-config"),
+    of_rdma("libclang", has_clang, "libclang-dev"),
+    of_rdma("libnl", || has_file("/usr/include/libnl3/netlink/netlink.h"), "libnl-3-dev"),
+    of_rdma("libnl-route", || has_file("/usr/include/libnl3/netlink/route/route.h"), "libnl-route-3-dev"),
+    of_rdma("libibverbs", || has_file("/usr/include/infiniband/verbs.h"), "libibverbs-dev"),
+    of_rdma("the Soft-RoCE provider", || has_file("/etc/libibverbs.d/rxe.driver"), "ibverbs-providers"),
+    of_rdma("ib_write_bw", || on_path("ib_write_bw"), "perftest"),
+    of_rdma("rdma", || of_system("rdma"), "iproute2"),
+];
+
+/// Whether there is a libclang that can be loaded.
+fn has_clang() -> bool {
+    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    folders.map(|entry| entry.path()).any(|folder| folder.join("lib/libclang.so").exists())
+}
+
 /// What the lab's links between namespaces need.
 pub(crate) const LINKS: [Need; 2] = [IP_AND_TC, RSYNC];
 
@@ -107,6 +149,7 @@ const ALL: [Need; 5] = [C_COMPILER, RUSTFMT, CLIPPY, FASHION_MNIST, RSYNC];
 pub(crate) fn run() -> anyhow::Result<()> {
     ensure(&ALL)?;
     ensure(&LAB)?;
+    ensure(&RDMA)?;
     if !musl_installed() {
         println!(
             "note: the target x86_64-unknown-linux-musl is not installed; `cargo xtask dist` links the agent statically \

@@ -13,6 +13,7 @@ use anyhow::{Context as _, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::lab;
 use crate::process::{cargo, output, run, target_dir};
 
 /// How long a daemon may take to be ready.
@@ -34,6 +35,7 @@ impl Programs {
     pub(crate) fn build(release: bool) -> anyhow::Result<Self> {
         let mut command = cargo();
         command.args(["build", "--locked", "--quiet", "--workspace", "--exclude", "xtask", "--bins"]);
+        command.args(lab::rdma_features());
         if release {
             command.arg("--release");
         }

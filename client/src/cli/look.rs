@@ -45,7 +45,8 @@ pub(super) async fn doctor(options: Options, json: bool) -> Result<(), CodedErro
     };
     step("connection", true, "the core answers, over UDP and TCP")?;
     let stats = client.stats().await;
-    step("transport", true, &format!("{}: {}", stats.transport.unwrap_or("none"), stats.transport_reason))?;
+    let why = stats.transport_reason.map(|why| format!(" (no RDMA: {why})")).unwrap_or_default();
+    step("transport", true, &format!("{}{why}", stats.transport.unwrap_or("none")))?;
     let mut count = 0;
     let listed = client.command(&json!({ "command": "dataset-list", "pattern": null }), |_| count += 1).await;
     client.close().await;

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use headwater_fabric::Region;
 use headwater_protocol::id::ChunkId;
 use headwater_quic::work;
 use tokio::sync::{Semaphore, watch};
@@ -129,6 +130,11 @@ impl ResidentCache {
 
     fn locked(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its memory, which is taken now if it was not before.
+    pub fn region(&self) -> &Region {
+        self.slabs().region()
     }
 
     fn slabs(&self) -> &Arc<Slabs> {

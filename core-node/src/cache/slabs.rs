@@ -6,12 +6,14 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use headwater_fabric::Region;
 
 /// Bytes of a block.
 pub const BLOCK_BYTES: usize = 64 * 1024;
 
 /// The region and its free blocks.
 pub struct Slabs {
+    region: Region,
     blocks: usize,
     free: Mutex<Vec<&'static mut [u8]>>,
 }
@@ -20,10 +22,15 @@ impl Slabs {
     /// Takes memory for blocks of `bytes` together. It stays until the process ends: a device may know its address.
     pub fn new(bytes: u64) -> Arc<Self> {
         let blocks = usize::try_from(bytes).unwrap_or(usize::MAX) / BLOCK_BYTES;
-        let region: &'static mut [u8] = Box::leak(vec![0; blocks * BLOCK_BYTES].into_boxed_slice());
+        let (region, bytes) = Region::take(blocks * BLOCK_BYTES);
         // The ones that come first are given first: what is never used is never touched.
-        let free: Vec<_> = region.chunks_exact_mut(BLOCK_BYTES).rev().collect();
-        Arc::new(Self { blocks, free: Mutex::new(free) })
+        let free: Vec<_> = bytes.chunks_exact_mut(BLOCK_BYTES).rev().collect();
+        Arc::new(Self { region, blocks, free: Mutex::new(free) })
+    }
+
+    /// The memory of all blocks.
+    pub fn region(&self) -> &Region {
+        &self.region
     }
 
     /// How many blocks there are.

@@ -193,6 +193,15 @@ const TEMPLATE_REST: &str = r#"
 # [serving]
 # trusted_network = false            # true: what training jobs read is not encrypted on its way, only verified
 
+# [serving.rdma]                     # for a core that was built with RDMA, in a trusted network
+# enabled = true
+# device = "mlx5_0"                  # by default the first with an active port; `port` and `gid_index` likewise
+# traffic_class = 0                  # DSCP in its upper six bits, as the network's lossless class wants it
+# service_level = 0
+# timeout = 14                       # of an acknowledgement: 4.096 us * 2^14 = 67 ms
+# retries = 6
+# spin_us = 0                        # look for completions so long before sleeping
+
 # [proofs]
 # lifetime = "336h"                  # how long an upload that no version names yet is kept
 # prefixes = "32MiB"                 # unfinished chunks that are kept for one device

@@ -195,7 +195,7 @@ fn to_request(command: Command) -> Result<Request, CodedError> {
     Ok(match command {
         Command::Join { core_or_token, name } => join(core_or_token, name)?,
         Command::Sync { once: _ } => Request::Sync,
-        Command::Publish(args) => publish(args)?,
+        Command::Publish(args) => publish(&args)?,
         Command::Subscribe { name, to, keep } => {
             Request::Subscribe { dataset: name, to: absolute(&to)?, keep: Some(keep) }
         }
@@ -236,7 +236,7 @@ fn join(core_or_token: String, name: Option<String>) -> Result<Request, CodedErr
     Ok(Request::Join { token, core: Some(core_or_token), name })
 }
 
-fn publish(args: PublishArgs) -> Result<Request, CodedError> {
+fn publish(args: &PublishArgs) -> Result<Request, CodedError> {
     let dataset = NameTemplate::new(args.dataset.as_str())
         .map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
     let entry = PublishSettings::new(absolute(&args.dir)?, dataset);

@@ -7,8 +7,16 @@
 //! Nothing here starts a task, reads a clock or decides who may read what: callers run the futures, and say when and whether.
 
 pub mod invitation;
+pub mod memory;
+pub mod offer;
 pub mod plane;
+pub mod planes;
+#[cfg(feature = "rdma")]
+pub mod rdma;
+mod settings;
 pub mod tcp;
 
 pub use invitation::{Invitations, Secret};
+pub use memory::{Region, Slot};
 pub use plane::{CoreLane, Delivery, Gate, JobLane, LaneError, ReadAnswer, Turn};
+pub use settings::{RdmaSettings, RdmaSettingsError};

@@ -11,6 +11,8 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use headwater_protocol::delivery::{ReadFailure, ReadRequest, ReadWhat};
 
+use crate::memory::Slot;
+
 /// Why a lane ended.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LaneError {
@@ -66,9 +68,9 @@ pub trait CoreLane: Send + Sync {
 #[derive(Debug)]
 pub enum ReadAnswer {
     /// The slot was filled.
-    Filled(Vec<u8>),
+    Filled(Slot),
     /// It was not, and is given back as it is.
-    Failed(Vec<u8>, ReadFailure),
+    Failed(Slot, ReadFailure),
 }
 
 /// The job's end of a lane.
@@ -76,6 +78,16 @@ pub trait JobLane: Send + Sync {
     /// Which plane it is, for people.
     fn plane(&self) -> &'static str;
 
+    /// Why it is not RDMA, where that was wanted; for people.
+    fn why_not_rdma(&self) -> Option<String> {
+        None
+    }
+
+    /// A slot of `len` bytes, as this lane fills it best. Other lanes take it too.
+    fn slot(&self, len: usize) -> Slot {
+        Slot::plain(len)
+    }
+
     /// Asks for bytes of `source` into `slot`. Dropping the future leaves the slot with the lane until the core has answered.
-    fn read(&self, source: u32, what: ReadWhat, slot: Vec<u8>) -> BoxFuture<'_, Result<ReadAnswer, LaneError>>;
+    fn read(&self, source: u32, what: ReadWhat, slot: Slot) -> BoxFuture<'_, Result<ReadAnswer, LaneError>>;
 }

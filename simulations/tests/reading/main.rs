@@ -2,6 +2,8 @@
 //! costs them nothing but time.
 
 mod commands;
+#[cfg(feature = "rdma")]
+mod rdma;
 mod samples;
 mod support;
 mod trouble;

@@ -30,6 +30,8 @@ pub(super) struct Guest<'g> {
     pub(super) modules: &'g [&'g str],
     /// Programs of this machine, by name or path; they lie in `/bin` with the libraries they load where they are here.
     pub(super) programs: Vec<PathBuf>,
+    /// Files of this machine, with their paths in the guest.
+    pub(super) files: Vec<(String, PathBuf)>,
     /// Run by busybox's shell, in which `/bin` is the `PATH`.
     pub(super) script: String,
     /// Memory, in MiB.
@@ -113,6 +115,9 @@ impl Guest<'_> {
         let mut there = BTreeSet::new();
         for program in self.programs.iter().cloned().chain(["busybox", "ip", "tc"].map(PathBuf::from)) {
             add_program(&mut archive, &program, image, &mut there)?;
+        }
+        for (name, file) in &self.files {
+            archive.copy(name, file)?;
         }
         archive.link("/bin/sh", "busybox")?;
         let mut init = include_str!("../../../simulations/lab/init.sh").to_owned();

@@ -4,6 +4,9 @@
 mod archive;
 mod goodput;
 mod guest;
+mod rdma;
+
+pub(crate) use rdma::features as rdma_features;
 
 use std::time::Duration;
 
@@ -24,6 +27,8 @@ pub(crate) enum Errand {
     Short,
     /// The goodput of daemons and of rsync over links; these only, by a part of their names, or all for the report.
     Goodput(Vec<String>),
+    /// Training jobs over RDMA, and its bandwidth beside that of `ib_write_bw`.
+    Rdma,
 }
 
 /// Does it.
@@ -32,6 +37,11 @@ pub(crate) fn run(errand: &Errand) -> anyhow::Result<()> {
         Errand::Short => {
             setup::ensure(&setup::LAB)?;
             short(&Programs::build(false)?)
+        }
+        Errand::Rdma => {
+            setup::ensure(&setup::LAB)?;
+            setup::ensure(&setup::RDMA)?;
+            rdma::run(rdma::Extent::Full)
         }
         Errand::Goodput(links) => {
             setup::ensure(&setup::LINKS)?;
@@ -50,9 +60,20 @@ pub(crate) fn short(programs: &Programs) -> anyhow::Result<()> {
     let guest = Guest {
         modules: &LINK_MODULES,
         programs: vec![programs.core.clone(), programs.agent.clone()],
+        files: Vec::new(),
         script: format!("{LINKS}\n{}", include_str!("../../../simulations/lab/short.sh")),
         memory_mib: 1024,
         limit: SHORT_LIMIT,
     };
     guest.run(|line| println!("  {line}"))
+}
+
+/// Why RDMA can't be tried here; none if it can.
+pub(crate) fn lacking_rdma() -> Option<String> {
+    guest::lacking().or_else(rdma::lacking)
+}
+
+/// The tests over RDMA, without figures.
+pub(crate) fn rdma_short() -> anyhow::Result<()> {
+    rdma::run(rdma::Extent::Short)
 }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headwater_fabric::tcp::{self, Accepted, Hello};
-use headwater_fabric::{CoreLane, Delivery, LaneError};
+use headwater_fabric::offer::Endpoint;
+use headwater_fabric::planes::AgreedRdma;
+use headwater_fabric::tcp::{self, Accepted, Asked, Hello, TcpCoreLane};
+use headwater_fabric::{CoreLane, Delivery, Gate, LaneError};
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::delivery::{ReadFailure, ReadRequest};
 use headwater_quic::work;
@@ -64,31 +66,41 @@ async fn take(core: &Arc<Core>, stream: TcpStream) -> Option<Accepted<Arc<Reader
 /// A lane and whom it serves.
 struct Serving {
     session: Arc<ReaderSession>,
-    lane: Box<dyn CoreLane>,
-    gate: JobGate,
+    lane: Arc<dyn CoreLane>,
+    gate: Arc<JobGate>,
+}
+
+/// What comes of a session's lanes.
+enum Incoming {
+    /// A request, and where its answer goes.
+    Read(ReadRequest, Arc<Serving>),
+    /// The job offers RDMA.
+    Rdma(Endpoint),
 }
 
 /// Answers the requests of one session until its connection or the session ends.
 async fn serve(accepted: Accepted<Arc<ReaderSession>>) {
     let Accepted { whom: session, mut requests, lane } = accepted;
-    let gate = JobGate::new(session.core.readers.outgoing.clone(), JobId(session.id));
-    let serving = Arc::new(Serving { session: session.clone(), lane: Box::new(lane), gate });
+    let gate = Arc::new(JobGate::new(session.core.readers.outgoing.clone(), JobId(session.id)));
+    let tcp = Arc::new(lane);
+    let serving = Arc::new(Serving { session: session.clone(), lane: tcp.clone(), gate: gate.clone() });
     tracing::info!(job = session.who, plane = serving.lane.plane(), "reads");
     let (sender, mut asked) = mpsc::channel(REQUESTS_MAX);
     let mut tasks = JoinSet::new();
+    let to_desk = sender.clone();
     work::spawn_on(&mut tasks, async move {
         loop {
-            match requests.next().await {
-                Ok(Some(request)) => {
-                    if sender.send(request).await.is_err() {
-                        return Ok(());
-                    }
-                }
-                Ok(None) => return Err(LaneError::Ended("the job is gone".to_owned())),
-                Err(error) => return Err(error),
+            let incoming = match requests.next().await? {
+                Some(Asked::Read(request)) => Incoming::Read(request, serving.clone()),
+                Some(Asked::Rdma(offer)) => Incoming::Rdma(offer),
+                None => return Err(LaneError::Ended("the job is gone".to_owned())),
+            };
+            if to_desk.send(incoming).await.is_err() {
+                return Ok(());
             }
         }
     });
+    let mut rdma = RdmaDesk { session: session.clone(), tcp, gate, sender, was_offered: false };
     let places = Arc::new(Semaphore::new(REQUESTS_MAX));
     let reason = loop {
         tokio::select! {
@@ -102,14 +114,14 @@ async fn serve(accepted: Accepted<Arc<ReaderSession>>) {
                     break "the core made a mistake".to_owned();
                 }
             },
-            (Some(request), Ok(place)) = both(&mut asked, &places) => {
-                let serving = serving.clone();
-                work::spawn_on(&mut tasks, async move {
+            (Some(incoming), Ok(place)) = both(&mut asked, &places) => match incoming {
+                Incoming::Read(request, serving) => work::spawn_on(&mut tasks, async move {
                     let answered = answer_one(&serving, Arc::new(request)).await;
                     drop(place);
                     answered
-                });
-            }
+                }),
+                Incoming::Rdma(offer) => rdma.offered(&mut tasks, offer),
+            },
         }
     };
     tracing::info!(job = session.who, reason, "reads no more");
@@ -117,11 +129,74 @@ async fn serve(accepted: Accepted<Arc<ReaderSession>>) {
     session.end(&reason);
 }
 
+/// RDMA of one session, beside its TCP lane.
+struct RdmaDesk {
+    session: Arc<ReaderSession>,
+    tcp: Arc<TcpCoreLane>,
+    gate: Arc<JobGate>,
+    sender: mpsc::Sender<Incoming>,
+    was_offered: bool,
+}
+
+impl RdmaDesk {
+    /// Agrees to an offer, or says why not. What the job asks over RDMA comes to the desk as all else does.
+    fn offered(&mut self, tasks: &mut JoinSet<Result<(), LaneError>>, offer: Endpoint) {
+        let (tcp, gate) = (self.tcp.clone(), self.gate.clone());
+        let agreed = match self.agree(&offer) {
+            Ok(agreed) => agreed,
+            Err(why) => {
+                tracing::info!(job = self.session.who, why, "reads without RDMA");
+                work::spawn_on(tasks, async move { tcp.tell_rdma(Err(why), &*gate).await });
+                return;
+            }
+        };
+        tracing::info!(job = self.session.who, plane = agreed.lane.plane(), "reads");
+        let (endpoint, runner, mut requests) = (agreed.endpoint, agreed.runner, agreed.requests);
+        let serving =
+            Arc::new(Serving { session: self.session.clone(), lane: agreed.lane.into(), gate: self.gate.clone() });
+        let sender = self.sender.clone();
+        work::spawn_on(tasks, async move {
+            while let Some(request) = requests.recv().await {
+                if sender.send(Incoming::Read(request, serving.clone())).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        });
+        let who = self.session.who.clone();
+        work::spawn_on(tasks, async move {
+            let gate: &dyn Gate = &*gate;
+            let told = tcp.tell_rdma(Ok(endpoint), gate);
+            // The queue pair must be served from the moment the job knows of it.
+            let (told, why) = tokio::join!(told, runner);
+            told?;
+            tracing::warn!(job = who, why, "reads no more over RDMA, but over TCP");
+            tcp.tell_rdma(Err(why), gate).await
+        });
+    }
+
+    fn agree(&mut self, offer: &Endpoint) -> Result<AgreedRdma, String> {
+        let core = &self.session.core;
+        if std::mem::replace(&mut self.was_offered, true) {
+            return Err("a session has RDMA once".to_owned());
+        }
+        if !core.config.serving.trusted_network {
+            return Err(
+                "RDMA is not encrypted, and the core's network is not called trusted (`serving.trusted_network`)"
+                    .to_owned(),
+            );
+        }
+        let mut number = [0; 4];
+        work::fill_random(&mut number).map_err(|_| "the core's system gave no random bytes".to_owned())?;
+        core.readers.planes().agree(offer, REQUESTS_MAX as u32, u32::from_le_bytes(number))
+    }
+}
+
 /// The next request once there is a place for it.
 async fn both(
-    asked: &mut mpsc::Receiver<ReadRequest>,
+    asked: &mut mpsc::Receiver<Incoming>,
     places: &Arc<Semaphore>,
-) -> (Option<ReadRequest>, Result<tokio::sync::OwnedSemaphorePermit, tokio::sync::AcquireError>) {
+) -> (Option<Incoming>, Result<tokio::sync::OwnedSemaphorePermit, tokio::sync::AcquireError>) {
     // The place is waited for first: what is dropped while waiting is then no request.
     let place = places.clone().acquire_owned().await;
     (asked.recv().await, place)
@@ -141,11 +216,11 @@ async fn answer_one(serving: &Serving, request: Arc<ReadRequest>) -> Result<(), 
         Ok(pieces) => {
             let bytes: usize = pieces.iter().map(bytes::Bytes::len).sum();
             session.core.metrics.reader_bytes_out.inc_by(bytes as u64);
-            lane.deliver(Delivery { slot: request.slot, request: request.request, pieces }, gate).await
+            lane.deliver(Delivery { slot: request.slot, request: request.request, pieces }, &**gate).await
         }
         Err(failure) => {
             session.core.metrics.error(&failure.refusal.code);
-            lane.fail(&request, failure, gate).await
+            lane.fail(&request, failure, &**gate).await
         }
     }
 }

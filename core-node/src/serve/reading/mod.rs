@@ -16,7 +16,8 @@ mod staging;
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use headwater_fabric::Invitations;
+use headwater_fabric::planes::CorePlanes;
+use headwater_fabric::{Invitations, RdmaSettings};
 use headwater_protocol::time::Timestamp;
 use tokio::time::Instant;
 
@@ -38,6 +39,8 @@ pub struct Readers {
     staging: Arc<Staging>,
     leaves: Mutex<Generations<Arc<LaidLeaf>>>,
     invitations: Mutex<Invitations<Arc<ReaderSession>>>,
+    rdma: RdmaSettings,
+    planes: OnceLock<CorePlanes>,
     began: Instant,
     port: OnceLock<u16>,
 }
@@ -52,9 +55,23 @@ impl Readers {
             staging: Arc::default(),
             leaves: Mutex::new(Generations::new(config.memory.plans.0)),
             invitations: Mutex::default(),
+            rdma: config.serving.rdma.clone(),
+            planes: OnceLock::new(),
             began: Instant::now(),
             port: OnceLock::new(),
         }
+    }
+
+    /// The planes beside TCP. The first job that asks for RDMA makes the core look for a device and register its cache. Blocks.
+    pub(crate) fn planes(&self) -> &CorePlanes {
+        self.planes.get_or_init(|| {
+            let planes = CorePlanes::open(&self.rdma, self.cache.region());
+            match planes.rdma() {
+                Ok(device) => tracing::info!(device, "training jobs may read over RDMA"),
+                Err(why) => tracing::info!(why, "training jobs read over TCP only"),
+            }
+            planes
+        })
     }
 
     /// The data port, once it is bound.

@@ -127,7 +127,7 @@ fn an_interface_has_rules_of_its_own() {
         vec![interface("wwan1", false, Some(0)), interface("wwan*", true, Some(9000)), interface("eth0", false, None)];
     let budget = Some(Budget { month_bytes: 5_000_000_000, reserve_bytes: 0 });
     let schedule = Schedule { up_bytes_per_s: Some(20_000), rules: Vec::new() };
-    let policy = Policy { interfaces, budget, schedule, ..Policy::default() };
+    let policy = Policy { schedule, interfaces, budget, ..Policy::default() };
     let open = |cap| Verdict::Open { up_bytes_per_s: Some(cap) };
     for (name, spent_bytes, verdict) in [
         (Some("eth0"), u64::MAX, open(20_000)),

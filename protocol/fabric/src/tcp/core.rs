@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use super::frame::{self, HEADER_BYTES, HELLO_BYTES, Header, Hello, Kind, SEALED_BODY_BYTES_MAX};
 use super::seal::{Seal, TAG_BYTES};
 use crate::invitation::Secret;
+use crate::offer::{self, Endpoint};
 use crate::plane::{CoreLane, Delivery, Gate, LaneError};
 
 /// How long a connection may take to say whose it is.
@@ -96,6 +97,15 @@ pub(super) fn ended(error: &io::Error) -> LaneError {
     })
 }
 
+/// What a job asks for.
+#[derive(Debug)]
+pub enum Asked {
+    /// Bytes.
+    Read(ReadRequest),
+    /// RDMA from its queue pair.
+    Rdma(Endpoint),
+}
+
 /// What a job asks for, in order.
 pub struct Requests {
     reader: BufReader<OwnedReadHalf>,
@@ -104,8 +114,8 @@ pub struct Requests {
 }
 
 impl Requests {
-    /// The next request; none once the job is gone. Not cancel-safe: a dropped future ends the lane.
-    pub async fn next(&mut self) -> Result<Option<ReadRequest>, LaneError> {
+    /// What the job asks next; none once it is gone. Not cancel-safe: a dropped future ends the lane.
+    pub async fn next(&mut self) -> Result<Option<Asked>, LaneError> {
         let mut header_bytes = [0; HEADER_BYTES];
         match self.reader.read_exact(&mut header_bytes).await {
             Ok(_) => {}
@@ -113,7 +123,7 @@ impl Requests {
             Err(error) => return Err(ended(&error)),
         }
         let header = Header::decode(&header_bytes, self.seal.is_some())?;
-        if header.kind != Kind::Read {
+        if !matches!(header.kind, Kind::Read | Kind::RdmaOffer) {
             return Err(LaneError::Protocol("a job only asks".to_owned()));
         }
         self.body.resize(header.length as usize, 0);
@@ -123,13 +133,36 @@ impl Requests {
             self.reader.read_exact(&mut tag).await.map_err(|error| ended(&error))?;
             seal.open(&header_bytes, &mut self.body, tag)?;
         }
-        ReadRequest::decode(&self.body).map(Some).map_err(|error| LaneError::Protocol(error.to_string()))
+        if header.kind == Kind::RdmaOffer {
+            let offer = Endpoint::decode(&self.body);
+            return offer
+                .map(|offer| Some(Asked::Rdma(offer)))
+                .ok_or_else(|| LaneError::Protocol("an offer of RDMA is none".to_owned()));
+        }
+        let request = ReadRequest::decode(&self.body).map_err(|error| LaneError::Protocol(error.to_string()))?;
+        Ok(Some(Asked::Read(request)))
     }
 }
 
 /// Where answers go.
 pub struct TcpCoreLane {
     writer: Mutex<Writer>,
+}
+
+impl TcpCoreLane {
+    /// Tells the job where the core's queue pair is, or why there is none or none any more.
+    pub async fn tell_rdma(&self, answer: Result<Endpoint, String>, gate: &dyn Gate) -> Result<(), LaneError> {
+        let (kind, body) = match answer {
+            Ok(endpoint) => (Kind::RdmaOn, endpoint.encode().to_vec()),
+            Err(why) => (Kind::RdmaOff, offer::reason(&why).as_bytes().to_vec()),
+        };
+        let header = Header { kind, slot: 0, at: 0, length: body.len() as u32 };
+        let mut writer = self.writer.lock().await;
+        if writer.seal.is_some() {
+            return writer.frame_sealed(header, &[&body], gate).await;
+        }
+        write(&writer.half, &[&header.encode(), &body], gate).await
+    }
 }
 
 struct Writer {

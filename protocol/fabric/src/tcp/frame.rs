@@ -3,6 +3,7 @@
 use headwater_protocol::delivery::{READ_FAILURE_BYTES_MAX, READ_REQUEST_BYTES_MAX, SLOT_BYTES_MAX};
 
 use crate::invitation::KEY_BYTES;
+use crate::offer::{ENDPOINT_BYTES, REASON_BYTES_MAX};
 use crate::plane::LaneError;
 
 const MAGIC: [u8; 4] = *b"HWd1";
@@ -82,8 +83,14 @@ pub enum Kind {
     Done,
     /// A request gets no bytes.
     Failed,
+    /// The core's queue pair: RDMA is on from now on.
+    RdmaOn,
+    /// There is no RDMA, or none any more; the body says why.
+    RdmaOff,
     /// A request.
     Read,
+    /// The job's queue pair.
+    RdmaOffer,
 }
 
 /// The header of a frame.
@@ -107,7 +114,10 @@ impl Header {
             Kind::Put => 1,
             Kind::Done => 2,
             Kind::Failed => 3,
+            Kind::RdmaOn => 4,
+            Kind::RdmaOff => 5,
             Kind::Read => 16,
+            Kind::RdmaOffer => 17,
         };
         bytes[4..8].copy_from_slice(&self.slot.to_le_bytes());
         bytes[8..12].copy_from_slice(&self.at.to_le_bytes());
@@ -123,7 +133,10 @@ impl Header {
             1 => (Kind::Put, SLOT_BYTES_MAX as usize),
             2 => (Kind::Done, 0),
             3 => (Kind::Failed, READ_FAILURE_BYTES_MAX),
+            4 => (Kind::RdmaOn, ENDPOINT_BYTES),
+            5 => (Kind::RdmaOff, REASON_BYTES_MAX),
             16 => (Kind::Read, READ_REQUEST_BYTES_MAX),
+            17 => (Kind::RdmaOffer, ENDPOINT_BYTES),
             other => return broken(format!("a frame of kind {other}")),
         };
         if bytes[1..4] != [0; 3] {

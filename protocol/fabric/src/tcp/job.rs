@@ -12,12 +12,14 @@ use headwater_protocol::wire::DataWay;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::core::{ended, prepared};
 use super::frame::{self, ANSWER_BYTES, HEADER_BYTES, Header, Hello, Kind};
 use super::seal::{Seal, TAG_BYTES};
 use crate::invitation::Secret;
+use crate::memory::Slot;
+use crate::offer::{Endpoint, REASON_BYTES_MAX};
 use crate::plane::{JobLane, LaneError, ReadAnswer};
 
 /// How long a core may take to answer a hello.
@@ -34,9 +36,16 @@ pub async fn connect(core: SocketAddr, way: &DataWay) -> Result<(TcpJobLane, Tcp
     // As many wait in it as have places.
     let (requests, queue) = mpsc::unbounded_channel();
     let places = Arc::new(Semaphore::new(way.requests_max as usize));
-    let lane = TcpJobLane { requests, table: table.clone(), places };
+    let (rdma_said, rdma) = watch::channel(Rdma::Nothing);
+    let lane = TcpJobLane { requests, table: table.clone(), places, rdma };
     let writer = Writer { half: writer, seal: seal(&secret.key_to_core()), queue, out: Vec::new() };
-    Ok((lane, TcpJobRunner { reader: Reader { half: reader, seal: seal(&secret.key_to_job()), table }, writer }))
+    Ok((
+        lane,
+        TcpJobRunner {
+            reader: Reader { half: reader, seal: seal(&secret.key_to_job()), table, rdma: rdma_said },
+            writer,
+        },
+    ))
 }
 
 async fn open(
@@ -57,13 +66,18 @@ async fn open(
     Ok((reader, writer, secret))
 }
 
+enum ToCore {
+    Read(ReadRequest),
+    Offer(Endpoint),
+}
+
 type Answer = Result<ReadAnswer, LaneError>;
 
 /// A slot that the core may write to.
 struct Waiting {
     request: u32,
     /// Taken while a frame for it is being read.
-    slot: Option<Vec<u8>>,
+    slot: Option<Slot>,
     answer: oneshot::Sender<Answer>,
     /// The core counts a request until it has answered, whoever still waits for that.
     _place: OwnedSemaphorePermit,
@@ -87,7 +101,7 @@ impl Table {
     /// Gives a slot to the lane; its number, and the request's.
     fn enter(
         &self,
-        slot: Vec<u8>,
+        slot: Slot,
         answer: oneshot::Sender<Answer>,
         place: OwnedSemaphorePermit,
     ) -> Result<(u32, u32), LaneError> {
@@ -116,11 +130,47 @@ impl Table {
     }
 }
 
+/// What the core has said of RDMA.
+#[derive(Clone, Debug)]
+enum Rdma {
+    Nothing,
+    On(Endpoint),
+    Off(String),
+}
+
 /// The job's end of a lane.
 pub struct TcpJobLane {
-    requests: mpsc::UnboundedSender<ReadRequest>,
+    requests: mpsc::UnboundedSender<ToCore>,
     table: Arc<Table>,
     places: Arc<Semaphore>,
+    rdma: watch::Receiver<Rdma>,
+}
+
+impl TcpJobLane {
+    /// Offers RDMA from `endpoint`: where the core's queue pair is, or why there is none.
+    pub async fn offer_rdma(&self, endpoint: Endpoint) -> Result<Endpoint, String> {
+        let mut rdma = self.rdma.clone();
+        let closed = || "the data connection ended".to_owned();
+        self.requests.send(ToCore::Offer(endpoint)).map_err(|_| closed())?;
+        let said = tokio::time::timeout(CONNECT_TIMEOUT, rdma.wait_for(|said| !matches!(said, Rdma::Nothing))).await;
+        let said = said.map_err(|_| "the core did not answer an offer of RDMA".to_owned())?.map_err(|_| closed())?;
+        match said.clone() {
+            Rdma::On(endpoint) => Ok(endpoint),
+            Rdma::Off(why) => Err(why),
+            Rdma::Nothing => Err(closed()),
+        }
+    }
+
+    /// Resolves when the core's end of RDMA is over: why it is.
+    pub fn rdma_ended(&self) -> impl Future<Output = String> + Send + 'static {
+        let mut rdma = self.rdma.clone();
+        async move {
+            match rdma.wait_for(|said| matches!(said, Rdma::Off(_))).await.as_deref() {
+                Ok(Rdma::Off(why)) => why.clone(),
+                _ => "the data connection ended".to_owned(),
+            }
+        }
+    }
 }
 
 impl JobLane for TcpJobLane {
@@ -128,7 +178,7 @@ impl JobLane for TcpJobLane {
         "tcp"
     }
 
-    fn read(&self, source: u32, what: ReadWhat, slot: Vec<u8>) -> BoxFuture<'_, Answer> {
+    fn read(&self, source: u32, what: ReadWhat, slot: Slot) -> BoxFuture<'_, Answer> {
         async move {
             let closed = || LaneError::Ended("it is closed".to_owned());
             let place = self.places.clone().acquire_owned().await.map_err(|_| closed())?;
@@ -137,7 +187,7 @@ impl JobLane for TcpJobLane {
             let (slot, request) = self.table.enter(slot, answer, place)?;
             let request = ReadRequest { request, slot, slot_bytes, source, what };
             // Without a runner the table has ended, or does so at once, and answers.
-            let _ = self.requests.send(request);
+            let _ = self.requests.send(ToCore::Read(request));
             answered.await.unwrap_or_else(|_| Err(closed()))
         }
         .boxed()
@@ -184,26 +234,29 @@ impl Drop for EndsTable {
 struct Writer {
     half: OwnedWriteHalf,
     seal: Option<Seal>,
-    queue: mpsc::UnboundedReceiver<ReadRequest>,
+    queue: mpsc::UnboundedReceiver<ToCore>,
     out: Vec<u8>,
 }
 
 impl Writer {
     async fn run(&mut self) -> LaneError {
-        while let Some(request) = self.queue.recv().await {
-            if let Err(error) = self.send(&request).await {
+        while let Some(message) = self.queue.recv().await {
+            let sent = match message {
+                ToCore::Read(request) => self.send(Kind::Read, &request.encode()).await,
+                ToCore::Offer(endpoint) => self.send(Kind::RdmaOffer, &endpoint.encode()).await,
+            };
+            if let Err(error) = sent {
                 return error;
             }
         }
         LaneError::Ended("it is closed".to_owned())
     }
 
-    async fn send(&mut self, request: &ReadRequest) -> Result<(), LaneError> {
-        let body = request.encode();
-        let header = Header { kind: Kind::Read, slot: 0, at: 0, length: body.len() as u32 }.encode();
+    async fn send(&mut self, kind: Kind, body: &[u8]) -> Result<(), LaneError> {
+        let header = Header { kind, slot: 0, at: 0, length: body.len() as u32 }.encode();
         self.out.clear();
         self.out.extend_from_slice(&header);
-        self.out.extend_from_slice(&body);
+        self.out.extend_from_slice(body);
         if let Some(seal) = &mut self.seal {
             let tag = seal.seal(&header, &mut self.out[HEADER_BYTES..])?;
             self.out.extend_from_slice(&tag);
@@ -216,6 +269,7 @@ struct Reader {
     half: BufReader<OwnedReadHalf>,
     seal: Option<Seal>,
     table: Arc<Table>,
+    rdma: watch::Sender<Rdma>,
 }
 
 impl Reader {
@@ -262,18 +316,31 @@ impl Reader {
                 let _ = answer.send(Ok(ReadAnswer::Failed(slot, failure)));
                 Ok(())
             }
-            Kind::Read => Err(broken("a core does not ask")),
+            Kind::RdmaOn | Kind::RdmaOff => {
+                let mut body = [0; REASON_BYTES_MAX];
+                let body = &mut body[..header.length as usize];
+                self.half.read_exact(body).await.map_err(|error| ended(&error))?;
+                unseal(&mut self.half, self.seal.as_mut(), &bytes, body).await?;
+                let said = if header.kind == Kind::RdmaOff {
+                    Rdma::Off(String::from_utf8_lossy(body).into_owned())
+                } else {
+                    Rdma::On(Endpoint::decode(body).ok_or_else(|| broken("the core's queue pair is none"))?)
+                };
+                self.rdma.send_replace(said);
+                Ok(())
+            }
+            Kind::Read | Kind::RdmaOffer => Err(broken("a core does not ask")),
         }
     }
 
     /// The buffer of a slot that waits, for one frame.
-    fn take(&self, slot: u32) -> Result<Vec<u8>, LaneError> {
+    fn take(&self, slot: u32) -> Result<Slot, LaneError> {
         let mut slots = self.table.locked();
         let waiting = slots.waiting.get_mut(&slot).ok_or_else(|| broken("bytes for a slot that waits for none"))?;
         waiting.slot.take().ok_or_else(|| broken("a slot is in use twice"))
     }
 
-    fn leave(&self, header: Header) -> Result<(Vec<u8>, oneshot::Sender<Answer>), LaneError> {
+    fn leave(&self, header: Header) -> Result<(Slot, oneshot::Sender<Answer>), LaneError> {
         let mut slots = self.table.locked();
         match slots.waiting.remove(&header.slot) {
             Some(Waiting { request, slot: Some(slot), answer, .. }) if request == header.at => Ok((slot, answer)),
