@@ -56,7 +56,7 @@ impl Talk {
             Message::Reader(message) => {
                 let Some(question) = message.question() else { return };
                 if let Some(waits) = self.waiting().questions.remove(&question) {
-                    let _ = waits.send(message);
+                    let _ = waits.send(*message);
                 }
             }
             Message::ControlReply { request, body, last } => {
@@ -112,7 +112,7 @@ impl Link {
     /// Says something that has no answer.
     pub(crate) async fn tell(&self, message: ReaderMessage) {
         // A session that has ended needs to hear nothing.
-        let _ = self.handle.send(Message::Reader(message)).await;
+        let _ = self.handle.send(Message::Reader(Box::new(message))).await;
     }
 
     /// Carries out a command at the core; `take` gets the parts of its answer.
@@ -174,7 +174,7 @@ async fn ask(
         }
         waiting.questions.insert(number, sender);
     }
-    handle.send(Message::Reader(question(number))).await.map_err(|_| gone())?;
+    handle.send(Message::Reader(Box::new(question(number)))).await.map_err(|_| gone())?;
     match answer.await {
         Ok(ReaderMessage::Refused { refusal, .. }) => Err(refusal.into()),
         Ok(message) => Ok(message),

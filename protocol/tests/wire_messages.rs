@@ -54,7 +54,7 @@ fn reader_messages() -> Vec<(&'static str, Message)> {
         ("reader-refused", ReaderMessage::Refused { question, refusal }),
     ]
     .into_iter()
-    .map(|(name, message)| (name, Message::Reader(message)))
+    .map(|(name, message)| (name, Message::Reader(Box::new(message))))
     .collect()
 }
 

@@ -29,6 +29,8 @@ struct Entry {
     blocks: usize,
     reader: Reader,
     place: Place,
+    /// As the how-manieth it came in.
+    came: u64,
 }
 
 /// What is in the cache, and in which order it goes.
@@ -36,6 +38,7 @@ struct Entry {
 pub struct Policy {
     staying_blocks_max: usize,
     staying_blocks: usize,
+    came: u64,
     entries: BTreeMap<ChunkId, Entry>,
     by_reader: BTreeMap<Reader, BTreeSet<ChunkId>>,
     /// Each may hold chunks that are elsewhere by now; the entry says where.
@@ -49,6 +52,7 @@ impl Policy {
         Self {
             staying_blocks_max: blocks - blocks / PASSING_PART,
             staying_blocks: 0,
+            came: 0,
             entries: BTreeMap::new(),
             by_reader: BTreeMap::new(),
             passing: VecDeque::new(),
@@ -66,7 +70,8 @@ impl Policy {
             self.passing.push_back(id);
             Place::Passing
         };
-        self.entries.insert(id, Entry { blocks, reader, place });
+        self.came += 1;
+        self.entries.insert(id, Entry { blocks, reader, place, came: self.came });
         self.by_reader.entry(reader).or_default().insert(id);
     }
 
@@ -81,7 +86,9 @@ impl Policy {
 
     /// `reader` reads no more: what only it read is idle.
     pub fn handle_closed(&mut self, reader: Reader) {
-        for id in self.by_reader.remove(&reader).unwrap_or_default() {
+        let mut left: Vec<_> = self.by_reader.remove(&reader).unwrap_or_default().into_iter().collect();
+        left.sort_by_key(|id| self.entries.get(id).map(|entry| entry.came));
+        for id in left {
             let Some(entry) = self.entries.get_mut(&id) else { continue };
             if entry.place == Place::Staying {
                 self.staying_blocks -= entry.blocks;

@@ -344,7 +344,7 @@ impl LiveSession {
                 self.send(Message::FreedNoted { question, noted }).await;
             }
             Message::Control { request, body } => self.command(request, body).await,
-            Message::Reader(message) => self.reader(message).await?,
+            Message::Reader(message) => self.reader(*message).await?,
             other => tracing::debug!(device = self.peer.name, ?other, "a message that asks for nothing here"),
         }
         Ok(())
@@ -371,7 +371,11 @@ impl LiveSession {
                 Err(error) => {
                     self.core.metrics.error(&error.code);
                     if let Some(question) = message.question() {
-                        self.send(Message::Reader(ReaderMessage::Refused { question, refusal: error.refusal() })).await;
+                        self.send(Message::Reader(Box::new(ReaderMessage::Refused {
+                            question,
+                            refusal: error.refusal(),
+                        })))
+                        .await;
                     }
                     return Ok(());
                 }
@@ -380,7 +384,7 @@ impl LiveSession {
         let (reader, peer) = (self.reader.clone(), self.peer.clone());
         let answer = self.blocking(move || Ok(reader.and_then(|reader| reader.answer(&peer, message)))).await?;
         if let Some(answer) = answer {
-            self.send(Message::Reader(answer)).await;
+            self.send(Message::Reader(Box::new(answer))).await;
         }
         Ok(())
     }

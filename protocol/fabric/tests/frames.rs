@@ -34,7 +34,10 @@ fn what_can_not_be_is_refused() {
     };
     for (kind, length, sealed) in [
         (0, 0, false),
-        (4, 0, false),
+        (4, 37, false),
+        (5, 1 << 20, false),
+        (6, 0, false),
+        (17, 37, false),
         (255, 0, false),
         (2, 1, false),
         (1, u32::MAX, false),

@@ -314,7 +314,9 @@ pub enum Message {
     },
 
     /// What a training job asks for, or the answer.
-    Reader(super::ReaderMessage),
+    ///
+    /// Boxed, so that every other message is no longer for it.
+    Reader(Box<super::ReaderMessage>),
 }
 
 impl Encoded for Message {
