@@ -158,7 +158,8 @@ fn chunks_with_other_bytes_than_their_hash() {
     wrong[1] ^= 1;
     let honest = Forgery::honest("a", &bytes);
     let with = |item| Forgery { chunks: vec![Some(item)], ..honest.clone() };
-    let mut page = honest.clone();
+    // A page of its own: the device would take the others' from one another.
+    let mut page = Forgery::honest("b", &Dice::new(22).bytes(90_000));
     for encoded in page.pages.values_mut() {
         encoded[20] ^= 1;
     }
