@@ -11,8 +11,9 @@ pub const CLASSES: usize = 4;
 const SHARE: u64 = 16;
 /// What a class has earned when it is lifted.
 pub const TURN_BYTES: u64 = 16 << 10;
-/// Most that a class can have earned: what it could not send when it might is not made up for without end.
-const EARNED_BYTES_MAX: u64 = 1 << 20;
+/// Most that a class can have earned. What it could not send when it might is not made up for without end: while it is, the
+/// classes after it wait, and a minute of a slow link is some 2 MB.
+const EARNED_BYTES_MAX: u64 = 4 * TURN_BYTES;
 
 /// The classes of one connection; the most urgent is 0.
 #[derive(Clone, Debug, Default)]
@@ -130,6 +131,16 @@ mod tests {
         assert_eq!(turns.order(), [3, 0, 1, 2]);
         turns.handle_end(3);
         assert_eq!(turns.order(), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn two_classes_that_had_nothing_for_long_do_not_starve_the_third() {
+        let mut turns = begun([true; CLASSES]);
+        for (class, packets) in [(3, 1380), (2, 3572), (3, 1181), (2, 4548)] {
+            play(&mut turns, std::array::from_fn(|other| other == class), packets);
+        }
+        let sent = play(&mut turns, [true, true, true, false], 1600);
+        assert!(sent[2] >= 80, "{sent:?}");
     }
 
     #[test]
