@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use headwater_fabric::planes::JobPlanes;
 use headwater_host::error::{CodedError, codes};
+use headwater_protocol::wire::JOB_BYTES_MAX;
 use headwater_quic::{ClientOptions, Identity, IdentityKey, JoinError, join, work};
 use serde_json::Value;
 use tokio::sync::Mutex;
@@ -71,6 +72,10 @@ struct State {
 impl Client {
     /// Connects to the core that the options name. An error if it can't be reached at once, or refuses.
     pub async fn connect(options: Options) -> Result<Self, CodedError> {
+        if options.job.is_empty() || options.job.len() > JOB_BYTES_MAX {
+            let message = format!("a job's id has 1 to {JOB_BYTES_MAX} bytes, and this one {}", options.job.len());
+            return Err(CodedError::new(&codes::USAGE, message));
+        }
         let shared = Shared {
             buffers: Buffers::new(options.buffer_bytes.min(options.buffer_bytes_max)),
             planes: JobPlanes::open(&options.rdma),
@@ -92,6 +97,11 @@ impl Client {
     pub(crate) async fn command(&self, request: &Value, take: impl FnMut(Value)) -> Result<(), CodedError> {
         let (_, link) = self.shared.link().await?;
         link.command(request, take).await
+    }
+
+    /// The id of the job that it is of.
+    pub fn job(&self) -> &str {
+        &self.shared.options.job
     }
 
     /// What it has done so far.
@@ -154,7 +164,7 @@ impl Shared {
             None => self.join().await?,
         };
         state.identity = Some(identity.clone());
-        let link = Link::open(&self.options.token.addresses, &identity, &self.planes).await?;
+        let link = Link::open(&self.options.token.addresses, &identity, &self.options.job, &self.planes).await?;
         let number = self.counters.connections.fetch_add(1, Ordering::Relaxed) + 1;
         state.link = Some((number, link.clone()));
         Ok((number, link))

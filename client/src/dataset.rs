@@ -9,6 +9,7 @@ use headwater_fabric::ReadAnswer;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::delivery::{ReadWhat, Reply, SLOT_BYTES_MAX};
 use headwater_protocol::id::ID_BYTES;
+use headwater_protocol::order::{Course, Reading};
 use headwater_protocol::wire::{ReaderMessage, SourceMember};
 use headwater_quic::work;
 use tokio::sync::Mutex;
@@ -36,17 +37,25 @@ struct Inner {
     number: u64,
     members: Vec<SourceMember>,
     samples: u64,
-    /// On which connection it is open, and its number there.
-    open: Mutex<Option<(u64, Arc<Link>, u32)>>,
+    open: Mutex<Open>,
+}
+
+/// Where a dataset is open now.
+#[derive(Default)]
+struct Open {
+    /// On which connection, and its number there.
+    at: Option<(Arc<Link>, u32)>,
+    /// What is read of it, for the next connection.
+    reading: Option<Reading>,
 }
 
 impl Dataset {
     pub(crate) async fn open(shared: &Arc<Shared>, name: &str) -> Result<Self, CodedError> {
-        let (link_number, link, found) = loop {
-            let (link_number, link) = shared.link().await?;
+        let (link, found) = loop {
+            let (_, link) = shared.link().await?;
             match source(&link, name).await {
                 Err(error) if error.is(&codes::SESSION_ENDED) => {}
-                found => break (link_number, link, found?),
+                found => break (link, found?),
             }
         };
         let plain = name.split_once('@').map_or(name, |(plain, _)| plain);
@@ -59,7 +68,7 @@ impl Dataset {
                 number: found.number,
                 members: found.members,
                 samples,
-                open: Mutex::new(Some((link_number, link, found.source))),
+                open: Mutex::new(Open { at: Some((link, found.source)), reading: None }),
             }),
         })
     }
@@ -92,6 +101,29 @@ impl Dataset {
     /// The versions in it: one, or those of a collection.
     pub fn members(&self) -> &[SourceMember] {
         &self.inner.members
+    }
+
+    /// Tells the core what will be read from now on, so that it reads ahead and keeps what is needed soonest; gives every
+    /// read that this comes to. Said at the start of an epoch, and when reading goes on from elsewhere. It takes the place
+    /// of what was declared before.
+    ///
+    /// An error if it makes no sense, or if another rank of the job reads another version of the dataset.
+    pub async fn declare(&self, reading: &Reading) -> Result<Course, CodedError> {
+        let course = Course::new(reading, &self.inner.id, self.inner.samples)
+            .map_err(|error| CodedError::new(&codes::READING_SENSELESS, error.to_string()))?;
+        self.inner.declare(reading).await?;
+        Ok(course)
+    }
+
+    /// Declares `reading` and reads its batches in their order, `ahead` of them at a time while the first is waited for. Must be
+    /// polled inside a tokio runtime.
+    pub async fn read_in_order(
+        &self,
+        reading: &Reading,
+        ahead: usize,
+    ) -> Result<Batches<impl Iterator<Item = Vec<u64>> + Send + use<>>, CodedError> {
+        let course = self.declare(reading).await?;
+        Ok(self.batches(course.into_batches(), ahead))
     }
 
     /// Reads samples at once, in this order. Several calls may be under way.
@@ -198,6 +230,13 @@ async fn source(link: &Link, name: &str) -> Result<Found, CodedError> {
     }
 }
 
+async fn declared(link: &Link, source: u32, reading: &Reading) -> Result<(), CodedError> {
+    match link.ask(|question| ReaderMessage::Declare { question, source, reading: reading.clone() }).await? {
+        ReaderMessage::Declared { .. } => Ok(()),
+        _ => Err(CodedError::new(&codes::BAD_FRAME, "the core answered with something else than asked for")),
+    }
+}
+
 impl Inner {
     async fn read(&self, samples: Vec<u64>, paths: bool) -> Result<Batch, CodedError> {
         if let Some(sample) = samples.iter().find(|sample| **sample >= self.samples) {
@@ -267,13 +306,13 @@ impl Inner {
     /// Its number on a connection that lives; it is opened there again where that is a new one.
     async fn source(&self) -> Result<(Arc<Link>, u32), CodedError> {
         let mut open = self.open.lock().await;
-        if let Some((_, link, source)) = &*open
+        if let Some((link, source)) = &open.at
             && link.why_ended().is_none()
         {
             return Ok((link.clone(), *source));
         }
         loop {
-            let (number, link) = self.shared.link().await?;
+            let (_, link) = self.shared.link().await?;
             let found = match source(&link, &self.label).await {
                 Err(error) if error.is(&codes::SESSION_ENDED) => continue,
                 found => found?,
@@ -283,23 +322,43 @@ impl Inner {
                 return Err(CodedError::new(&codes::VERSION_CONFLICT, message)
                     .with_hint("the core was restored from an older backup: open the dataset anew"));
             }
-            *open = Some((number, link.clone(), found.source));
+            if let Some(reading) = &open.reading {
+                match declared(&link, found.source, reading).await {
+                    Err(error) if error.is(&codes::SESSION_ENDED) => continue,
+                    declared => declared?,
+                }
+            }
+            open.at = Some((link.clone(), found.source));
             return Ok((link, found.source));
+        }
+    }
+
+    async fn declare(&self, reading: &Reading) -> Result<(), CodedError> {
+        loop {
+            let (link, source) = self.source().await?;
+            match declared(&link, source, reading).await {
+                Err(error) if error.is(&codes::SESSION_ENDED) => self.forget(&link).await,
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    self.open.lock().await.reading = Some(reading.clone());
+                    return Ok(());
+                }
+            }
         }
     }
 
     /// A connection that failed is not used again.
     async fn forget(&self, failed: &Arc<Link>) {
         let mut open = self.open.lock().await;
-        if open.as_ref().is_some_and(|(_, link, _)| Arc::ptr_eq(link, failed)) {
-            *open = None;
+        if open.at.as_ref().is_some_and(|(link, _)| Arc::ptr_eq(link, failed)) {
+            open.at = None;
         }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some((_, link, source)) = self.open.get_mut().take()
+        if let Some((link, source)) = self.open.get_mut().at.take()
             && tokio::runtime::Handle::try_current().is_ok()
         {
             work::spawn(async move { link.tell(ReaderMessage::CloseSource { source }).await });

@@ -24,6 +24,7 @@ pub mod cli;
 mod client;
 mod dataset;
 mod files;
+pub mod job;
 mod link;
 mod options;
 
@@ -32,4 +33,4 @@ pub use client::{Client, Stats};
 pub use dataset::{Batches, Dataset};
 pub use headwater_host::error::CodedError;
 pub use headwater_protocol::order;
-pub use options::{CORE_VARIABLE, Options, TOKEN_FILE_VARIABLE, TOKEN_VARIABLE};
+pub use options::{CORE_VARIABLE, JOB_VARIABLE, Options, TOKEN_FILE_VARIABLE, TOKEN_VARIABLE};

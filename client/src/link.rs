@@ -85,6 +85,7 @@ impl Link {
     pub(crate) async fn open(
         addresses: &[String],
         identity: &Identity,
+        job: &str,
         planes: &JobPlanes,
     ) -> Result<Arc<Self>, CodedError> {
         let (dialler, connection) = reach(addresses, identity).await?;
@@ -95,7 +96,7 @@ impl Link {
         let (end, ended) = watch::channel(None);
         let end = Arc::new(end);
         work::spawn(listen(talk.clone(), events, end.clone()));
-        let lane = open_lane(&talk, &handle, remote, end, planes).await.inspect_err(|_| handle.close(0, ""))?;
+        let lane = open_lane(&talk, &handle, (remote, job), end, planes).await.inspect_err(|_| handle.close(0, ""))?;
         Ok(Arc::new(Self { lane, handle, talk, ended, dialler }))
     }
 
@@ -207,11 +208,11 @@ fn said(refusal: &Refusal) -> String {
 async fn open_lane(
     talk: &Talk,
     handle: &SessionHandle,
-    core: SocketAddr,
+    (core, job): (SocketAddr, &str),
     end: Arc<watch::Sender<Option<String>>>,
     planes: &JobPlanes,
 ) -> Result<Box<dyn JobLane>, CodedError> {
-    let answer = ask(talk, handle, |question| ReaderMessage::OpenData { question }).await?;
+    let answer = ask(talk, handle, |question| ReaderMessage::OpenData { question, job: job.to_owned() }).await?;
     let ReaderMessage::DataOpened { way, .. } = answer else {
         return Err(CodedError::new(&codes::BAD_FRAME, "the core answered with something else than asked for"));
     };

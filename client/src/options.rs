@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::job;
 use headwater_fabric::RdmaSettings;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::trust::{Token, TokenError, is_address};
@@ -13,6 +14,9 @@ pub const CORE_VARIABLE: &str = "HEADWATER_CORE";
 pub const TOKEN_FILE_VARIABLE: &str = "HEADWATER_TOKEN_FILE";
 /// Holds the token itself.
 pub const TOKEN_VARIABLE: &str = "HEADWATER_TOKEN";
+
+/// Names the job; ranks and workers of one job say the same.
+pub const JOB_VARIABLE: &str = "HEADWATER_JOB";
 
 /// Most bytes that a file with a token has.
 const TOKEN_FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -28,6 +32,9 @@ pub struct Options {
     pub buffer_bytes: usize,
     /// Bytes beyond which no receive buffer grows.
     pub buffer_bytes_max: usize,
+    /// The job that this process is of: all its ranks and workers say the same. It is of the token's owner, so it collides with
+    /// nobody else's. [`crate::job::id`] by default.
+    pub job: String,
     /// RDMA, where this was built with it and the machine has a device.
     pub rdma: RdmaSettings,
     /// How long a core that has gone is waited for before a read fails.
@@ -39,6 +46,7 @@ impl Options {
     pub fn new(token: Token) -> Self {
         Self {
             token,
+            job: job::id(),
             verify: true,
             buffer_bytes: 1 << 20,
             buffer_bytes_max: 256 << 20,

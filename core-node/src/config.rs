@@ -152,7 +152,7 @@ impl Default for MemoryConfig {
 }
 
 /// How training jobs are served.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServingConfig {
     /// Whether nobody but its owners can read or change what travels between core and jobs: then it is not encrypted. What
@@ -160,6 +160,18 @@ pub struct ServingConfig {
     pub trusted_network: bool,
     /// RDMA, where the core was built with it and the machine has a device. It is not encrypted, so it needs a trusted network.
     pub rdma: RdmaSettings,
+    /// How long after a job's last session it is remembered what its names stood for: ranks that come back read the same.
+    pub job_grace: HumanDuration,
+}
+
+impl Default for ServingConfig {
+    fn default() -> Self {
+        Self {
+            trusted_network: false,
+            rdma: RdmaSettings::default(),
+            job_grace: HumanDuration(Duration::from_hours(1)),
+        }
+    }
 }
 
 /// How bytes rest.

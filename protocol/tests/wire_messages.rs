@@ -5,10 +5,12 @@
 
 #![allow(clippy::disallowed_methods, reason = "a test reads its fixtures from files")]
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use headwater_protocol::codec::{self, DecodeError};
 use headwater_protocol::id::{ChunkId, PublicKey, VersionId};
+use headwater_protocol::order::{Fraction, Reading, Remainder, Shuffle};
 use headwater_protocol::trust::Signature;
 use headwater_protocol::wire::{
     CONTROL_FRAME_BYTES_MAX, DATA_SECRET_BYTES, DataWay, DeltaSource, Encoding, EndedDataset, Following, Hello,
@@ -43,13 +45,30 @@ fn reader_messages() -> Vec<(&'static str, Message)> {
         slot_bytes_max: 1 << 30,
     };
     let version = Following { dataset: "cam/one".into(), number: 9, version: VersionId::of(b"a manifest") };
+    let reading = Reading {
+        seed: 42,
+        epoch: 3,
+        shuffle: Shuffle::Blocks(NonZeroU64::new(1000).expect("not zero")),
+        kept: vec![0..17, 20..60_000],
+        fraction: Fraction::new(0.25).expect("a fraction"),
+        world_size: NonZeroU64::new(8).expect("not zero"),
+        rank: 5,
+        replication: NonZeroU64::new(2).expect("not zero"),
+        remainder: Remainder::Uneven,
+        start: 4096,
+        batch: 256,
+        workers: 4,
+        worker: 3,
+    };
     let members = vec![SourceMember { version, samples: 60_000, files: 60_001, bytes: 1 << 33 }];
     let refusal = Refusal { code: "HW-2002".into(), message: "no".into(), hint: "another".into() };
     [
-        ("reader-open-data", ReaderMessage::OpenData { question }),
+        ("reader-open-data", ReaderMessage::OpenData { question, job: "train-17".into() }),
         ("reader-data-opened", ReaderMessage::DataOpened { question, way }),
         ("reader-open-source", ReaderMessage::OpenSource { question, name: "cam/*@latest".into() }),
         ("reader-source-is", ReaderMessage::SourceIs { question, source: 3, id: [6; 32], number: 9, members }),
+        ("reader-declare", ReaderMessage::Declare { question, source: 3, reading }),
+        ("reader-declared", ReaderMessage::Declared { question }),
         ("reader-close-source", ReaderMessage::CloseSource { source: 3 }),
         ("reader-refused", ReaderMessage::Refused { question, refusal }),
     ]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use headwater_host::config::HumanBytes;
 use headwater_host::error::{CodedError, codes};
-use headwater_protocol::order::{Order, Shuffle};
+use headwater_protocol::order::{Reading, Shuffle};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -59,10 +59,9 @@ pub(super) async fn run(client: &Client, name: &str, load: &Load, json: bool) ->
 
 async fn epoch(dataset: &Dataset, load: &Load, number: u64, limit: Duration) -> Result<Came, CodedError> {
     let shuffle = if load.in_order { Shuffle::None } else { Shuffle::Full };
-    let order = Order::new(dataset.id(), dataset.len(), 0, number, shuffle);
-    let starts = (0..order.len()).step_by(usize::try_from(load.batch).unwrap_or(usize::MAX));
-    let batches = starts.map(|start| (start..start + load.batch).filter_map(|at| order.sample(at)).collect::<Vec<_>>());
-    let mut batches = dataset.batches(batches, load.ahead);
+    let batch = u32::try_from(load.batch).unwrap_or(u32::MAX);
+    let reading = Reading { epoch: number, shuffle, batch, ..Reading::default() };
+    let mut batches = dataset.read_in_order(&reading, load.ahead).await?;
     let mut came = Came::default();
     let began = Instant::now();
     while let Some(batch) = batches.next().await {

@@ -10,6 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::cache::CacheStats;
 use crate::store::StoreStats;
 
 /// Which way bytes went, and why.
@@ -49,6 +50,14 @@ pub struct Metrics {
     pub plain_bytes_out: Counter,
     /// Bytes put into the slots of training jobs.
     pub reader_bytes_out: Counter,
+    /// Seconds for which requests of training jobs waited for their bytes.
+    pub reader_wait_seconds: Counter<f64, AtomicU64>,
+    /// Sessions of training jobs.
+    pub reader_sessions: Gauge,
+    /// Training jobs with sessions.
+    pub reader_jobs: Gauge,
+    /// Chunks that jobs found in memory, or did not.
+    pub cache_chunks: Family<KindLabels, Gauge<i64>>,
     /// Sessions that began.
     pub sessions_total: Counter,
     /// Versions committed.
@@ -112,6 +121,11 @@ impl Metrics {
         let plain_bytes_in = register!(Counter::default(), "plain_in", "Plain bytes received", Bytes);
         let plain_bytes_out = register!(Counter::default(), "plain_out", "Plain bytes sent", Bytes);
         let reader_bytes_out = register!(Counter::default(), "reader_out", "Bytes sent to training jobs", Bytes);
+        let reader_wait_seconds =
+            register!(Counter::default(), "reader_wait", "Time that requests of training jobs waited", Seconds);
+        let reader_sessions = register!(Gauge::default(), "reader_sessions", "Sessions of training jobs");
+        let reader_jobs = register!(Gauge::default(), "reader_jobs", "Training jobs with sessions");
+        let cache_chunks = register!(Family::default(), "cache_chunks", "Chunks that jobs found in memory, or did not");
         let sessions_total = register!(Counter::default(), "sessions_begun", "Sessions that began");
         let commits_total = register!(Counter::default(), "commits", "Versions committed");
         let errors = register!(Family::default(), "errors", "Errors that peers and people were told of");
@@ -142,6 +156,10 @@ impl Metrics {
             plain_bytes_in,
             plain_bytes_out,
             reader_bytes_out,
+            reader_wait_seconds,
+            reader_sessions,
+            reader_jobs,
+            cache_chunks,
             sessions_total,
             commits_total,
             errors,
@@ -185,6 +203,14 @@ impl Metrics {
             ("read_chunks", stats.read_chunks),
         ] {
             self.store_work.get_or_create(&KindLabels { kind }).set(gauge(value));
+        }
+    }
+
+    /// Sets what the cache of training jobs did since the start.
+    pub fn cache_stats(&self, stats: &CacheStats) {
+        for (kind, value) in [("hits", stats.hits), ("misses", stats.misses)] {
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            self.cache_chunks.get_or_create(&KindLabels { kind }).set(value);
         }
     }
 

@@ -49,6 +49,34 @@ pub(super) fn render(status: &StatusRow) -> String {
         ]
     });
     text(format_args!("{}", table("Sessions", ["device", "from", "does", "round trip", "in", "out"], sessions)));
+    let readers = status.readers.iter().map(|row| {
+        let reads: Vec<_> = row
+            .reads
+            .iter()
+            .map(|read| match read.epoch {
+                Some(epoch) => format!("{}: epoch {epoch}, {} of {} samples", read.dataset, read.turn, read.turns),
+                None => read.dataset.clone(),
+            })
+            .collect();
+        let plane = if row.why_not_rdma.is_empty() {
+            row.plane.clone()
+        } else {
+            format!("{} (no RDMA: {})", row.plane, row.why_not_rdma)
+        };
+        [
+            row.job.clone(),
+            if row.user.is_empty() { row.token.clone() } else { row.user.clone() },
+            row.address.clone(),
+            plane,
+            reads.join(", "),
+            format!("{} bytes", row.bytes),
+            format!("{} ms", row.waited_ms),
+        ]
+    });
+    text(format_args!(
+        "{}",
+        table("Training jobs", ["job", "whose", "from", "over", "reads", "out", "waited"], readers)
+    ));
     let workers = status.workers.iter().map(|row| [row.name.clone(), row.state.clone(), row.last.clone()]);
     text(format_args!("{}", table("Work in the background", ["worker", "now", "last"], workers)));
     let errors = status.errors.iter().map(|row| {

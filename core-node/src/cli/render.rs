@@ -9,7 +9,9 @@ use std::io::Write;
 use headwater_host::output::Rows;
 
 use super::span;
-use crate::control::{Answer, CollectionRow, DatasetRow, DeviceRow, Done, Finding, StatusRow, TokenRow, VersionRow};
+use crate::control::{
+    Answer, CollectionRow, DatasetRow, DeviceRow, Done, Finding, ReadRow, ReaderRow, StatusRow, TokenRow, VersionRow,
+};
 
 /// Prints the parts of one answer.
 pub(super) struct Renderer<W> {
@@ -143,6 +145,34 @@ impl<W: Write> Renderer<W> {
         if finding.hint.is_empty() { Ok(()) } else { writeln!(self.out, "{:>4}  hint: {}", "", finding.hint) }
     }
 
+    fn reader(&mut self, reader: &ReaderRow) -> std::io::Result<()> {
+        let out = &mut self.out;
+        let user = if reader.user.is_empty() { String::new() } else { format!(" of {}", reader.user) };
+        let why =
+            if reader.why_not_rdma.is_empty() { String::new() } else { format!(" (no RDMA: {})", reader.why_not_rdma) };
+        writeln!(
+            out,
+            "job        {}{user} ({}) from {}: {}{why}, {} out, waited {} ms, for {}",
+            or_dash(&reader.job),
+            reader.token,
+            reader.address,
+            or_dash(&reader.plane),
+            bytes(reader.bytes),
+            reader.waited_ms,
+            span::show(reader.since_s)
+        )?;
+        for ReadRow { dataset, samples, epoch, rank, world_size, turn, turns, position, .. } in &reader.reads {
+            match epoch {
+                Some(epoch) => writeln!(
+                    out,
+                    "           {dataset}: epoch {epoch}, rank {rank} of {world_size}, {turn} of {turns} samples, at position {position}"
+                )?,
+                None => writeln!(out, "           {dataset}: {samples} samples, order not declared")?,
+            }
+        }
+        Ok(())
+    }
+
     fn status(&mut self, status: &StatusRow) -> std::io::Result<()> {
         let out = &mut self.out;
         writeln!(out, "core       {} (release {}), up {}", status.name, status.release, span::show(status.up_s))?;
@@ -176,6 +206,10 @@ impl<W: Write> Renderer<W> {
                 span::show(session.since_s)
             )?;
         }
+        for reader in &status.readers {
+            self.reader(reader)?;
+        }
+        let out = &mut self.out;
         for worker in &status.workers {
             writeln!(out, "worker     {}: {}; last: {}", worker.name, worker.state, or_dash(&worker.last))?;
         }

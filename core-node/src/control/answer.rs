@@ -104,6 +104,8 @@ pub struct StatusRow {
     pub wire_out: BTreeMap<String, u64>,
     /// Sessions and what they wait for.
     pub sessions: Vec<SessionRow>,
+    /// Sessions of training jobs.
+    pub readers: Vec<ReaderRow>,
     /// Work in the background.
     pub workers: Vec<WorkerRow>,
     /// The last errors, newest first.
@@ -128,6 +130,58 @@ pub struct SessionRow {
     pub in_bytes: u64,
     /// Bytes sent on it.
     pub out_bytes: u64,
+}
+
+/// A session of a training job.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReaderRow {
+    /// The job's id.
+    pub job: String,
+    /// Its token, as devices are listed.
+    pub token: String,
+    /// The token's label `user`, or empty.
+    pub user: String,
+    /// From where.
+    pub address: String,
+    /// Seconds since it connected.
+    pub since_s: u64,
+    /// What its bytes travel on.
+    pub plane: String,
+    /// Why that is not RDMA; empty where it is.
+    pub why_not_rdma: String,
+    /// Bytes that were sent to it.
+    pub bytes: u64,
+    /// How long its requests waited for their bytes, summed over those that ran at once.
+    pub waited_ms: u64,
+    /// What it reads.
+    pub reads: Vec<ReadRow>,
+}
+
+/// A dataset that a session has open.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReadRow {
+    /// The dataset or collection with its number.
+    pub dataset: String,
+    /// Samples in it.
+    pub samples: u64,
+    /// The epoch; none where the session did not declare what it reads, and then nothing of the rest is known.
+    pub epoch: Option<u64>,
+    /// The rank.
+    pub rank: u64,
+    /// Number of ranks.
+    pub world_size: u64,
+    /// The worker of the rank.
+    pub worker: u32,
+    /// Number of workers of the rank.
+    pub workers: u32,
+    /// Samples that the session has asked for.
+    pub turn: u64,
+    /// Samples that it will have asked for at the end of the epoch.
+    pub turns: u64,
+    /// Where in the epoch's global order that is.
+    pub position: u64,
 }
 
 /// Work in the background.

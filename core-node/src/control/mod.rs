@@ -14,7 +14,7 @@ mod upkeep;
 
 pub use answer::{
     Answer, ChangeRow, CollectionRow, DamageRow, DatasetRow, DeviceRow, Done, ErrorRow, FileRow, Finding, MemberRow,
-    NewToken, Progress, SessionRow, StatusRow, TokenRow, VersionRow, WorkerRow,
+    NewToken, Progress, ReadRow, ReaderRow, SessionRow, StatusRow, TokenRow, VersionRow, WorkerRow,
 };
 pub use handler::{Asker, Emitter, LocalHandler, answer};
 pub use housekeeping::gc_options;

@@ -23,6 +23,7 @@ pub(super) fn status(core: &Arc<Core>, asker: &Asker, out: &Emitter) -> Result<(
     let mut row = status_row(core)?;
     if let Some(names) = asker.readable_names(core).map_err(catalog_failed)? {
         row.sessions = core.sessions.rows(&|dataset| names.contains(dataset));
+        row.readers = core.readers.rows(&|dataset| names.contains(dataset));
         for error in &mut row.errors {
             error.message = find(&error.code).map(|row| row.meaning.to_owned()).unwrap_or_default();
         }
@@ -53,6 +54,7 @@ pub(crate) fn status_row(core: &Core) -> Result<StatusRow, CodedError> {
         wire_in: core.metrics.wire_by_reason("in"),
         wire_out: core.metrics.wire_by_reason("out"),
         sessions,
+        readers: core.readers.rows(&|_| true),
         workers: core.workers.rows(),
         errors: core.journal.rows(),
     })
@@ -64,6 +66,9 @@ pub(crate) fn refresh_gauges(core: &Core) -> Result<(), CodedError> {
     let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let metrics = &core.metrics;
     metrics.sessions.set(gauge(row.sessions.len() as u64));
+    metrics.reader_sessions.set(gauge(row.readers.len() as u64));
+    metrics.reader_jobs.set(gauge(core.readers.jobs_live() as u64));
+    metrics.cache_stats(&core.readers.cache.stats());
     metrics.chunks_damaged.set(gauge(row.damaged_chunks));
     metrics.devices.set(gauge(row.devices));
     metrics.datasets.set(gauge(row.datasets));

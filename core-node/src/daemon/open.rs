@@ -192,6 +192,7 @@ const TEMPLATE_REST: &str = r#"
 
 # [serving]
 # trusted_network = false            # true: what training jobs read is not encrypted on its way, only verified
+# job_grace = "1h"                   # how long after a job's end its names stand for the same versions
 
 # [serving.rdma]                     # for a core that was built with RDMA, in a trusted network
 # enabled = true

@@ -366,7 +366,7 @@ impl LiveSession {
     /// Answers a training job, or says that this peer is none. One question at a time, in their order.
     async fn reader(&mut self, message: ReaderMessage) -> Result<(), Refusal> {
         if self.reader.is_none() {
-            match ReaderSession::new(&self.core, &self.peer, self.handle.clone()) {
+            match ReaderSession::new(&self.core, &self.peer, self.connection.remote_address(), self.handle.clone()) {
                 Ok(reader) => self.reader = Some(reader),
                 Err(error) => {
                     self.core.metrics.error(&error.code);

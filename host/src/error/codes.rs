@@ -201,4 +201,10 @@ codes! {
     VERIFICATION_FAILED = "HW-7005", "Bytes arrived damaged again and again",
         "What came from the core was not what its hash says, also when it was fetched again.",
         "check the memory of both machines and the network between them; no damaged byte was returned";
+    READING_SENSELESS = "HW-7006", "Reading makes no sense",
+        "What a job declares that it will read can't be: its rank, fraction, batch size, filter or position.",
+        "check rank and world size, and that the position belongs to the same selection";
+    ANOTHER_VERSION = "HW-7007", "Ranks read different versions",
+        "A rank of a job reads another version of a dataset than the job's other ranks.",
+        "let all ranks name the same version, or give what is another job another id (`HEADWATER_JOB`)";
 }

@@ -10,15 +10,21 @@
 //! There is one global order per epoch. Ranks only divide its positions, so what they read together is the same at any world
 //! size, and a job resumes at any position with any other world size. No step costs time or memory in the number of samples.
 
+mod course;
 mod permutation;
+mod reading;
 mod selection;
 mod share;
+mod shuffle;
 
 #[cfg(test)]
 mod tests;
 
+pub use course::{Course, ReadingError};
+pub use reading::{READING_RUNS_MAX, READING_WORKERS_MAX, Reading};
 pub use selection::{Fraction, Selection, SelectionError};
 pub use share::{Positions, Remainder, Share, ShareError};
+pub use shuffle::Shuffle;
 
 use std::num::NonZeroU64;
 
@@ -28,19 +34,6 @@ use crate::id::ID_BYTES;
 
 /// Separates the keys of orders from every other use of BLAKE3.
 const CONTEXT: &str = "headwater 2026 order of samples";
-
-/// How an epoch is mixed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Shuffle {
-    /// In the order of the version.
-    None,
-    /// Every order of all samples is as likely as any other.
-    #[default]
-    Full,
-    /// Blocks of so many neighbours come in a random order, and so do the samples of each block: reads stay in one block for as
-    /// long as it lasts.
-    Blocks(NonZeroU64),
-}
 
 /// The order of one epoch: which sample is read at which position.
 ///

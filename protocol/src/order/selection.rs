@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use rkyv::{Archive, Deserialize, Serialize};
+
 use super::{key, permutation::Key};
 use crate::id::ID_BYTES;
 
@@ -9,7 +11,7 @@ use crate::id::ID_BYTES;
 const WHOLE: u32 = 1_000_000_000;
 
 /// A share of the samples, exact to the billionth, so that every machine counts the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fraction(u32);
 
 impl Fraction {
@@ -25,6 +27,12 @@ impl Fraction {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and one billion")]
         let parts = (value * f64::from(WHOLE)).round() as u32;
         if parts == 0 { Err(SelectionError::Fraction { value }) } else { Ok(Self(parts)) }
+    }
+
+    /// Itself, if it came from where it could be made.
+    pub(super) fn checked(self) -> Result<Self, SelectionError> {
+        let made = self.0 > 0 && self.0 <= WHOLE;
+        if made { Ok(self) } else { Err(SelectionError::Fraction { value: f64::from(self.0) / f64::from(WHOLE) }) }
     }
 
     /// How many of `len` samples it takes: rounded down, but one at least where there is one.

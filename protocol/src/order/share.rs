@@ -2,8 +2,10 @@
 
 use std::num::NonZeroU64;
 
+use rkyv::{Archive, Deserialize, Serialize};
+
 /// What happens to the positions at the end that don't go round all ranks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Remainder {
     /// Nobody reads them: all ranks have the same number of samples.
     #[default]
@@ -105,6 +107,15 @@ impl Positions {
             let position = (position + u128::from(self.share.group)) % u128::from(self.len);
             u64::try_from(position).expect("a position of the epoch")
         })
+    }
+
+    /// At which of its steps this rank reads `position` first, if it does.
+    pub fn step(&self, position: u64) -> Option<u64> {
+        let behind = position.checked_sub(self.start).and_then(|from_start| from_start.checked_sub(self.share.group));
+        let step = behind.filter(|behind| behind.is_multiple_of(self.share.groups));
+        let step = step.map(|behind| behind / self.share.groups).filter(|step| *step < self.count);
+        // Only the last step may have gone on from the beginning of the epoch.
+        step.or_else(|| self.count.checked_sub(1).filter(|last| self.get(*last) == Some(position)))
     }
 
     /// Where a job of any world size goes on after each rank of this one has read `steps` samples.

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU64;
+use std::ops::Range;
 
 use proptest::prelude::*;
 
-use super::{Fraction, Order, Remainder, Selection, SelectionError, Share, ShareError, Shuffle};
+use super::{
+    Course, Fraction, Order, Reading, ReadingError, Remainder, Selection, SelectionError, Share, ShareError, Shuffle,
+};
 
 const SOURCE: [u8; 32] = [7; 32];
 
@@ -236,4 +239,80 @@ fn what_makes_no_sense_is_refused() {
     assert!(matches!(share(4, 4, 1), Err(ShareError::Rank { .. })));
     assert!(matches!(share(4, 0, 3), Err(ShareError::Replication { .. })));
     assert_eq!(share(4, 0, 1).expect("a rank").positions(9, 10), Err(ShareError::Start { start: 10, len: 9 }));
+}
+
+fn readings() -> impl Strategy<Value = Reading> {
+    let remainders = prop_oneof![Just(Remainder::Drop), Just(Remainder::Repeat), Just(Remainder::Uneven)];
+    let divided = (1_u64..5, 1_u64..3, 1_u32..9, 1_u32..4);
+    (any::<u64>(), 0_u64..3, shuffles(), 1_u32..=100, divided, remainders, 0_u64..40).prop_map(
+        |(seed, epoch, shuffle, percent, (groups, replication, batch, workers), remainder, start)| Reading {
+            seed,
+            epoch,
+            shuffle,
+            fraction: Fraction::new(f64::from(percent) / 100.0).expect("a fraction"),
+            world_size: nonzero(groups * replication),
+            replication: nonzero(replication),
+            remainder,
+            start,
+            batch,
+            workers,
+            ..Reading::default()
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn the_workers_of_a_rank_read_its_share_batch_by_batch(samples in 0_u64..400, reading in readings()) {
+        for rank in 0..reading.world_size.get() {
+            let course = |worker| Course::new(&Reading { rank, worker, ..reading.clone() }, &SOURCE, samples);
+            let courses: Result<Vec<_>, _> = (0..reading.workers).map(course).collect();
+            let courses = match courses {
+                Ok(courses) => courses,
+                Err(error) => {
+                    prop_assert!(matches!(error, ReadingError::Share(ShareError::Start { .. })), "{}", error);
+                    return Ok(());
+                }
+            };
+            let steps: Vec<u64> = (0..).map_while(|step| courses[0].sample_of_step(step)).collect();
+            prop_assert_eq!(steps.len() as u64, courses[0].steps());
+            for (number, batch) in steps.chunks(reading.batch as usize).enumerate() {
+                let (worker, turn) = (number % courses.len(), number / courses.len());
+                let of_worker = courses[worker].batch(turn as u64);
+                prop_assert_eq!(of_worker.as_deref(), Some(batch));
+            }
+            let lens: u64 = courses.iter().map(Course::len).sum();
+            prop_assert_eq!(lens, courses[0].steps());
+            for course in &courses {
+                prop_assert_eq!(course.sample(course.len()), None);
+                for turn in 0..course.len() {
+                    let sample = course.sample(turn).expect("one of its turns");
+                    let first = course.turn(sample).expect("it reads this sample");
+                    prop_assert_eq!(course.sample(first), Some(sample));
+                    prop_assert!(first == turn || reading.remainder == Remainder::Repeat);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn readings_that_make_no_sense_are_refused() {
+    let good = Reading { kept: vec![2..5, 7..9], batch: 2, ..Reading::default() };
+    let course = |reading: &Reading| Course::new(reading, &SOURCE, 9);
+    assert_eq!(course(&good).expect("good").len(), 5);
+    let bad = [
+        (Reading { batch: 0, ..good.clone() }, "one sample"),
+        (Reading { worker: 1, ..good.clone() }, "worker 1 does not exist among 1"),
+        (Reading { workers: 0, ..good.clone() }, "among 0"),
+        (Reading { rank: 1, ..good.clone() }, "rank 1 does not exist"),
+        (Reading { replication: nonzero(2), ..good.clone() }, "replication of 2"),
+        (Reading { start: 6, ..good.clone() }, "position 6 lies past the end of an epoch of 5"),
+        (Reading { kept: vec![7..9, 2..5], ..good.clone() }, "2..5"),
+        (Reading { kept: vec![Range { start: 5, end: 2 }], ..good }, "5..2"),
+    ];
+    for (reading, said) in bad {
+        let error = course(&reading).expect_err(said).to_string();
+        assert!(error.contains(said), "{error}");
+    }
 }

@@ -14,7 +14,7 @@ pub use message::{
     CONTROL_FRAME_BYTES_MAX, EndedDataset, Following, Hello, MESSAGE_LIST_MAX, MESSAGE_TEXT_BYTES_MAX, Message, News,
     OrdinalRange, PartialChunk, PeerStatus, Refusal, Welcome,
 };
-pub use reader::{DATA_SECRET_BYTES, DataWay, ReaderMessage, SourceMember};
+pub use reader::{DATA_SECRET_BYTES, DataWay, JOB_BYTES_MAX, ReaderMessage, SourceMember};
 
 /// The protocol's revision; a core serves agents one revision older and newer.
 pub const PROTOCOL_REVISION: u32 = 1;

@@ -5,9 +5,13 @@ use rkyv::{Archive, Deserialize, Serialize};
 use super::message::{MESSAGE_LIST_MAX, check_list, check_text};
 use super::{Following, Refusal};
 use crate::id::ID_BYTES;
+use crate::order::Reading;
 
 /// Bytes of the secret that binds a data connection to its session.
 pub const DATA_SECRET_BYTES: usize = 32;
+
+/// Longest id of a job, in bytes.
+pub const JOB_BYTES_MAX: usize = 256;
 
 /// Where a job's bytes come from, and what that connection takes.
 #[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq)]
@@ -53,10 +57,12 @@ pub struct SourceMember {
 /// A message of a training job, or the answer to one.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub enum ReaderMessage {
-    /// Job to core: let me make a data connection.
+    /// Job to core: let me make a data connection. The first message of a session.
     OpenData {
         /// The asker's number, which the answer carries.
         question: u32,
+        /// The id of the job that this session is of: ranks and workers of one job say the same.
+        job: String,
     },
     /// The answer.
     DataOpened {
@@ -85,6 +91,20 @@ pub enum ReaderMessage {
         /// The versions in it, whose samples come one after the other.
         members: Vec<SourceMember>,
     },
+    /// Job to core: from now on I read this of it, in this order. It takes the place of what was declared before.
+    Declare {
+        /// The asker's number, which the answer carries.
+        question: u32,
+        /// Its number in requests.
+        source: u32,
+        /// What will be read.
+        reading: Reading,
+    },
+    /// The answer.
+    Declared {
+        /// The question.
+        question: u32,
+    },
     /// Job to core: I read no more of it.
     CloseSource {
         /// Its number in requests.
@@ -103,10 +123,12 @@ impl ReaderMessage {
     /// The question that it asks or answers.
     pub const fn question(&self) -> Option<u32> {
         match self {
-            Self::OpenData { question }
+            Self::OpenData { question, .. }
             | Self::DataOpened { question, .. }
             | Self::OpenSource { question, .. }
             | Self::SourceIs { question, .. }
+            | Self::Declare { question, .. }
+            | Self::Declared { question }
             | Self::Refused { question, .. } => Some(*question),
             Self::CloseSource { .. } => None,
         }
@@ -114,13 +136,17 @@ impl ReaderMessage {
 
     pub(super) fn check(&self) -> Result<(), String> {
         match self {
+            Self::OpenData { job, .. } if job.len() > JOB_BYTES_MAX => Err(format!("a job id of {} bytes", job.len())),
+            Self::Declare { reading, .. } => reading.check(),
             Self::OpenSource { name, .. } => check_text("a name", name),
             Self::SourceIs { members, .. } => {
                 check_list("members", members, MESSAGE_LIST_MAX)?;
                 members.iter().try_for_each(|member| check_text("a name", &member.version.dataset))
             }
             Self::Refused { refusal, .. } => refusal.check(),
-            Self::OpenData { .. } | Self::DataOpened { .. } | Self::CloseSource { .. } => Ok(()),
+            Self::OpenData { .. } | Self::DataOpened { .. } | Self::Declared { .. } | Self::CloseSource { .. } => {
+                Ok(())
+            }
         }
     }
 }

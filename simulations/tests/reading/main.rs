@@ -2,6 +2,7 @@
 //! costs them nothing but time.
 
 mod commands;
+mod jobs;
 #[cfg(feature = "rdma")]
 mod rdma;
 mod samples;

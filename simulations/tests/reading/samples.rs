@@ -73,7 +73,7 @@ async fn a_collection_is_read_as_one_and_a_version_stays_what_it_is() {
     second.insert("000a.txt".to_owned(), noise(5, 50));
     import(&core, "lab/more", &second);
     read_all(&pinned, &before).await;
-    read_all(&client.dataset("lab/more").await.expect("opened"), &samples(&second)).await;
+    read_all(&client.dataset("lab/more@2").await.expect("opened"), &samples(&second)).await;
     let path = "lab/more".len() as u64;
     let batch = collection.read_member_range(1, b"001.txt", path, 10).await.expect("read");
     assert!(batch.sample(0).expect("readable").bytes() == &noise(1001, 300)[8..18]);

@@ -57,7 +57,10 @@ pub(super) async fn answer(
 ) -> Result<Vec<Bytes>, Refused> {
     source.keep();
     match &request.what {
-        ReadWhat::Samples { .. } => samples(core, source, request).await,
+        ReadWhat::Samples { samples: numbers, .. } => {
+            source.asked(numbers);
+            samples(core, source, request).await
+        }
         ReadWhat::Range { .. } => range(core, source, request).await,
     }
 }

@@ -13,6 +13,7 @@ use headwater_quic::work;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::answer::answer;
 use super::session::{REQUESTS_MAX, ReaderSession};
@@ -22,6 +23,8 @@ use crate::serve::outgoing::{JobGate, JobId};
 
 /// Connections that have not said yet whose they are; more are closed at once.
 const UNPROVEN_MAX: usize = 256;
+/// Why a job has no RDMA that did not ask for it.
+const NOT_OFFERED: &str = "the job offered none";
 /// Pause after a connection could not be accepted, which is when there are too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -84,6 +87,7 @@ async fn serve(accepted: Accepted<Arc<ReaderSession>>) {
     let gate = Arc::new(JobGate::new(session.core.readers.outgoing.clone(), JobId(session.id)));
     let tcp = Arc::new(lane);
     let serving = Arc::new(Serving { session: session.clone(), lane: tcp.clone(), gate: gate.clone() });
+    session.travels(serving.lane.plane(), Some(NOT_OFFERED.to_owned()));
     tracing::info!(job = session.who, plane = serving.lane.plane(), "reads");
     let (sender, mut asked) = mpsc::channel(REQUESTS_MAX);
     let mut tasks = JoinSet::new();
@@ -146,11 +150,13 @@ impl RdmaDesk {
             Ok(agreed) => agreed,
             Err(why) => {
                 tracing::info!(job = self.session.who, why, "reads without RDMA");
+                self.session.travels(tcp.plane(), Some(why.clone()));
                 work::spawn_on(tasks, async move { tcp.tell_rdma(Err(why), &*gate).await });
                 return;
             }
         };
         tracing::info!(job = self.session.who, plane = agreed.lane.plane(), "reads");
+        self.session.travels(agreed.lane.plane(), None);
         let (endpoint, runner, mut requests) = (agreed.endpoint, agreed.runner, agreed.requests);
         let serving =
             Arc::new(Serving { session: self.session.clone(), lane: agreed.lane.into(), gate: self.gate.clone() });
@@ -163,14 +169,15 @@ impl RdmaDesk {
             }
             Ok(())
         });
-        let who = self.session.who.clone();
+        let session = self.session.clone();
         work::spawn_on(tasks, async move {
             let gate: &dyn Gate = &*gate;
             let told = tcp.tell_rdma(Ok(endpoint), gate);
             // The queue pair must be served from the moment the job knows of it.
             let (told, why) = tokio::join!(told, runner);
             told?;
-            tracing::warn!(job = who, why, "reads no more over RDMA, but over TCP");
+            tracing::warn!(job = session.who, why, "reads no more over RDMA, but over TCP");
+            session.travels(tcp.plane(), Some(why.clone()));
             tcp.tell_rdma(Err(why), gate).await
         });
     }
@@ -204,6 +211,7 @@ async fn both(
 
 async fn answer_one(serving: &Serving, request: Arc<ReadRequest>) -> Result<(), LaneError> {
     let Serving { session, lane, gate } = serving;
+    let began = Instant::now();
     let answered = match session.source(request.source) {
         Some(source) => answer(&session.core, &source, &request).await.map_err(ReadFailure::from),
         None => Err(ReadFailure {
@@ -215,7 +223,10 @@ async fn answer_one(serving: &Serving, request: Arc<ReadRequest>) -> Result<(), 
     match answered {
         Ok(pieces) => {
             let bytes: usize = pieces.iter().map(bytes::Bytes::len).sum();
+            let waited = began.elapsed();
+            session.served(bytes as u64, waited);
             session.core.metrics.reader_bytes_out.inc_by(bytes as u64);
+            session.core.metrics.reader_wait_seconds.inc_by(waited.as_secs_f64());
             lane.deliver(Delivery { slot: request.slot, request: request.request, pieces }, &**gate).await
         }
         Err(failure) => {

@@ -1,12 +1,13 @@
 //! Serving training jobs: they say on their control session what they read, and bytes go straight into their slots.
 //!
-//! [`session`] is what a job has opened, [`sources`] are versions and collections under leases, [`layout`] and [`leaf`] know
+//! [`session`] is what a job has opened, [`jobs`] is what its sessions agree on, [`sources`] are versions and collections under leases, [`layout`] and [`leaf`] know
 //! where samples are, [`plan`] makes a request into stretches of chunks, [`gather`] fetches them from the resident cache,
 //! [`answer`] puts this together, [`desk`] is the data port.
 
 mod answer;
 mod desk;
 mod gather;
+mod jobs;
 mod layout;
 mod leaf;
 mod plan;
@@ -14,6 +15,7 @@ mod session;
 mod sources;
 mod staging;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use headwater_fabric::planes::CorePlanes;
@@ -27,8 +29,10 @@ pub(crate) use session::ReaderSession;
 use super::outgoing::{Fifo, Outgoing};
 use crate::cache::ResidentCache;
 use crate::config::Config;
+use crate::control::ReaderRow;
 use crate::generations::Generations;
 use crate::store::ChunkStore;
+use jobs::Jobs;
 use leaf::LaidLeaf;
 use staging::Staging;
 
@@ -39,6 +43,8 @@ pub struct Readers {
     staging: Arc<Staging>,
     leaves: Mutex<Generations<Arc<LaidLeaf>>>,
     invitations: Mutex<Invitations<Arc<ReaderSession>>>,
+    jobs: Mutex<Jobs>,
+    sessions: Mutex<BTreeMap<u64, Arc<ReaderSession>>>,
     rdma: RdmaSettings,
     planes: OnceLock<CorePlanes>,
     began: Instant,
@@ -55,6 +61,8 @@ impl Readers {
             staging: Arc::default(),
             leaves: Mutex::new(Generations::new(config.memory.plans.0)),
             invitations: Mutex::default(),
+            jobs: Mutex::new(Jobs::new(config.serving.job_grace.0)),
+            sessions: Mutex::default(),
             rdma: config.serving.rdma.clone(),
             planes: OnceLock::new(),
             began: Instant::now(),
@@ -91,6 +99,27 @@ impl Readers {
 
     fn invitations(&self) -> MutexGuard<'_, Invitations<Arc<ReaderSession>>> {
         self.invitations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<ReaderSession>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many jobs read now.
+    pub(crate) fn jobs_live(&self) -> usize {
+        self.jobs().live()
+    }
+
+    /// All sessions of jobs, job by job; `may_name` says which datasets may be named. It must not block.
+    pub(crate) fn rows(&self, may_name: &dyn Fn(&str) -> bool) -> Vec<ReaderRow> {
+        let sessions: Vec<_> = self.sessions().values().cloned().collect();
+        let mut rows: Vec<_> = sessions.iter().map(|session| session.row(may_name)).collect();
+        rows.sort_by(|left, right| (&left.token, &left.job).cmp(&(&right.token, &right.job)));
+        rows
     }
 
     /// Time since the start, as invitations count it.

@@ -1,18 +1,27 @@
 //! One job's session: what it has opened, and what ends with it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use headwater_fabric::Secret;
-use headwater_host::error::{CodedError, codes};
+use headwater_host::error::{CodedError, codes, printable};
 use headwater_protocol::delivery::SLOT_BYTES_MAX;
+use headwater_protocol::id::PublicKey;
+use headwater_protocol::name;
+use headwater_protocol::order::{Course, Reading};
 use headwater_protocol::trust::{Action, Principal as Peer, Role};
 use headwater_protocol::wire::{DATA_SECRET_BYTES, DataWay, ReaderMessage};
 use headwater_quic::session::SessionHandle;
 use headwater_quic::work;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::sources::OpenSource;
+use super::jobs::{Disagreement, JobKey, Resolved};
+use super::sources::{Declared, OpenSource};
+use crate::control::{ReadRow, ReaderRow};
 use crate::core::Core;
 
 /// Most sources that one session has open.
@@ -20,15 +29,34 @@ const SOURCES_MAX: usize = 1024;
 /// Requests of one session that are worked on at once.
 pub(super) const REQUESTS_MAX: usize = 16;
 
+/// The label that says whose jobs a token is for.
+const USER_LABEL: &str = "user";
+
 /// One job's session. It ends when its connection does: whichever of the two ends first takes the other along.
 pub(crate) struct ReaderSession {
     pub(super) core: Arc<Core>,
     pub(super) id: u64,
     /// What logs call it.
     pub(super) who: String,
+    user: String,
+    owner: PublicKey,
+    address: SocketAddr,
+    since: Instant,
+    /// The job that it is of, once it said so.
+    job: OnceLock<JobKey>,
     handle: SessionHandle,
     opened: Mutex<Opened>,
+    way: Mutex<Way>,
+    bytes: AtomicU64,
+    waited_ns: AtomicU64,
     ended: watch::Sender<bool>,
+}
+
+/// On what a session's bytes travel.
+#[derive(Clone, Debug, Default)]
+struct Way {
+    plane: &'static str,
+    why_not_rdma: Option<String>,
 }
 
 #[derive(Default)]
@@ -39,7 +67,12 @@ struct Opened {
 
 impl ReaderSession {
     /// The session of `peer`, which must have the right to read at all.
-    pub(crate) fn new(core: &Arc<Core>, peer: &Peer, handle: SessionHandle) -> Result<Arc<Self>, CodedError> {
+    pub(crate) fn new(
+        core: &Arc<Core>,
+        peer: &Peer,
+        address: SocketAddr,
+        handle: SessionHandle,
+    ) -> Result<Arc<Self>, CodedError> {
         if peer.role == Role::Device || !peer.role.allows(Action::Read) {
             return Err(CodedError::new(
                 &codes::FORBIDDEN,
@@ -47,14 +80,35 @@ impl ReaderSession {
             )
             .with_hint("use a token of `core-node token create --role reader`"));
         }
-        Ok(Arc::new(Self {
+        let session = Arc::new(Self {
             core: core.clone(),
             id: core.unique(),
             who: peer.name.clone(),
+            user: name::label(&peer.labels, USER_LABEL).unwrap_or_default().to_owned(),
+            owner: peer.key,
+            address,
+            since: Instant::now(),
+            job: OnceLock::new(),
             handle,
             opened: Mutex::default(),
+            way: Mutex::default(),
+            bytes: AtomicU64::new(0),
+            waited_ns: AtomicU64::new(0),
             ended: watch::Sender::new(false),
-        }))
+        });
+        core.readers.sessions().insert(session.id, session.clone());
+        Ok(session)
+    }
+
+    /// What its bytes travel on from now on, and why that is not RDMA.
+    pub(super) fn travels(&self, plane: &'static str, why_not_rdma: Option<String>) {
+        *self.way.lock().unwrap_or_else(PoisonError::into_inner) = Way { plane, why_not_rdma };
+    }
+
+    /// A request waited so long for its bytes, and these go out.
+    pub(super) fn served(&self, bytes: u64, waited: Duration) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.waited_ns.fetch_add(u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     fn opened(&self) -> MutexGuard<'_, Opened> {
@@ -69,16 +123,21 @@ impl ReaderSession {
     /// Answers a message of the job; none where there is nothing to say. Blocks.
     pub(crate) fn answer(self: &Arc<Self>, peer: &Peer, message: ReaderMessage) -> Option<ReaderMessage> {
         let (question, answer) = match message {
-            ReaderMessage::OpenData { question } => (question, self.invite(question)),
+            ReaderMessage::OpenData { question, job } => (question, self.invite(question, job)),
             ReaderMessage::OpenSource { question, name } => (question, self.open(peer, question, &name)),
             ReaderMessage::CloseSource { source } => {
                 let closed = self.opened().sources.remove(&source);
+                if let Some(job) = self.job.get() {
+                    self.core.readers.jobs().close(job, self.id, source);
+                }
                 drop(closed);
                 return None;
             }
-            ReaderMessage::DataOpened { .. } | ReaderMessage::SourceIs { .. } | ReaderMessage::Refused { .. } => {
-                return None;
-            }
+            ReaderMessage::Declare { question, source, reading } => (question, self.declare(question, source, reading)),
+            ReaderMessage::DataOpened { .. }
+            | ReaderMessage::SourceIs { .. }
+            | ReaderMessage::Declared { .. }
+            | ReaderMessage::Refused { .. } => return None,
         };
         Some(answer.unwrap_or_else(|error| {
             self.core.metrics.error(&error.code);
@@ -86,8 +145,13 @@ impl ReaderSession {
         }))
     }
 
-    fn invite(self: &Arc<Self>, question: u32) -> Result<ReaderMessage, CodedError> {
+    fn invite(self: &Arc<Self>, question: u32, job: String) -> Result<ReaderMessage, CodedError> {
         let readers = &self.core.readers;
+        let key = JobKey { owner: self.owner, job };
+        if self.job.get_or_init(|| key.clone()) != &key {
+            return Err(CodedError::new(&codes::BAD_FRAME, "a session is of one job"));
+        }
+        readers.jobs().enter(&key, self.id, readers.now());
         let port = readers.port().ok_or_else(|| {
             CodedError::new(&codes::INTERNAL, "this core has no port for data")
                 .with_hint("it is about to stop, or was started without one")
@@ -112,14 +176,85 @@ impl ReaderSession {
             return Err(CodedError::new(&codes::TOO_BUSY, format!("a session has up to {SOURCES_MAX} datasets open"))
                 .with_hint("close those that are not read any more"));
         }
-        let source = Arc::new(OpenSource::open(&self.core, peer, name)?);
-        tracing::info!(job = self.who, name, samples = source.layout.samples(), "opened");
+        let source = Arc::new(self.open_for_job(peer, name)?);
+        tracing::info!(job = self.who, name, number = source.number, samples = source.layout.samples(), "opened");
         let (id, number, members) = (source.id, source.number, source.members());
         let mut opened = self.opened();
         opened.next += 1;
         let source_number = opened.next;
         opened.sources.insert(source_number, source);
         Ok(ReaderMessage::SourceIs { question, source: source_number, id, number, members })
+    }
+
+    /// Opens what `name` stands for in this job.
+    fn open_for_job(&self, peer: &Peer, name: &str) -> Result<OpenSource, CodedError> {
+        let (plain, wanted) = name.split_once('@').unwrap_or((name, "latest"));
+        let (Some(job), Err(_)) = (self.job.get(), wanted.parse::<u64>()) else {
+            return OpenSource::open(&self.core, peer, name);
+        };
+        let jobs = || self.core.readers.jobs();
+        let full = format!("{plain}@{wanted}");
+        let settled = jobs().resolved(job, &full);
+        if let Some(settled) = settled {
+            match OpenSource::open(&self.core, peer, &format!("{plain}@{}", settled.number)) {
+                Ok(source) if source.id == settled.id => return Ok(source),
+                Err(error) if !error.is(&codes::NOT_FOUND) => return Err(error),
+                // It was deleted, and perhaps made anew under the same number.
+                _ => jobs().unsettle(job, &full, settled),
+            }
+        }
+        let source = OpenSource::open(&self.core, peer, name)?;
+        let found = Resolved { number: source.number, id: source.id };
+        let settled =
+            jobs().settle(job, &full, found).map_err(|error| CodedError::new(&codes::TOO_BUSY, error.to_string()))?;
+        // Another rank may have settled it meanwhile.
+        if settled == found {
+            Ok(source)
+        } else {
+            OpenSource::open(&self.core, peer, &format!("{plain}@{}", settled.number))
+        }
+    }
+
+    fn declare(&self, question: u32, number: u32, reading: Reading) -> Result<ReaderMessage, CodedError> {
+        let source = self.source(number).ok_or_else(|| {
+            CodedError::new(&codes::NOT_FOUND, "the dataset is not open, or may not be read any more")
+        })?;
+        let course = Course::new(&reading, &source.id, source.layout.samples())
+            .map_err(|error| CodedError::new(&codes::READING_SENSELESS, error.to_string()))?;
+        if let Some(job) = self.job.get() {
+            let what = Resolved { number: source.number, id: source.id };
+            let agreed = self.core.readers.jobs().declare(job, (self.id, number), reading.rank, &source.name, what);
+            agreed.map_err(|Disagreement { rank, number: other }| {
+                let message = format!(
+                    "rank {} reads `{name}@{}`, and rank {rank} of the same job reads `{name}@{other}`",
+                    reading.rank,
+                    source.number,
+                    name = source.name,
+                );
+                CodedError::new(&codes::ANOTHER_VERSION, message)
+            })?;
+        }
+        source.declare(Declared::new(reading, course));
+        Ok(ReaderMessage::Declared { question })
+    }
+
+    /// How it is, for `status`; `may_name` says which datasets may be named.
+    pub(super) fn row(&self, may_name: &dyn Fn(&str) -> bool) -> ReaderRow {
+        let way = self.way.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let sources: Vec<_> = self.opened().sources.values().cloned().collect();
+        let is_shown = |source: &&Arc<OpenSource>| source.layout.members().iter().all(|member| may_name(&member.name));
+        ReaderRow {
+            job: self.job.get().map(|key| printable(&key.job)).unwrap_or_default(),
+            token: self.who.clone(),
+            user: self.user.clone(),
+            address: self.address.to_string(),
+            since_s: self.since.elapsed().as_secs(),
+            plane: way.plane.to_owned(),
+            why_not_rdma: way.why_not_rdma.unwrap_or_default(),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            waited_ms: self.waited_ns.load(Ordering::Relaxed) / 1_000_000,
+            reads: sources.iter().filter(is_shown).map(|source| read_row(source)).collect(),
+        }
     }
 
     /// Lets go of what `peer` may not read any more. Blocks.
@@ -135,7 +270,12 @@ impl ReaderSession {
 
     /// Ends it: what it held is free, its data connection and its session close.
     pub(crate) fn end(&self, reason: &str) {
-        self.core.readers.invitations().withdraw(self.id);
+        let readers = &self.core.readers;
+        readers.invitations().withdraw(self.id);
+        if let Some(job) = self.job.get() {
+            readers.jobs().leave(job, self.id, readers.now());
+        }
+        drop(readers.sessions().remove(&self.id));
         self.ended.send_replace(true);
         let opened = std::mem::take(&mut *self.opened());
         drop(opened);
@@ -147,4 +287,20 @@ impl ReaderSession {
         // It can't be dropped while this borrows it.
         let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
+}
+
+fn read_row(source: &OpenSource) -> ReadRow {
+    let mut row = ReadRow { dataset: source.label(), samples: source.layout.samples(), ..ReadRow::default() };
+    if let Some(declared) = source.declared() {
+        let reading = &declared.reading;
+        row.epoch = Some(reading.epoch);
+        row.rank = reading.rank;
+        row.world_size = reading.world_size.get();
+        row.worker = reading.worker;
+        row.workers = reading.workers;
+        row.turn = declared.turn();
+        row.turns = declared.course.len();
+        row.position = declared.course.position(row.turn).unwrap_or(declared.course.epoch_len());
+    }
+    row
 }

@@ -1,9 +1,11 @@
 //! What a job reads, opened: a version or the members of a collection, held by leases while they are read.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::id::ID_BYTES;
+use headwater_protocol::order::{Course, Reading};
 use headwater_protocol::trust::Principal as Peer;
 use headwater_protocol::wire::{Following, MESSAGE_LIST_MAX, SourceMember};
 
@@ -19,6 +21,36 @@ const NEAREST_MAX: usize = 3;
 /// How alike a name must be to be offered.
 const NEAREST_LIKENESS_MIN: f64 = 0.6;
 
+/// What a session declared of a source, and how far it is.
+#[derive(Debug)]
+pub(crate) struct Declared {
+    /// As it was declared.
+    pub(crate) reading: Reading,
+    /// What that comes to.
+    pub(crate) course: Course,
+    turn: AtomicU64,
+}
+
+impl Declared {
+    /// A course that has not begun.
+    pub(super) fn new(reading: Reading, course: Course) -> Self {
+        Self { reading, course, turn: AtomicU64::new(0) }
+    }
+
+    /// Turns up to the last one that was asked for.
+    pub(crate) fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Relaxed)
+    }
+
+    /// These samples are asked for, in this order.
+    fn asked(&self, samples: &[u64]) {
+        // Requests overtake one another, by a few batches at most.
+        if let Some(turn) = samples.last().and_then(|sample| self.course.turn(*sample)) {
+            self.turn.fetch_max(turn + 1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// An opened source. Its leases end, and what the cache keeps for it is idle, when it is dropped.
 pub(crate) struct OpenSource {
     core: Arc<Core>,
@@ -30,7 +62,10 @@ pub(crate) struct OpenSource {
     pub(crate) number: u64,
     /// Where its samples are.
     pub(crate) layout: Layout,
+    /// The name without a version.
+    pub(crate) name: String,
     leases: Vec<HeldLease>,
+    declared: Mutex<Option<Arc<Declared>>>,
 }
 
 impl OpenSource {
@@ -43,7 +78,7 @@ impl OpenSource {
             let (dataset, version, lease) = held_version(core, &asker, name)?;
             let (id, number) = (*version.summary.version.as_bytes(), version.summary.number);
             let member = member(core, &dataset, &version)?;
-            return Ok(Self::new(core, (id, number), vec![member], vec![lease]));
+            return Ok(Self::new(core, plain, (id, number), vec![member], vec![lease]));
         }
         match edition(core, &asker, plain, wanted)? {
             Some(edition) => Self::of_edition(core, &asker, name, &edition),
@@ -64,16 +99,49 @@ impl OpenSource {
             members.push(member(core, &dataset, &version)?);
             leases.push(lease);
         }
-        Ok(Self::new(core, (edition.id.0, edition.number), members, leases))
+        let plain = name.split_once('@').map_or(name, |(plain, _)| plain);
+        Ok(Self::new(core, plain, (edition.id.0, edition.number), members, leases))
     }
 
     fn new(
         core: &Arc<Core>,
+        name: &str,
         (id, number): ([u8; ID_BYTES], u64),
         members: Vec<Member>,
         leases: Vec<HeldLease>,
     ) -> Self {
-        Self { core: core.clone(), reader: core.unique(), id, number, layout: Layout::new(members), leases }
+        Self {
+            core: core.clone(),
+            reader: core.unique(),
+            id,
+            number,
+            layout: Layout::new(members),
+            name: name.to_owned(),
+            leases,
+            declared: Mutex::default(),
+        }
+    }
+
+    /// Its name with its number.
+    pub(crate) fn label(&self) -> String {
+        format!("{}@{}", self.name, self.number)
+    }
+
+    /// What is read of it from now on.
+    pub(super) fn declare(&self, declared: Declared) {
+        *self.declared.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(declared));
+    }
+
+    /// What was declared last.
+    pub(crate) fn declared(&self) -> Option<Arc<Declared>> {
+        self.declared.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// These samples are asked for.
+    pub(super) fn asked(&self, samples: &[u64]) {
+        if let Some(declared) = self.declared() {
+            declared.asked(samples);
+        }
     }
 
     /// Keeps its leases alive; cheap.
