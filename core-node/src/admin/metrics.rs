@@ -125,7 +125,11 @@ impl Metrics {
             register!(Counter::default(), "reader_wait", "Time that requests of training jobs waited", Seconds);
         let reader_sessions = register!(Gauge::default(), "reader_sessions", "Sessions of training jobs");
         let reader_jobs = register!(Gauge::default(), "reader_jobs", "Training jobs with sessions");
-        let cache_chunks = register!(Family::default(), "cache_chunks", "Chunks that jobs found in memory, or did not");
+        let cache_chunks = register!(
+            Family::default(),
+            "cache_chunks",
+            "Chunks that jobs found in memory or did not, and that were read ahead"
+        );
         let sessions_total = register!(Counter::default(), "sessions_begun", "Sessions that began");
         let commits_total = register!(Counter::default(), "commits", "Versions committed");
         let errors = register!(Family::default(), "errors", "Errors that peers and people were told of");
@@ -208,7 +212,7 @@ impl Metrics {
 
     /// Sets what the cache of training jobs did since the start.
     pub fn cache_stats(&self, stats: &CacheStats) {
-        for (kind, value) in [("hits", stats.hits), ("misses", stats.misses)] {
+        for (kind, value) in [("hits", stats.hits), ("misses", stats.misses), ("ahead", stats.ahead)] {
             let value = i64::try_from(value).unwrap_or(i64::MAX);
             self.cache_chunks.get_or_create(&KindLabels { kind }).set(value);
         }

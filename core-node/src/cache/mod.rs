@@ -16,7 +16,7 @@ use headwater_protocol::id::ChunkId;
 use headwater_quic::work;
 use tokio::sync::{Semaphore, watch};
 
-pub use policy::Reader;
+pub use policy::{Foresight, Reader, Samples, Track};
 pub use slabs::{BLOCK_BYTES, Slabs};
 
 use crate::ingest::error_chain;
@@ -25,6 +25,9 @@ use policy::Policy;
 
 /// Chunks that are read from packs at once.
 const READS_MAX: usize = 16;
+/// Those of them that nobody waits for yet: whatever is read ahead, most of the disk is for misses.
+const AHEAD_READS_MAX: usize = 4;
+const _: () = assert!(AHEAD_READS_MAX * 2 <= READS_MAX);
 
 /// A chunk in memory, as stretches that follow one another; all but the last have [`BLOCK_BYTES`]. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -101,6 +104,8 @@ pub struct CacheStats {
     pub hits: u64,
     /// Chunks that were not.
     pub misses: u64,
+    /// Chunks that were read before they were asked for.
+    pub ahead: u64,
 }
 
 /// The cache.
@@ -111,6 +116,7 @@ pub struct ResidentCache {
     slabs: OnceLock<Arc<Slabs>>,
     state: Mutex<State>,
     reads: Semaphore,
+    ahead: Semaphore,
     stats: Mutex<CacheStats>,
 }
 
@@ -124,12 +130,18 @@ impl ResidentCache {
             slabs: OnceLock::new(),
             state: Mutex::new(State { chunks: HashMap::new(), policy: Policy::new(blocks) }),
             reads: Semaphore::new(READS_MAX),
+            ahead: Semaphore::new(AHEAD_READS_MAX),
             stats: Mutex::default(),
         })
     }
 
     fn locked(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes of its memory.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Its memory, which is taken now if it was not before.
@@ -146,30 +158,55 @@ impl ResidentCache {
         *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those of `ids` that are there, each at its place: one lock for all.
-    pub fn look_up(&self, ids: &[ChunkId], reader: Reader) -> Vec<Option<Chunk>> {
+    /// `reader` declared what it reads, along with the others of `track`.
+    pub fn declare(&self, reader: Reader, track: Track, foresight: Arc<dyn Foresight>) {
+        self.locked().policy.handle_declared(reader, track, foresight);
+    }
+
+    /// Those of `wanted` that are there, each at its place: one lock for all. Each comes with the samples that it is of.
+    pub fn look_up(&self, wanted: &[(ChunkId, Samples)], reader: Reader) -> Vec<Option<Chunk>> {
         let mut hits = 0;
         let found = {
             let mut state = self.locked();
             let State { chunks, policy } = &mut *state;
-            let look = |id: &ChunkId| match chunks.get(id) {
+            let look = |(id, samples): &(ChunkId, Samples)| match chunks.get(id) {
                 Some(Entry::Resident(chunk)) => {
-                    policy.handle_hit(id, reader);
+                    policy.handle_hit(id, reader, samples);
                     hits += 1;
                     Some(chunk.clone())
                 }
                 _ => None,
             };
-            ids.iter().map(look).collect()
+            wanted.iter().map(look).collect()
         };
         let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
         stats.hits += hits;
-        stats.misses += ids.len() as u64 - hits;
+        stats.misses += wanted.len() as u64 - hits;
         found
     }
 
-    /// The chunk `id` for `reader`, read from its pack if it is not there. A read that has begun goes on if this is dropped.
-    pub async fn load(self: &Arc<Self>, id: ChunkId, reader: Reader) -> Loaded {
+    /// Whether a chunk is there, or on its way.
+    pub fn knows(&self, id: &ChunkId) -> bool {
+        self.locked().chunks.contains_key(id)
+    }
+
+    /// Reads the chunk `id` because `reader` will need it for `samples`, if there is room or what would give way is needed
+    /// later. Whether it did, or the chunk was there: if not, it is too early to read on.
+    pub async fn load_ahead(self: &Arc<Self>, id: ChunkId, samples: Samples, blocks: usize, reader: Reader) -> bool {
+        if self.knows(&id) {
+            return true;
+        }
+        let Ok(_turn) = self.ahead.acquire().await else { return false };
+        if !self.make_room(blocks, |policy| policy.poll_victim_for(reader, &samples)) {
+            return false;
+        }
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner).ahead += 1;
+        self.load(id, samples, reader).await.is_ok()
+    }
+
+    /// The chunk `id` for `reader`, which needs it for `samples`, read from its pack if it is not there. A read that has begun
+    /// goes on if this is dropped.
+    pub async fn load(self: &Arc<Self>, id: ChunkId, samples: Samples, reader: Reader) -> Loaded {
         let mut loading = {
             let mut state = self.locked();
             match state.chunks.get(&id) {
@@ -178,7 +215,7 @@ impl ResidentCache {
                 None => {
                     let (done, loading) = watch::channel(None);
                     state.chunks.insert(id, Entry::Loading(loading.clone()));
-                    drop(work::spawn(self.clone().read(id, reader, done)));
+                    drop(work::spawn(self.clone().read(id, samples, reader, done)));
                     loading
                 }
             }
@@ -191,12 +228,12 @@ impl ResidentCache {
         Err(broken_off())
     }
 
-    async fn read(self: Arc<Self>, id: ChunkId, reader: Reader, done: watch::Sender<Option<Loaded>>) {
+    async fn read(self: Arc<Self>, id: ChunkId, samples: Samples, reader: Reader, done: watch::Sender<Option<Loaded>>) {
         let Ok(_turn) = self.reads.acquire().await else { return };
         let cache = self.clone();
         let read = work::spawn_blocking(move || {
             let plain = cache.store.read(&id).map_err(|error| failed(&error))?;
-            Ok(cache.settle(id, plain, reader))
+            Ok(cache.settle(id, plain, &samples, reader))
         });
         let loaded = read.await.unwrap_or_else(|_| Err(broken_off()));
         if loaded.is_err() {
@@ -206,14 +243,14 @@ impl ResidentCache {
     }
 
     /// Puts a chunk into blocks and enters it; one for which there is no room just passes.
-    fn settle(&self, id: ChunkId, plain: Bytes, reader: Reader) -> Chunk {
+    fn settle(&self, id: ChunkId, plain: Bytes, samples: &Samples, reader: Reader) -> Chunk {
         let count = plain.len().div_ceil(BLOCK_BYTES);
-        let blocks = self.make_room(count).then(|| self.slabs().fill(&plain)).flatten();
+        let blocks = self.make_room(count, Policy::poll_victim).then(|| self.slabs().fill(&plain)).flatten();
         let mut state = self.locked();
         if let Some(blocks) = blocks {
             let chunk = Chunk(blocks.into());
             state.chunks.insert(id, Entry::Resident(chunk.clone()));
-            state.policy.handle_loaded(id, count, reader);
+            state.policy.handle_loaded(id, count, reader, samples);
             chunk
         } else {
             state.chunks.remove(&id);
@@ -221,13 +258,13 @@ impl ResidentCache {
         }
     }
 
-    /// Lets chunks go until so many blocks are free; whether they are.
-    fn make_room(&self, blocks: usize) -> bool {
+    /// Lets chunks go as `victim` chooses until so many blocks are free; whether they are.
+    fn make_room(&self, blocks: usize, victim: impl Fn(&mut Policy) -> Option<ChunkId>) -> bool {
         let slabs = self.slabs();
         while slabs.free() < blocks {
             let gone = {
                 let mut state = self.locked();
-                let Some(victim) = state.policy.poll_victim() else { return false };
+                let Some(victim) = victim(&mut state.policy) else { return false };
                 state.chunks.remove(&victim)
             };
             drop(gone);

@@ -36,7 +36,7 @@ async fn a_name_stands_for_the_same_version_in_all_sessions_of_a_job() {
     assert_eq!(first.dataset("lab/data@latest").await.expect("opened").number(), 1);
     core.run_command(&["dataset", "tag", "lab/data@1", "nightly"]).success();
     assert_eq!(first.dataset("lab/data@nightly").await.expect("opened").number(), 1);
-    publish_another(&core, &files);
+    let more = publish_another(&core, &files);
     core.run_command(&["dataset", "tag", "lab/data", "nightly", "--delete"]).success();
     core.run_command(&["dataset", "tag", "lab/data@2", "nightly"]).success();
     let second = session(&token, "train").await;
@@ -58,7 +58,7 @@ async fn a_name_stands_for_the_same_version_in_all_sessions_of_a_job() {
     import(&core, "lab/data", &files);
     let anew = session(&token, "train").await;
     let dataset = anew.dataset("lab/data").await.expect("opened");
-    check(&dataset.read(&[0]).await.expect("read"), &[0], &samples(&files));
+    check(&dataset.read(&[0]).await.expect("read"), &[0], &samples(&more));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,14 +13,18 @@ use headwater_protocol::record::{ChunkRef, Content, FileKind};
 use headwater_protocol::tree::{LeafRef, RecordAt, Tree};
 use headwater_quic::work;
 
+use super::ahead;
 use super::gather::{GatherError, gather};
 use super::layout::{Member, Place};
 use super::leaf::{FileBody, LaidFile, LaidLeaf};
 use super::plan::BatchPlan;
 use super::sources::OpenSource;
-use crate::cache::LoadError;
+use crate::cache::{LoadError, Samples};
 use crate::control::tree_failed;
 use crate::core::Core;
+
+/// Whatever is read of a file by its range is read for no sample.
+const NO_SAMPLES: Samples = 0..0;
 
 /// Why a request gets no bytes.
 #[derive(Debug)]
@@ -58,8 +62,11 @@ pub(super) async fn answer(
     source.keep();
     match &request.what {
         ReadWhat::Samples { samples: numbers, .. } => {
-            source.asked(numbers);
-            samples(core, source, request).await
+            let answered = samples(core, source, request).await;
+            // Until now what they need was needed next.
+            source.read(numbers);
+            ahead::nudge(core, source);
+            answered
         }
         ReadWhat::Range { .. } => range(core, source, request).await,
     }
@@ -81,7 +88,12 @@ async fn samples(
         };
         let readers = &core.readers;
         match gather(&readers.cache, &readers.staging, source.reader, &plan).await {
-            Ok(pieces) => return Ok(pieces),
+            Ok((pieces, misses)) => {
+                if misses > 0 {
+                    source.missed();
+                }
+                return Ok(pieces);
+            }
             // Each turn knows of more lost chunks than the one before.
             Err(GatherError::Lost(more)) => {
                 assert!(!more.is_subset(&lost), "a plan does not name what it was told is lost");
@@ -134,8 +146,11 @@ fn plan_samples(
             if is_paged && !may_wait {
                 return Ok(None);
             }
+            let at = (&**leaf, place.first());
+            let sample = at.1 + place.sample as u64;
+            let sample = sample..sample + 1;
             if !is_paged && !*paths && lost.is_empty() {
-                plan.add_file(leaf, file, leaf.suffix_of(file), &[], lost);
+                plan.add_file(at, file, leaf.suffix_of(file), (&[], &sample), lost);
                 continue;
             }
             if !may_wait {
@@ -146,7 +161,7 @@ fn plan_samples(
             let is_lost = !lost.is_empty();
             // One that can't be read is named whole.
             let name = if *paths || is_lost { record.path.as_slice() } else { leaf.suffix_of(file) };
-            plan.add_file(leaf, file, name, &extents, lost);
+            plan.add_file(at, file, name, (&extents, &sample), lost);
         }
         plan.end_sample();
     }
@@ -250,7 +265,7 @@ async fn range(core: &Arc<Core>, source: &Arc<OpenSource>, request: &Arc<ReadReq
     if let Some((chunk, offset, hash, from)) = found.shared {
         let size = found.size as u32;
         lead = from;
-        plan.add(chunk.id, offset, Unit { id: hash, total: size, offset: 0, bytes: size }, 0);
+        plan.add(chunk.id, NO_SAMPLES, offset, Unit { id: hash, total: size, offset: 0, bytes: size }, 0);
     }
     for (index, part) in found.parts.iter().enumerate() {
         let (chunk, wanted) = (part.chunk, part.wanted.clone());
@@ -260,10 +275,10 @@ async fn range(core: &Arc<Core>, source: &Arc<OpenSource>, request: &Arc<ReadReq
         }
         let bytes = groups.end - groups.start;
         if bytes == chunk.length {
-            plan.add_whole(chunk);
+            plan.add_whole(chunk, NO_SAMPLES);
             continue;
         }
-        let plain = readers.cache.load(chunk.id, source.reader).await.map_err(|error| match error {
+        let plain = readers.cache.load(chunk.id, NO_SAMPLES, source.reader).await.map_err(|error| match error {
             LoadError::Lost(_) => unreadable(&found, chunk.id),
             LoadError::Failed(reason) => store_failed(&reason),
         })?;
@@ -279,7 +294,7 @@ async fn range(core: &Arc<Core>, source: &Arc<OpenSource>, request: &Arc<ReadReq
             offset: wanted.start / proof::GROUP_BYTES * proof::GROUP_BYTES,
             bytes,
         };
-        plan.add(chunk.id, unit.offset, unit, beside.len() as u32);
+        plan.add(chunk.id, NO_SAMPLES, unit.offset, unit, beside.len() as u32);
         plan.tables.proofs.extend(beside);
     }
     plan.end_file(found.size, &found.path, lead, found.length as u32, FileStatus::Whole, 0);
@@ -287,7 +302,8 @@ async fn range(core: &Arc<Core>, source: &Arc<OpenSource>, request: &Arc<ReadReq
     if plan.slot_bytes() > u64::from(request.slot_bytes) {
         return Err(Refused::SlotTooSmall { needed: plan.slot_bytes(), has: request.slot_bytes });
     }
-    gather(&readers.cache, &readers.staging, source.reader, &plan).await.map_err(|error| match error {
+    let gathered = gather(&readers.cache, &readers.staging, source.reader, &plan).await;
+    gathered.map(|(pieces, _)| pieces).map_err(|error| match error {
         GatherError::Lost(lost) => unreadable(&found, lost.first().copied().unwrap_or_default()).into(),
         GatherError::Failed(reason) => store_failed(&reason).into(),
     })

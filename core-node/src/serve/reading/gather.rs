@@ -24,33 +24,37 @@ pub(super) enum GatherError {
     Failed(String),
 }
 
-/// Fetches the chunks of `plan` for `reader`. A chunk of which only small stretches are wanted is let go as soon as they are
+/// Fetches the chunks of `plan` for `reader`; gives the pieces, and how many chunks were not there. A chunk of which only small stretches are wanted is let go as soon as they are
 /// copied, so that a batch from all over a dataset pins nothing.
 pub(super) async fn gather(
     cache: &Arc<ResidentCache>,
     staging: &Arc<Staging>,
     reader: Reader,
     plan: &BatchPlan,
-) -> Result<Vec<Bytes>, GatherError> {
+) -> Result<(Vec<Bytes>, usize), GatherError> {
     let mut gathering = Gathering::new(staging, plan);
     let mut lost = BTreeSet::new();
     let mut loading = FuturesUnordered::new();
     for (index, found) in cache.look_up(&plan.chunks, reader).into_iter().enumerate() {
         match found {
             Some(chunk) => gathering.take(index, chunk),
-            None => loading.push(async move { (index, cache.load(plan.chunks[index], reader).await) }),
+            None => loading.push(async move {
+                let (chunk, samples) = plan.chunks[index].clone();
+                (index, cache.load(chunk, samples, reader).await)
+            }),
         }
     }
+    let misses = loading.len();
     while let Some((index, loaded)) = loading.next().await {
         match loaded {
             Ok(chunk) => gathering.take(index, chunk),
             Err(LoadError::Lost(_)) => {
-                lost.insert(plan.chunks[index]);
+                lost.insert(plan.chunks[index].0);
             }
             Err(LoadError::Failed(reason)) => return Err(GatherError::Failed(reason)),
         }
     }
-    if lost.is_empty() { Ok(gathering.finish(staging)) } else { Err(GatherError::Lost(lost)) }
+    if lost.is_empty() { Ok((gathering.finish(staging), misses)) } else { Err(GatherError::Lost(lost)) }
 }
 
 struct Gathering<'a> {

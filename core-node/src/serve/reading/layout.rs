@@ -33,6 +33,13 @@ pub(crate) struct Place<'a> {
     pub(crate) sample: usize,
 }
 
+impl Place<'_> {
+    /// The number, in the source, of the page's first sample.
+    pub(crate) fn first(&self) -> u64 {
+        self.member.first + self.leaf.before.samples
+    }
+}
+
 impl Member {
     /// Finds the leaves of a version; reads the pages above them, and none of them.
     pub(crate) fn new(

@@ -9,9 +9,11 @@ use headwater_protocol::path;
 use headwater_protocol::record::{ChunkRef, Content, FileKind};
 use headwater_protocol::tree::stem_groups;
 
+use crate::cache::Samples;
+
 /// What a laid out file, chunk or name takes in memory, at most, in bytes.
 const FILE_COST: u64 = 80;
-const CHUNK_COST: u64 = 40;
+const CHUNK_COST: u64 = 48;
 
 /// Where a file's bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +63,8 @@ pub(crate) struct LaidLeaf {
     files: Vec<LaidFile>,
     /// Files up to the end of each sample.
     samples: Vec<u32>,
+    /// For each chunk the first sample of the page that it is of, and the one after the last.
+    of_chunks: Vec<(u32, u32)>,
     suffixes: Vec<Vec<u8>>,
 }
 
@@ -72,6 +76,7 @@ impl LaidLeaf {
             extents: Vec::new(),
             files: Vec::with_capacity(page.records.len()),
             samples: Vec::new(),
+            of_chunks: vec![(u32::MAX, 0); page.chunks.len()],
             suffixes: Vec::new(),
         };
         for group in stem_groups(&page.records) {
@@ -82,6 +87,7 @@ impl LaidLeaf {
                     continue;
                 }
                 let body = laid.body(&record.content);
+                laid.note_chunks(body);
                 let suffix = laid.suffix(&record.path[path::stem(&record.path).len()..]);
                 laid.files.push(LaidFile { size: record.size, body, record: index as u32, suffix });
             }
@@ -90,6 +96,25 @@ impl LaidLeaf {
             }
         }
         laid
+    }
+
+    /// The sample that comes next in the page has a file of `body`.
+    fn note_chunks(&mut self, body: FileBody) {
+        let sample = self.samples.len() as u32;
+        let Self { extents, of_chunks, .. } = self;
+        let one;
+        let chunks = match body {
+            FileBody::Empty | FileBody::Paged => return,
+            FileBody::Shared { chunk, .. } => {
+                one = [chunk];
+                &one[..]
+            }
+            FileBody::Whole { first, count } => &extents[first as usize..(first + count) as usize],
+        };
+        for chunk in chunks {
+            let (first, end) = &mut of_chunks[*chunk as usize];
+            (*first, *end) = ((*first).min(sample), (*end).max(sample + 1));
+        }
     }
 
     fn body(&mut self, content: &Content) -> FileBody {
@@ -120,6 +145,12 @@ impl LaidLeaf {
         let end = *self.samples.get(sample)? as usize;
         let start = if sample == 0 { 0 } else { self.samples[sample - 1] as usize };
         Some(&self.files[start..end])
+    }
+
+    /// The samples that chunk number `chunk` of the page is of, if the page's first sample is number `first` of the source.
+    pub(crate) fn samples_of(&self, chunk: u32, first: u64) -> Samples {
+        let (from, to) = self.of_chunks[chunk as usize];
+        first + u64::from(from.min(to))..first + u64::from(to)
     }
 
     /// What follows the stem in a file's name.

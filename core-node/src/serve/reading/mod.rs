@@ -2,9 +2,11 @@
 //!
 //! [`session`] is what a job has opened, [`jobs`] is what its sessions agree on, [`sources`] are versions and collections under leases, [`layout`] and [`leaf`] know
 //! where samples are, [`plan`] makes a request into stretches of chunks, [`gather`] fetches them from the resident cache,
-//! [`answer`] puts this together, [`desk`] is the data port.
+//! [`answer`] puts this together, [`declared`] is what is known of a session's future and [`ahead`] reads along it, [`desk`] is the data port.
 
+mod ahead;
 mod answer;
+mod declared;
 mod desk;
 mod gather;
 mod jobs;

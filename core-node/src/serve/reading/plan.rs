@@ -7,6 +7,7 @@ use headwater_protocol::id::ChunkId;
 use headwater_protocol::record::ChunkRef;
 
 use super::leaf::{FileBody, LaidFile, LaidLeaf};
+use crate::cache::Samples;
 
 /// A stretch of a chunk on its way into a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +27,8 @@ pub(crate) struct BatchPlan {
     pub(crate) tables: Plan,
     /// The payload, in order.
     pub(crate) pieces: Vec<Piece>,
-    /// The chunks that these are of, each once.
-    pub(crate) chunks: Vec<ChunkId>,
+    /// The chunks that these are of, each once, and the samples that each is of.
+    pub(crate) chunks: Vec<(ChunkId, Samples)>,
     known: BTreeMap<ChunkId, usize>,
 }
 
@@ -37,14 +38,15 @@ impl BatchPlan {
         self.tables.table_bytes() as u64 + self.tables.payload_bytes()
     }
 
-    /// Adds a file of the current sample; `extents` are the chunks of one that is paged. Chunks in `lost` can't be had: a file
+    /// Adds a file of the current sample, which is in a page whose first sample is number `first`; `extents` are the chunks of one that is paged, and
+    /// `sample` is what they are of. Chunks in `lost` can't be had: a file
     /// with one of them is said to be unreadable.
     pub(crate) fn add_file(
         &mut self,
-        leaf: &LaidLeaf,
+        (leaf, first): (&LaidLeaf, u64),
         file: &LaidFile,
         name: &[u8],
-        extents: &[ChunkRef],
+        (extents, sample): (&[ChunkRef], &Samples),
         lost: &BTreeSet<ChunkId>,
     ) {
         let units_before = self.tables.units.len();
@@ -52,28 +54,29 @@ impl BatchPlan {
             // Most files of most jobs: nothing is allocated for one.
             let length = file.size as u32;
             let unit = Unit { id: hash, total: length, offset: 0, bytes: length };
-            self.add(leaf.chunks[chunk as usize].id, offset, unit, 0);
+            self.add(leaf.chunks[chunk as usize].id, leaf.samples_of(chunk, first), offset, unit, 0);
             return self.end_file(file.size, name, 0, length, FileStatus::Whole, units_before);
         }
-        let of_leaf = |index: u32| leaf.chunks[index as usize];
-        let chunks: Vec<ChunkRef> = match file.body {
+        let of_leaf = |index: u32| (leaf.chunks[index as usize], leaf.samples_of(index, first));
+        let chunks: Vec<(ChunkRef, Samples)> = match file.body {
             FileBody::Empty => Vec::new(),
             FileBody::Shared { chunk, .. } => vec![of_leaf(chunk)],
             FileBody::Whole { first, count } => {
                 leaf.extents[first as usize..(first + count) as usize].iter().map(|index| of_leaf(*index)).collect()
             }
-            FileBody::Paged => extents.to_vec(),
+            FileBody::Paged => extents.iter().map(|extent| (*extent, sample.clone())).collect(),
         };
-        if let Some(gone) = chunks.iter().find(|chunk| lost.contains(&chunk.id)) {
+        if let Some(gone) = chunks.iter().map(|(chunk, _)| chunk).find(|chunk| lost.contains(&chunk.id)) {
             self.tables.units.push((Unit { id: gone.id, total: 0, offset: 0, bytes: 0 }, 0));
             return self.end_file(file.size, name, 0, 0, FileStatus::Unreadable, units_before);
         }
         if let FileBody::Shared { offset, hash, .. } = file.body {
             let length = file.size as u32;
-            self.add(chunks[0].id, offset, Unit { id: hash, total: length, offset: 0, bytes: length }, 0);
+            let (chunk, samples) = chunks[0].clone();
+            self.add(chunk.id, samples, offset, Unit { id: hash, total: length, offset: 0, bytes: length }, 0);
         } else {
-            for chunk in chunks {
-                self.add_whole(chunk);
+            for (chunk, samples) in chunks {
+                self.add_whole(chunk, samples);
             }
         }
         self.end_file(file.size, name, 0, file.size as u32, FileStatus::Whole, units_before);
@@ -101,10 +104,10 @@ impl BatchPlan {
     }
 
     /// Adds a unit whose bytes are those of `chunk` from `offset` on.
-    pub(crate) fn add(&mut self, chunk: ChunkId, offset: u32, unit: Unit, proof_hashes: u32) {
+    pub(crate) fn add(&mut self, chunk: ChunkId, samples: Samples, offset: u32, unit: Unit, proof_hashes: u32) {
         let next = self.chunks.len();
         let chunk = *self.known.entry(chunk).or_insert_with(|| {
-            self.chunks.push(chunk);
+            self.chunks.push((chunk, samples));
             next
         });
         self.pieces.push(Piece { chunk, offset, length: unit.bytes });
@@ -112,9 +115,9 @@ impl BatchPlan {
     }
 
     /// Adds a whole chunk.
-    pub(crate) fn add_whole(&mut self, chunk: ChunkRef) {
+    pub(crate) fn add_whole(&mut self, chunk: ChunkRef, samples: Samples) {
         let unit = Unit { id: chunk.id, total: chunk.length, offset: 0, bytes: chunk.length };
-        self.add(chunk.id, 0, unit, 0);
+        self.add(chunk.id, samples, 0, unit, 0);
     }
 
     /// The files added since the last call are one sample.

@@ -11,7 +11,7 @@ use headwater_host::error::{CodedError, codes, printable};
 use headwater_protocol::delivery::SLOT_BYTES_MAX;
 use headwater_protocol::id::PublicKey;
 use headwater_protocol::name;
-use headwater_protocol::order::{Course, Reading};
+use headwater_protocol::order::Reading;
 use headwater_protocol::trust::{Action, Principal as Peer, Role};
 use headwater_protocol::wire::{DATA_SECRET_BYTES, DataWay, ReaderMessage};
 use headwater_quic::session::SessionHandle;
@@ -19,8 +19,10 @@ use headwater_quic::work;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::declared::Declared;
 use super::jobs::{Disagreement, JobKey, Resolved};
-use super::sources::{Declared, OpenSource};
+use super::sources::OpenSource;
+use crate::cache::{Foresight as _, Track};
 use crate::control::{ReadRow, ReaderRow};
 use crate::core::Core;
 
@@ -219,23 +221,34 @@ impl ReaderSession {
         let source = self.source(number).ok_or_else(|| {
             CodedError::new(&codes::NOT_FOUND, "the dataset is not open, or may not be read any more")
         })?;
-        let course = Course::new(&reading, &source.id, source.layout.samples())
+        let rank = reading.rank;
+        let declared = Declared::new(reading, &source.id, source.layout.samples())
             .map_err(|error| CodedError::new(&codes::READING_SENSELESS, error.to_string()))?;
         if let Some(job) = self.job.get() {
             let what = Resolved { number: source.number, id: source.id };
-            let agreed = self.core.readers.jobs().declare(job, (self.id, number), reading.rank, &source.name, what);
-            agreed.map_err(|Disagreement { rank, number: other }| {
+            let agreed = self.core.readers.jobs().declare(job, (self.id, number), rank, &source.name, what);
+            agreed.map_err(|Disagreement { rank: theirs, number: other }| {
                 let message = format!(
-                    "rank {} reads `{name}@{}`, and rank {rank} of the same job reads `{name}@{other}`",
-                    reading.rank,
+                    "rank {rank} reads `{name}@{}`, and rank {theirs} of the same job reads `{name}@{other}`",
                     source.number,
                     name = source.name,
                 );
                 CodedError::new(&codes::ANOTHER_VERSION, message)
             })?;
         }
-        source.declare(Declared::new(reading, course));
+        source.declare(self.track(&source), declared);
         Ok(ReaderMessage::Declared { question })
+    }
+
+    /// The track of what this job reads of `source`.
+    fn track(&self, source: &OpenSource) -> Track {
+        let mut hasher = blake3::Hasher::new();
+        match self.job.get() {
+            Some(JobKey { owner, job }) => hasher.update(&owner.0).update(job.as_bytes()),
+            None => hasher.update(&self.id.to_le_bytes()),
+        };
+        let hash = hasher.update(&source.id).finalize();
+        Track::from_le_bytes(std::array::from_fn(|at| hash.as_bytes()[at]))
     }
 
     /// How it is, for `status`; `may_name` says which datasets may be named.

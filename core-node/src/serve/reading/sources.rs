@@ -1,16 +1,15 @@
 //! What a job reads, opened: a version or the members of a collection, held by leases while they are read.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::id::ID_BYTES;
-use headwater_protocol::order::{Course, Reading};
 use headwater_protocol::trust::Principal as Peer;
 use headwater_protocol::wire::{Following, MESSAGE_LIST_MAX, SourceMember};
 
+use super::declared::Declared;
 use super::layout::{Layout, Member};
-use crate::cache::Reader;
+use crate::cache::{Reader, Track};
 use crate::catalog::{DatasetRecord, Edition, VersionRecord};
 use crate::control::{Asker, catalog_failed, held_version, manifest_of, not_found, tree_failed};
 use crate::core::Core;
@@ -20,36 +19,6 @@ use crate::serve::HeldLease;
 const NEAREST_MAX: usize = 3;
 /// How alike a name must be to be offered.
 const NEAREST_LIKENESS_MIN: f64 = 0.6;
-
-/// What a session declared of a source, and how far it is.
-#[derive(Debug)]
-pub(crate) struct Declared {
-    /// As it was declared.
-    pub(crate) reading: Reading,
-    /// What that comes to.
-    pub(crate) course: Course,
-    turn: AtomicU64,
-}
-
-impl Declared {
-    /// A course that has not begun.
-    pub(super) fn new(reading: Reading, course: Course) -> Self {
-        Self { reading, course, turn: AtomicU64::new(0) }
-    }
-
-    /// Turns up to the last one that was asked for.
-    pub(crate) fn turn(&self) -> u64 {
-        self.turn.load(Ordering::Relaxed)
-    }
-
-    /// These samples are asked for, in this order.
-    fn asked(&self, samples: &[u64]) {
-        // Requests overtake one another, by a few batches at most.
-        if let Some(turn) = samples.last().and_then(|sample| self.course.turn(*sample)) {
-            self.turn.fetch_max(turn + 1, Ordering::Relaxed);
-        }
-    }
-}
 
 /// An opened source. Its leases end, and what the cache keeps for it is idle, when it is dropped.
 pub(crate) struct OpenSource {
@@ -127,9 +96,11 @@ impl OpenSource {
         format!("{}@{}", self.name, self.number)
     }
 
-    /// What is read of it from now on.
-    pub(super) fn declare(&self, declared: Declared) {
-        *self.declared.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(declared));
+    /// What is read of it from now on, beside all others of `track`.
+    pub(super) fn declare(&self, track: Track, declared: Declared) {
+        let declared = Arc::new(declared);
+        self.core.readers.cache.declare(self.reader, track, declared.clone());
+        *self.declared.lock().unwrap_or_else(PoisonError::into_inner) = Some(declared);
     }
 
     /// What was declared last.
@@ -137,10 +108,17 @@ impl OpenSource {
         self.declared.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// These samples are asked for.
-    pub(super) fn asked(&self, samples: &[u64]) {
+    /// These samples were read, in this order.
+    pub(super) fn read(&self, samples: &[u64]) {
         if let Some(declared) = self.declared() {
-            declared.asked(samples);
+            declared.read(samples, self.core.readers.now());
+        }
+    }
+
+    /// Something that was read was not in memory.
+    pub(super) fn missed(&self) {
+        if let Some(declared) = self.declared() {
+            declared.missed();
         }
     }
 
