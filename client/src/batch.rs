@@ -53,6 +53,17 @@ impl Batch {
         self.reply.payload_bytes()
     }
 
+    /// The receive buffer: its files lie in it.
+    pub fn buffer(&self) -> &[u8] {
+        self.buffer.bytes()
+    }
+
+    /// The receive buffer, to write in. Whoever writes changes what this batch shows, and must not ask it for samples again:
+    /// where they lie stands in the same memory.
+    pub fn buffer_mut(&mut self) -> &mut [u8] {
+        self.buffer.bytes_mut()
+    }
+
     /// The numbers of its samples.
     pub fn numbers(&self) -> &[u64] {
         &self.numbers

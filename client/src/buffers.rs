@@ -61,6 +61,10 @@ impl Buffer {
     pub(crate) fn bytes(&self) -> &[u8] {
         self.slot.as_deref().unwrap_or_default()
     }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.slot.as_deref_mut().unwrap_or_default()
+    }
 }
 
 impl Drop for Buffer {

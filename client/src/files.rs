@@ -21,7 +21,65 @@ pub(crate) struct Listed {
     pub(crate) row: Value,
 }
 
+/// A dataset that may be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatasetEntry {
+    /// Its name.
+    pub name: String,
+    /// The number of its newest version.
+    pub number: u64,
+    /// Files of that version.
+    pub files: u64,
+    /// Bytes of its files.
+    pub bytes: u64,
+}
+
+/// A file, folder or link of a version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileEntry {
+    /// Its path; bytes that are not UTF-8 are replaced.
+    pub path: String,
+    /// `file`, `folder` or `symlink`.
+    pub kind: String,
+    /// Bytes of a file.
+    pub bytes: u64,
+    /// When it was last changed, in nanoseconds since the Unix epoch.
+    pub mtime_ns: i64,
+}
+
 impl Client {
+    /// The datasets that this client may read, by name.
+    pub async fn datasets(&self) -> Result<Vec<DatasetEntry>, CodedError> {
+        let mut found = Vec::new();
+        let take = |part: Value| {
+            let row = &part["value"];
+            let number = |key: &str| row[key].as_u64().unwrap_or_default();
+            if let Some(name) = row["name"].as_str() {
+                let name = name.to_owned();
+                found.push(DatasetEntry {
+                    name,
+                    number: number("number"),
+                    files: number("files"),
+                    bytes: number("bytes"),
+                });
+            }
+        };
+        self.command(&json!({ "command": "dataset-list", "pattern": null }), take).await?;
+        Ok(found)
+    }
+
+    /// The files, folders and links of `version` (as `cameras@7`) at or below the path `under`, in path order; all of them where it
+    /// is empty.
+    pub async fn files(&self, version: &str, under: &str) -> Result<Vec<FileEntry>, CodedError> {
+        let mut found = Vec::new();
+        let take = |file: Listed| {
+            let mtime_ns = file.row["mtime_ns"].as_i64().unwrap_or_default();
+            found.push(FileEntry { path: file.path, kind: file.kind, bytes: file.size, mtime_ns });
+        };
+        self.list(version, under, take).await?;
+        Ok(found)
+    }
+
     /// The files of `version` at or below `under`.
     pub(crate) async fn list(
         &self,

@@ -31,6 +31,7 @@ mod options;
 pub use batch::{Batch, Field, Sample};
 pub use client::{Client, Stats};
 pub use dataset::{Batches, Dataset};
+pub use files::{DatasetEntry, FileEntry};
 pub use headwater_host::error::CodedError;
 pub use headwater_protocol::order;
 pub use options::{CORE_VARIABLE, JOB_VARIABLE, Options, TOKEN_FILE_VARIABLE, TOKEN_VARIABLE};

@@ -96,8 +96,11 @@ impl Options {
 }
 
 fn read(file: &Path) -> Result<String, CodedError> {
-    let failed =
-        |error| CodedError::io(&codes::READ_FAILED, format!("can't read the token in `{}`", file.display()), error);
+    let failed = |error| {
+        CodedError::io(&codes::READ_FAILED, format!("can't read the token in `{}`", file.display()), error).with_hint(
+            format!("check the name of the file, in {TOKEN_FILE_VARIABLE} or as it was given, and who may read it"),
+        )
+    };
     if std::fs::metadata(file).map_err(failed)?.len() > TOKEN_FILE_BYTES_MAX {
         return Err(CodedError::new(&codes::TOKEN_MISTYPED, format!("`{}` holds no token", file.display())));
     }

@@ -36,6 +36,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     setup::ensure(&[setup::C_COMPILER, setup::RUSTFMT, setup::CLIPPY])?;
     setup::ensure(&setup::LAB)?;
     setup::ensure(&setup::RDMA)?;
+    setup::ensure(&setup::PYTHON)?;
     let skipped = Skipped::new();
     let results = [
         step("fmt", || plain(cargo().args(["fmt", "--all", "--", "--check"]))),

@@ -1,4 +1,4 @@
-//! `dist`: a tarball and a Debian package of each program, with its systemd unit.
+//! `dist`: a tarball and a Debian package of each program, with its systemd unit; and the wheel of the Python package.
 //!
 //! The agent is linked statically, so that one file runs on any Linux of its architecture. With a musl target installed it
 //! is built for that; otherwise glibc is linked in, which since 2.34 holds its own name resolution.
@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use crate::process::{cargo, output, root, run as run_command, target_dir};
-use crate::setup;
+use crate::{setup, wheel};
 
 /// What is shipped of a program.
 struct Product {
@@ -56,6 +56,9 @@ pub(crate) fn run(target: Option<&str>) -> anyhow::Result<()> {
         println!("{}", tarball.display());
         println!("{}", product.deb(&tree, debian_architecture(target)?, &out)?.display());
         fs::remove_dir_all(&tree)?;
+    }
+    if target.is_none_or(|target| target == host) {
+        println!("{}", wheel::build(&out)?.display());
     }
     Ok(())
 }

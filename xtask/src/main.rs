@@ -15,6 +15,7 @@ mod lab;
 mod process;
 mod setup;
 mod tidy;
+mod wheel;
 mod world;
 
 fn main() -> std::process::ExitCode {

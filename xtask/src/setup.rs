@@ -140,6 +140,27 @@ fn has_clang() -> bool {
     folders.map(|entry| entry.path()).any(|folder| folder.join("lib/libclang.so").exists())
 }
 
+/// A module of the system's Python.
+const fn of_python(name: &'static str, present: fn() -> bool, package: &'static str) -> Need {
+    let purpose = "tests of the Python package, which are otherwise left out";
+    Need { name, purpose, required: false, present, source: Source::Apt(package) }
+}
+
+/// What the Python package is tested with. Debian's packages belong to the system's interpreter, whichever comes first.
+pub(crate) const PYTHON: [Need; 5] = [
+    of_python("numpy", || imports("numpy"), "python3-numpy"),
+    of_python("pytest", || imports("pytest"), "python3-pytest"),
+    of_python("torch", || imports("torch"), "python3-torch"),
+    of_python("fsspec", || imports("fsspec"), "python3-fsspec"),
+    of_python("pandas", || imports("pandas"), "python3-pandas"),
+];
+
+/// Whether the system's Python finds a module.
+fn imports(module: &str) -> bool {
+    let script = format!("import importlib.util, sys; sys.exit(importlib.util.find_spec('{module}') is None)");
+    succeeds(Command::new("/usr/bin/python3").args(["-c", &script]))
+}
+
 /// What the lab's links between namespaces need.
 pub(crate) const LINKS: [Need; 2] = [IP_AND_TC, RSYNC];
 
@@ -150,6 +171,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     ensure(&ALL)?;
     ensure(&LAB)?;
     ensure(&RDMA)?;
+    ensure(&PYTHON)?;
     if !musl_installed() {
         println!(
             "note: the target x86_64-unknown-linux-musl is not installed; `cargo xtask dist` links the agent statically \

@@ -114,10 +114,16 @@ impl CoreProcess {
         self.daemon.as_mut().is_some_and(|daemon| daemon.ended().is_none())
     }
 
+    /// The id of the running daemon.
+    #[track_caller]
+    pub fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("the core runs").pid()
+    }
+
     /// The most memory that the running daemon has had, as the kernel counts it, in bytes.
     #[track_caller]
     pub fn peak_bytes(&self) -> u64 {
-        let pid = self.daemon.as_ref().expect("the core runs").pid();
+        let pid = self.pid();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process has a status");
         let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB"));
         kib.and_then(|kib| kib.trim().parse::<u64>().ok()).expect("it counts memory") << 10

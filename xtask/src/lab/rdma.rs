@@ -38,7 +38,7 @@ pub(crate) fn features() -> &'static [&'static str] {
     if lacking().is_some() {
         return &[];
     }
-    &["--features", "core-node/rdma,headwater-client/rdma,simulations/rdma"]
+    &["--features", "core-node/rdma,headwater-client/rdma,headwater-python/rdma,simulations/rdma"]
 }
 
 /// Builds the programs with RDMA, boots the guest, and runs the tests in it.

@@ -16,6 +16,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("edge-agent", LIBRARIES),
     ("core-node", LIBRARIES),
     ("headwater-client", LIBRARIES),
+    ("headwater-python", &["headwater-client", "simulations"]),
     (
         "simulations",
         &[

@@ -1,0 +1,124 @@
+"""Connections to a core."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Optional, Union
+
+from ._dataset import Dataset
+from ._load import native, no_rdma_reason
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What a connection has done in this process."""
+
+    samples: int
+    """Samples that were read."""
+    bytes: int
+    """Bytes of their files."""
+    wait_seconds: float
+    """How long this process has stood still for the core."""
+    mismatches: int
+    """Answers that were not what their hashes say, and were fetched again."""
+    connections: int
+    """How often the connection was made."""
+    transport: Optional[str]
+    """What bytes travel on, ``"rdma"`` or ``"tcp"``; None while there is no connection."""
+    transport_reason: Optional[str]
+    """Why it is not RDMA; None where it is."""
+
+
+class Client:
+    """A connection to one core. It is made anew when it breaks, and by each process that needs it."""
+
+    def __init__(
+        self,
+        core: Optional[str] = None,
+        *,
+        token: Optional[str] = None,
+        token_file: Optional[PathLike] = None,
+        verify: bool = True,
+        buffer_bytes: Optional[int] = None,
+        reconnect_seconds: Optional[float] = None,
+    ) -> None:
+        self._arguments: dict[str, Any] = {
+            "core": core,
+            "token": token,
+            "token_file": None if token_file is None else os.fspath(token_file),
+            "verify": verify,
+            "buffer_bytes": buffer_bytes,
+            "reconnect_seconds": reconnect_seconds,
+        }
+        self._client = native.Client(**self._arguments)
+
+    def dataset(self, name: str) -> Dataset:
+        """Opens ``name``, ``name@latest``, ``name@7`` or ``name@tag``, or a collection likewise.
+
+        What ``latest`` means is settled now, whatever is published later.
+        """
+        return Dataset(self, self._client.dataset(name))
+
+    def datasets(self) -> dict[str, int]:
+        """The datasets that can be read, each with the number of its newest version."""
+        return {name: number for name, number, _, _ in self._client.datasets()}
+
+    def stats(self) -> Stats:
+        """What was read, over what, and how long it was waited for."""
+        found = Stats(**self._client.stats())
+        if no_rdma_reason and found.transport != "rdma":
+            return Stats(**{**found.__dict__, "transport_reason": no_rdma_reason})
+        return found
+
+    def close(self) -> None:
+        """Ends the connection. Reading makes it anew."""
+        self._client.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _connect, (self._arguments,)
+
+
+def _connect(arguments: dict[str, Any]) -> Client:
+    return Client(**arguments)
+
+
+def connect(
+    core: Optional[str] = None,
+    *,
+    token: Optional[str] = None,
+    token_file: Optional[PathLike] = None,
+    verify: bool = True,
+    buffer_bytes: Optional[int] = None,
+    reconnect_seconds: Optional[float] = None,
+) -> Client:
+    """Connects to a core.
+
+    :param core: ``host:port``; else ``HEADWATER_CORE``, else the addresses in the token.
+    :param token: a token of the role reader; else the one in ``token_file``, ``HEADWATER_TOKEN`` or the file that
+        ``HEADWATER_TOKEN_FILE`` names.
+    :param verify: whether what arrives is checked against its hashes.
+    :param buffer_bytes: bytes of a receive buffer at the start; it grows where an answer needs more.
+    :param reconnect_seconds: how long a core that has gone is waited for before a read fails (300).
+    """
+    return Client(
+        core,
+        token=token,
+        token_file=token_file,
+        verify=verify,
+        buffer_bytes=buffer_bytes,
+        reconnect_seconds=reconnect_seconds,
+    )
+
+
+def log(filter: str = "info") -> None:
+    """Writes this process's log to standard error, as ``info`` or ``headwater_client=debug``."""
+    native.log(filter)

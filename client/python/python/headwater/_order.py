@@ -1,0 +1,122 @@
+"""Which samples a rank reads, and in which order."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, replace
+from typing import Any, Optional, Union
+
+STATE_VERSION = 1
+
+
+def ranks() -> tuple[int, int]:
+    """This process's rank and the number of ranks: of torch.distributed where that runs, else of the environment, else 0 of 1."""
+    torch = sys.modules.get("torch")
+    distributed = getattr(torch, "distributed", None)
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return _from_environment("RANK", 0), _from_environment("WORLD_SIZE", 1)
+
+
+def _from_environment(name: str, otherwise: int) -> int:
+    text = os.environ.get(name, "")
+    if not text:
+        return otherwise
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"the environment says {name}={text}, which is no number") from None
+
+
+@dataclass(frozen=True)
+class Order:
+    """The order of an epoch, and one rank's part of it.
+
+    There is one order for all ranks, which follows from the dataset's version, the seed and the epoch. Ranks take turns in it, so what
+    they read together is the same for any number of them, and an epoch can be resumed by any other number.
+    """
+
+    shuffle: Union[bool, str] = True
+    """True or ``"full"``: any order is as likely as any other. ``"block"``: blocks of neighbours in a random order, each mixed within,
+    which reads sequentially. False or ``"none"``: as the version has them."""
+    block_size: int = 4096
+    """Samples of a block."""
+    seed: int = 0
+    epoch: int = 0
+    fraction: float = 1.0
+    """Which share of the samples is read: the same ones in each epoch of a seed, spread evenly."""
+    rank: Optional[int] = None
+    """By default that of torch.distributed, or of the environment (``RANK``, ``WORLD_SIZE``)."""
+    world_size: Optional[int] = None
+    replication: int = 1
+    """So many neighbouring ranks read the same samples, as the ranks between which one model is split do."""
+    remainder: str = "drop"
+    """What happens to samples at the end that don't go round: ``"drop"``, ``"repeat"`` from the beginning, or ``"uneven"`` ranks."""
+    drop_last: bool = False
+    """Whether a last batch that is not full is left out."""
+    start: int = 0
+    """Where in the epoch reading begins, counted over all ranks."""
+    ahead: int = 4
+    """Batches that are under way at a time."""
+
+    def arguments(self, batch_size: int, part: int = 0, parts: int = 1) -> dict[str, Any]:
+        """What the native half takes: for worker ``part`` of ``parts``, each of which reads every so many-th batch."""
+        rank, world_size = (0, 1) if self.rank is not None and self.world_size is not None else ranks()
+        rank = rank if self.rank is None else self.rank
+        world_size = world_size if self.world_size is None else self.world_size
+        shuffle = {True: "full", False: "none"}.get(self.shuffle, self.shuffle)  # type: ignore[call-overload]
+        numbers = {
+            "batch_size": batch_size,
+            "block_size": self.block_size,
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "rank": rank,
+            "world_size": world_size,
+            "replication": self.replication,
+            "start": self.start,
+        }
+        for name, number in numbers.items():
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise TypeError(f"{name} has to be a whole number, not {number!r}")
+            if not 0 <= number < 1 << 64:
+                raise ValueError(f"{name} has to be from 0 up to 2**64 - 1, not {number}")
+        return {
+            **numbers,
+            "shuffle": shuffle,
+            "fraction": float(self.fraction),
+            "remainder": self.remainder,
+            "drop_last": bool(self.drop_last),
+            "part": part,
+            "parts": parts,
+            "ahead": max(1, int(self.ahead)),
+        }
+
+    def state(self, label: str, identity: bytes, position: int) -> dict[str, Any]:
+        """What an epoch that has come to ``position`` is resumed from. The number of ranks is not in it."""
+        return {
+            "headwater": STATE_VERSION,
+            "dataset": label,
+            "id": identity.hex(),
+            "seed": self.seed,
+            "epoch": self.epoch,
+            "shuffle": self.shuffle,
+            "block_size": self.block_size,
+            "fraction": self.fraction,
+            "position": position,
+        }
+
+    def resumed(self, state: dict[str, Any], label: str, identity: bytes) -> Order:
+        """This order where ``state`` left off. An error if that was another dataset or another order."""
+        if not isinstance(state, dict) or state.get("headwater") != STATE_VERSION:
+            raise ValueError("this is no state of headwater, or one of another release")
+        if state["id"] != identity.hex():
+            raise ValueError(
+                f"the state is of `{state['dataset']}`, and this is `{label}`: open `{state['dataset']}` to go on where it was"
+            )
+        mixed = ("seed", "shuffle", "block_size", "fraction")
+        other = [name for name in mixed if state[name] != getattr(self, name)]
+        if other:
+            differs = ", ".join(f"{name}={state[name]!r} (here {getattr(self, name)!r})" for name in other)
+            raise ValueError(f"the state is of another order: {differs}")
+        return replace(self, epoch=state["epoch"], start=state["position"])
