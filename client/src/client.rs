@@ -88,6 +88,11 @@ impl Client {
         Ok(client)
     }
 
+    /// Another connection like this one.
+    pub(crate) async fn another(&self) -> Result<Self, CodedError> {
+        Self::connect(self.shared.options.clone()).await
+    }
+
     /// Opens what `name` stands for now: `dataset`, `dataset@latest`, `dataset@7`, `dataset@tag`, or a collection likewise.
     pub async fn dataset(&self, name: &str) -> Result<Dataset, CodedError> {
         Dataset::open(&self.shared, name).await

@@ -16,10 +16,10 @@ const DRAWN_BYTES: usize = 8;
 /// The id of this process's job: [`JOB_VARIABLE`], else what the batch system or launcher says, else one that was drawn by chance. A
 /// process that was forked off has the same; one that was spawned has it from [`JOB_VARIABLE`], which whoever spawns it sets.
 pub fn id() -> String {
-    of(|name| std::env::var(name).ok().filter(|value| !value.is_empty()), parent())
+    of(|name| std::env::var(name).ok().filter(|value| !value.is_empty()), parent().as_deref())
 }
 
-fn of(variable: impl Fn(&str) -> Option<String>, parent: Option<String>) -> String {
+fn of(variable: impl Fn(&str) -> Option<String>, parent: Option<&str>) -> String {
     if let Some(job) = variable(JOB_VARIABLE) {
         return job;
     }
@@ -27,7 +27,7 @@ fn of(variable: impl Fn(&str) -> Option<String>, parent: Option<String>) -> Stri
         match variable(name) {
             Some(id) if id == TORCHRUN_WITHOUT_ID => {
                 // The ranks of one machine are children of one process.
-                if let Some(parent) = &parent {
+                if let Some(parent) = parent {
                     return format!("torchrun-{parent}");
                 }
             }
@@ -65,7 +65,7 @@ mod tests {
     fn a_job_is_what_its_launcher_says() {
         let of = |set: &[(&str, &str)], parent: Option<&str>| {
             let find = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
-            of(find, parent.map(ToOwned::to_owned))
+            of(find, parent)
         };
         let slurm = [("SLURM_JOB_ID", "4711"), ("TORCHELASTIC_RUN_ID", "abc")];
         assert_eq!(of(&slurm, None), "4711");

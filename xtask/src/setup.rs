@@ -88,6 +88,24 @@ pub(crate) const RSYNC: Need = Need {
     source: Source::Apt("rsync"),
 };
 
+/// How fast this machine talks to itself.
+pub(crate) const IPERF3: Need = Need {
+    name: "iperf3",
+    purpose: "baseline of `cargo xtask bench`, whose comparisons with it are otherwise left out",
+    required: false,
+    present: || on_path("iperf3"),
+    source: Source::Apt("iperf3"),
+};
+
+/// What a baseline of reading in Python asks for.
+pub(crate) const TORCHVISION: Need = Need {
+    name: "torchvision",
+    purpose: "baselines of `cargo xtask bench`, whose comparisons with them are otherwise left out",
+    required: false,
+    present: || imports("torchvision"),
+    source: Source::Apt("python3-torchvision"),
+};
+
 /// A program of the lab, from a package.
 const fn of_lab(name: &'static str, present: fn() -> bool, package: &'static str) -> Need {
     let purpose = "`cargo xtask lab`, and its short form in `cargo xtask test`, which is otherwise left out";
@@ -164,7 +182,7 @@ fn imports(module: &str) -> bool {
 /// What the lab's links between namespaces need.
 pub(crate) const LINKS: [Need; 2] = [IP_AND_TC, RSYNC];
 
-const ALL: [Need; 5] = [C_COMPILER, RUSTFMT, CLIPPY, FASHION_MNIST, RSYNC];
+const ALL: [Need; 7] = [C_COMPILER, RUSTFMT, CLIPPY, FASHION_MNIST, RSYNC, IPERF3, TORCHVISION];
 
 /// Checks everything, installs what is missing where that can be done, and says what is left.
 pub(crate) fn run() -> anyhow::Result<()> {

@@ -149,10 +149,17 @@ pub(crate) struct Core {
 impl Core {
     /// Makes a core under `base` and starts it on free ports of loopback.
     pub(crate) fn start(programs: &Programs, base: &Path) -> anyhow::Result<Self> {
+        Self::start_with(programs, base, "")
+    }
+
+    /// The same with these settings at the end of its configuration.
+    pub(crate) fn start_with(programs: &Programs, base: &Path, settings: &str) -> anyhow::Result<Self> {
         let mut core = Self { program: programs.core.clone(), data: base.join("core"), daemon: None };
         // A port of its own that stays the same when the core is started again; another could take it in between.
         let address = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.to_string();
         output(core.command().args(["init", "--listen", &address, "--admin-listen", "127.0.0.1:0"]))?;
+        let configuration = core.data.join("core.toml");
+        fs::write(&configuration, fs::read_to_string(&configuration)? + settings)?;
         core.run()?;
         Ok(core)
     }

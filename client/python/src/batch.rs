@@ -1,37 +1,36 @@
-//! What was read, as memory that Python looks into.
-#![allow(unsafe_code, reason = "the buffer protocol hands out addresses")]
+//! What was read: where in the receive buffer each file of each sample lies.
 
 use std::collections::BTreeMap;
-use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
 use headwater_client as client;
 use headwater_client::CodedError;
-use pyo3::exceptions::{PyBufferError, PyIndexError};
-use pyo3::ffi;
+use pyo3::exceptions::PyIndexError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
+use crate::buffer::Buffer;
 use crate::errors::raised;
 use crate::process::Connected;
 
-/// Samples that were read at once. It exports the receive buffer, which is used again when neither it nor any array over it
-/// lives.
+/// Samples that were read at once.
 #[pyclass(frozen, module = "headwater")]
 pub(crate) struct Batch {
-    connected: Arc<Connected>,
-    /// Owns the memory, and is not looked at through: Python may write there.
-    owner: Option<client::Batch>,
-    address: usize,
-    bytes: usize,
+    buffer: Py<Buffer>,
     numbers: Vec<u64>,
+    places: Places,
+    errors: BTreeMap<usize, CodedError>,
+    position: u64,
+}
+
+/// Where files lie.
+#[derive(Default)]
+struct Places {
     /// Names of fields in the order in which they first appear.
     names: Vec<String>,
     files: Vec<File>,
     /// Files up to the end of each sample.
     ends: Vec<usize>,
-    errors: BTreeMap<usize, CodedError>,
-    position: u64,
 }
 
 /// A file in the buffer.
@@ -50,36 +49,24 @@ impl Batch {
         position: u64,
     ) -> PyResult<Self> {
         py.check_signals()?;
-        let mut laid = Self {
-            connected,
-            owner: None,
-            address: 0,
-            bytes: 0,
-            numbers: batch.numbers().to_vec(),
-            names: Vec::new(),
-            files: Vec::new(),
-            ends: Vec::with_capacity(batch.len()),
-            errors: BTreeMap::new(),
-            position,
-        };
+        let (mut places, mut errors) = (Places::default(), BTreeMap::new());
         for index in 0..batch.len() {
             match batch.sample(index) {
-                Ok(sample) => laid.lay(&batch, &sample),
+                Ok(sample) => places.add(&batch, &sample),
                 Err(error) => {
-                    laid.errors.insert(index, error);
+                    errors.insert(index, error);
                 }
             }
-            laid.ends.push(laid.files.len());
+            places.ends.push(places.files.len());
         }
-        let mut owner = batch;
-        let memory = owner.buffer_mut();
-        laid.bytes = memory.len();
-        laid.address = memory.as_mut_ptr().expose_provenance();
-        laid.owner = Some(owner);
-        Ok(laid)
+        let numbers = batch.numbers().to_vec();
+        let buffer = Py::new(py, Buffer::new(connected, batch))?;
+        Ok(Self { buffer, numbers, places, errors, position })
     }
+}
 
-    fn lay(&mut self, batch: &client::Batch, sample: &client::Sample<'_>) {
+impl Places {
+    fn add(&mut self, batch: &client::Batch, sample: &client::Sample<'_>) {
         let base = batch.buffer().as_ptr().addr();
         for (place, field) in sample.fields().enumerate() {
             let name = self.name(place, field.name);
@@ -99,14 +86,15 @@ impl Batch {
         })
     }
 
-    fn sample_files(&self, index: usize) -> &[File] {
+    fn of_sample(&self, index: usize) -> &[File] {
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         &self.files[start..self.ends[index]]
     }
 
     /// Where the file of this name lies in each sample; nothing if it has none.
-    fn column(&self, name: usize) -> Vec<Option<File>> {
-        let of = |index| self.sample_files(index).iter().find(|file| file.name == name).copied();
+    fn column(&self, name: &str) -> Vec<Option<File>> {
+        let Some(name) = self.names.iter().position(|known| known == name) else { return vec![None; self.ends.len()] };
+        let of = |index| self.of_sample(index).iter().find(|file| file.name == name).copied();
         (0..self.ends.len()).map(of).collect()
     }
 }
@@ -129,7 +117,13 @@ fn even(column: &[Option<File>]) -> Option<(usize, isize, usize)> {
 #[pymethods]
 impl Batch {
     fn __len__(&self) -> usize {
-        self.ends.len()
+        self.places.ends.len()
+    }
+
+    /// The memory in which the samples lie.
+    #[getter]
+    fn buffer(&self, py: Python<'_>) -> Py<Buffer> {
+        self.buffer.clone_ref(py)
     }
 
     /// Where in the epoch any world size goes on once this batch was received.
@@ -141,7 +135,7 @@ impl Batch {
     /// The names of fields that any of its samples has.
     #[getter]
     fn names(&self) -> Vec<String> {
-        self.names.clone()
+        self.places.names.clone()
     }
 
     /// The numbers of its samples, as little-endian 64-bit integers.
@@ -161,45 +155,33 @@ impl Batch {
         if let Some(error) = self.errors.get(&index) {
             return Err(raised(py, error));
         }
-        if index >= self.ends.len() {
-            return Err(PyIndexError::new_err(format!("there is no sample {index} in a batch of {}", self.ends.len())));
+        if index >= self.places.ends.len() {
+            return Err(PyIndexError::new_err(format!(
+                "there is no sample {index} in a batch of {}",
+                self.places.ends.len()
+            )));
         }
-        Ok(self.sample_files(index).iter().map(|file| (&*self.names[file.name], file.start, file.length)).collect())
+        Ok(self
+            .places
+            .of_sample(index)
+            .iter()
+            .map(|file| (&*self.places.names[file.name], file.start, file.length))
+            .collect())
     }
 
     /// (start, stride, bytes) if that says where the file of this name is in every sample.
     fn stacked(&self, name: &str) -> Option<(usize, isize, usize)> {
-        let name = self.names.iter().position(|known| known == name)?;
-        even(&self.column(name))
+        even(&self.places.column(name))
     }
 
     /// Where the file of this name begins in each sample and how long it is, as little-endian 64-bit integers; -1 and 0 where a
     /// sample has none.
     fn places<'py>(&self, py: Python<'py>, name: &str) -> (Bound<'py, PyBytes>, Bound<'py, PyBytes>) {
-        let column = match self.names.iter().position(|known| known == name) {
-            Some(name) => self.column(name),
-            None => vec![None; self.ends.len()],
-        };
+        let column = self.places.column(name);
         let packed = |of: fn(&File) -> i64, none: i64| {
             let numbers = column.iter().flat_map(|file| file.as_ref().map_or(none, of).to_le_bytes());
             PyBytes::new(py, &numbers.collect::<Vec<_>>())
         };
         (packed(|file| file.start as i64, -1), packed(|file| file.length as i64, 0))
-    }
-
-    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: c_int) -> PyResult<()> {
-        let (address, bytes) = (slf.get().address, slf.get().bytes);
-        let bytes = isize::try_from(bytes).map_err(|_| PyBufferError::new_err("the buffer is too large"))?;
-        let memory = std::ptr::with_exposed_provenance_mut::<c_void>(address);
-        // SAFETY: `view` is what the interpreter wants filled. The memory lives as long as this object, to which the view gets a
-        // reference of its own, and nothing else looks at it: the batch that owns it is only kept to be dropped.
-        let filled = unsafe { ffi::PyBuffer_FillInfo(view, slf.as_ptr(), memory, bytes, 0, flags) };
-        if filled == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
-    }
-}
-
-impl Drop for Batch {
-    fn drop(&mut self) {
-        self.connected.drop_here(self.owner.take());
     }
 }

@@ -9,8 +9,39 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::dataset::Dataset;
-use crate::errors::raised;
+use crate::errors::{raised, senseless};
 use crate::process::Connected;
+
+/// What a connection is made with, as the package names and describes it.
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct ClientArguments {
+    core: Option<String>,
+    token: Option<String>,
+    token_file: Option<PathBuf>,
+    verify: bool,
+    buffer_bytes: Option<usize>,
+    reconnect_seconds: Option<f64>,
+    job: Option<String>,
+}
+
+impl ClientArguments {
+    fn options(self, py: Python<'_>) -> PyResult<Options> {
+        let core = self.core.as_deref();
+        let options = match &self.token {
+            Some(token) => Options::of_token(token, core),
+            None => Options::from_arguments(core, self.token_file.as_deref()),
+        };
+        let mut options = options.map_err(|error| raised(py, &error))?;
+        options.verify = self.verify;
+        options.buffer_bytes = self.buffer_bytes.unwrap_or(options.buffer_bytes);
+        options.job = self.job.unwrap_or(options.job);
+        if let Some(seconds) = self.reconnect_seconds {
+            options.reconnect_for = Duration::try_from_secs_f64(seconds).map_err(senseless)?;
+        }
+        Ok(options)
+    }
+}
 
 /// A connection to one core. After a fork the child makes its own when it first needs one.
 #[pyclass(frozen, module = "headwater")]
@@ -46,30 +77,16 @@ impl Client {
 #[pymethods]
 impl Client {
     #[new]
-    #[pyo3(signature = (core=None, token=None, token_file=None, verify=true, buffer_bytes=None, reconnect_seconds=None))]
-    fn new(
-        py: Python<'_>,
-        core: Option<&str>,
-        token: Option<&str>,
-        token_file: Option<PathBuf>,
-        verify: bool,
-        buffer_bytes: Option<usize>,
-        reconnect_seconds: Option<f64>,
-    ) -> PyResult<Self> {
-        let options = match token {
-            Some(token) => Options::of_token(token, core),
-            None => Options::from_arguments(core, token_file.as_deref()),
-        };
-        let mut options = options.map_err(|error| raised(py, &error))?;
-        options.verify = verify;
-        if let Some(bytes) = buffer_bytes {
-            options.buffer_bytes = bytes;
-        }
-        if let Some(seconds) = reconnect_seconds {
-            options.reconnect_for = Duration::try_from_secs_f64(seconds).map_err(crate::errors::senseless)?;
-        }
+    fn new(py: Python<'_>, arguments: ClientArguments) -> PyResult<Self> {
+        let options = arguments.options(py)?;
         let connected = Connected::new(py, options.clone())?;
         Ok(Self { options, connected: Mutex::new(Some(connected)) })
+    }
+
+    /// The id of the job that this process is of.
+    #[getter]
+    fn job(&self) -> &str {
+        &self.options.job
     }
 
     /// Opens a version or a collection.

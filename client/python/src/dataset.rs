@@ -117,6 +117,6 @@ impl Dataset {
     /// Reads what one rank, or one worker of it, reads of an epoch.
     fn epoch(&self, py: Python<'_>, arguments: EpochArguments) -> PyResult<Epoch> {
         let (connected, dataset) = self.here(py)?;
-        Epoch::begin(connected, &dataset, &arguments)
+        Epoch::new(connected, dataset, &arguments)
     }
 }

@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use headwater_client::order::{Fraction, Order, Positions, Remainder, Selection, Share, Shuffle};
+use headwater_client::order::{Course, Fraction, Reading, Remainder, Shuffle};
 use headwater_client::{self as client, Batches};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -12,11 +12,11 @@ use crate::batch::Batch;
 use crate::errors::{raised, senseless};
 use crate::process::Connected;
 
-/// What an epoch is made from, checked by the package where Python can say it better.
+/// What an epoch is made from, as the package checks and names it.
 #[derive(FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct EpochArguments {
-    batch_size: u64,
+    batch_size: u32,
     shuffle: String,
     block_size: u64,
     seed: u64,
@@ -28,114 +28,40 @@ pub(crate) struct EpochArguments {
     remainder: String,
     drop_last: bool,
     start: u64,
-    part: u64,
-    parts: u64,
+    worker: u32,
+    workers: u32,
     ahead: usize,
 }
 
-/// Batches of one epoch, several under way.
-#[pyclass(frozen, module = "headwater")]
-pub(crate) struct Epoch {
-    connected: Arc<Connected>,
-    positions: Positions,
-    plan: Plan,
-    numbers: Arc<Numbers>,
-    going: Mutex<Option<Going>>,
-}
-
-struct Going {
-    batches: Batches<Turns>,
-    /// The next batch, in batches of the rank.
-    next: u64,
-}
-
-/// How the samples of a rank are cut into batches, and which of them come here.
-#[derive(Clone, Copy)]
-struct Plan {
-    batch_size: u64,
-    batches: u64,
-    part: u64,
-    parts: u64,
-}
-
-impl Plan {
-    /// The samples of the rank up to the end of batch `batch`.
-    fn end(&self, batch: u64, steps: u64) -> u64 {
-        ((batch + 1) * self.batch_size).min(steps)
-    }
-}
-
-/// Which samples the batches consist of.
-struct Numbers {
-    selection: Selection,
-    order: Order,
-    positions: Positions,
-    plan: Plan,
-}
-
-impl Numbers {
-    fn batch(&self, batch: u64) -> Vec<u64> {
-        if batch >= self.plan.batches {
-            return Vec::new();
-        }
-        let steps = batch * self.plan.batch_size..self.plan.end(batch, self.positions.steps());
-        let sample = |step| self.selection.sample(self.order.sample(self.positions.get(step)?)?);
-        steps.filter_map(sample).collect()
-    }
-}
-
-/// The batches of one worker, in turn.
-struct Turns {
-    numbers: Arc<Numbers>,
-    next: u64,
-}
-
-impl Iterator for Turns {
-    type Item = Vec<u64>;
-
-    fn next(&mut self) -> Option<Vec<u64>> {
-        let batch = self.next;
-        self.next += self.numbers.plan.parts;
-        (batch < self.numbers.plan.batches).then(|| self.numbers.batch(batch))
-    }
-}
-
-impl Epoch {
-    pub(crate) fn begin(
-        connected: Arc<Connected>,
-        dataset: &client::Dataset,
-        arguments: &EpochArguments,
-    ) -> PyResult<Self> {
-        let EpochArguments { batch_size, part, parts, .. } = *arguments;
-        if batch_size == 0 || parts == 0 || part >= parts {
-            return Err(PyValueError::new_err("a batch has one sample at least, and a worker is one of all workers"));
-        }
-        let shuffle = match arguments.shuffle.as_str() {
+impl EpochArguments {
+    fn reading(&self) -> PyResult<Reading> {
+        let shuffle = match self.shuffle.as_str() {
             "none" => Shuffle::None,
             "full" => Shuffle::Full,
-            "block" => Shuffle::Blocks(positive("block_size", arguments.block_size)?),
+            "block" => Shuffle::Blocks(positive("block_size", self.block_size)?),
             other => return Err(unknown("shuffle", other, "full, block or none")),
         };
-        let remainder = match arguments.remainder.as_str() {
+        let remainder = match self.remainder.as_str() {
             "drop" => Remainder::Drop,
             "repeat" => Remainder::Repeat,
             "uneven" => Remainder::Uneven,
             other => return Err(unknown("remainder", other, "drop, repeat or uneven")),
         };
-        let fraction = Fraction::new(arguments.fraction).map_err(senseless)?;
-        let selection = Selection::all(dataset.id(), dataset.len(), arguments.seed, fraction);
-        let order = Order::new(dataset.id(), selection.len(), arguments.seed, arguments.epoch, shuffle);
-        let world_size = positive("world_size", arguments.world_size)?;
-        let replication = positive("replication", arguments.replication)?;
-        let share = Share::new(world_size, arguments.rank, replication, remainder).map_err(senseless)?;
-        let positions = share.positions(selection.len(), arguments.start).map_err(senseless)?;
-        let steps = positions.steps();
-        let batches = if arguments.drop_last { steps / batch_size } else { steps.div_ceil(batch_size) };
-        let plan = Plan { batch_size, batches, part, parts };
-        let numbers = Arc::new(Numbers { selection, order, positions: positions.clone(), plan });
-        let turns = Turns { numbers: numbers.clone(), next: part };
-        let going = Going { batches: dataset.batches(turns, arguments.ahead), next: part };
-        Ok(Self { connected, positions, plan, numbers, going: Mutex::new(Some(going)) })
+        Ok(Reading {
+            seed: self.seed,
+            epoch: self.epoch,
+            shuffle,
+            fraction: Fraction::new(self.fraction).map_err(senseless)?,
+            world_size: positive("world_size", self.world_size)?,
+            rank: self.rank,
+            replication: positive("replication", self.replication)?,
+            remainder,
+            start: self.start,
+            batch: self.batch_size,
+            workers: self.workers,
+            worker: self.worker,
+            ..Reading::default()
+        })
     }
 }
 
@@ -147,33 +73,91 @@ fn unknown(name: &str, value: &str, known: &str) -> PyErr {
     PyValueError::new_err(format!("there is no {name} `{value}`: it is one of {known}"))
 }
 
+/// Batches of one epoch, several under way. The core hears of it when the first one is asked for.
+#[pyclass(frozen, module = "headwater")]
+pub(crate) struct Epoch {
+    connected: Arc<Connected>,
+    dataset: Option<client::Dataset>,
+    reading: Reading,
+    /// What the rank reads, with all its workers.
+    rank: Course,
+    /// How many batches come here.
+    batches: u64,
+    ahead: usize,
+    going: Mutex<Going>,
+}
+
+enum Going {
+    NotYet,
+    On {
+        batches: Batches<BatchNumbers>,
+        received: u64,
+    },
+    /// Another thread waits for the next batch.
+    Taken,
+}
+
+type BatchNumbers = Box<dyn Iterator<Item = Vec<u64>> + Send>;
+
+impl Epoch {
+    pub(crate) fn new(
+        connected: Arc<Connected>,
+        dataset: client::Dataset,
+        arguments: &EpochArguments,
+    ) -> PyResult<Self> {
+        let reading = arguments.reading()?;
+        let course = |reading: &Reading| Course::new(reading, dataset.id(), dataset.len()).map_err(senseless);
+        let (own, rank) = (course(&reading)?, course(&Reading { workers: 1, worker: 0, ..reading.clone() })?);
+        let size = u64::from(reading.batch);
+        let batches = if arguments.drop_last {
+            let (worker, workers) = (u64::from(reading.worker), u64::from(reading.workers));
+            (rank.len() / size).saturating_sub(worker).div_ceil(workers)
+        } else {
+            own.len().div_ceil(size)
+        };
+        let (dataset, going) = (Some(dataset), Mutex::new(Going::NotYet));
+        Ok(Self { connected, dataset, reading, rank, batches, ahead: arguments.ahead, going })
+    }
+
+    fn begin(&self, py: Python<'_>) -> PyResult<Batches<BatchNumbers>> {
+        let dataset = self.dataset.clone().expect("it is there until it is dropped");
+        let reading = self.reading.clone();
+        let declared = self.connected.wait(py, {
+            let dataset = dataset.clone();
+            async move { dataset.declare(&reading).await }
+        })?;
+        let course = declared.map_err(|error| raised(py, &error))?;
+        let limit = usize::try_from(self.batches).unwrap_or(usize::MAX);
+        let numbers: BatchNumbers = Box::new(course.into_batches().take(limit));
+        Ok(dataset.batches(numbers, self.ahead))
+    }
+
+    fn put(&self, going: Going) -> Going {
+        std::mem::replace(&mut *self.going.lock().unwrap_or_else(PoisonError::into_inner), going)
+    }
+}
+
 #[pymethods]
 impl Epoch {
     /// Batches that come here, those that came among them.
     fn __len__(&self) -> usize {
-        let Plan { batches, part, parts, .. } = self.plan;
-        usize::try_from(batches.saturating_sub(part).div_ceil(parts)).unwrap_or(usize::MAX)
+        usize::try_from(self.batches).unwrap_or(usize::MAX)
     }
 
     /// Samples that the rank reads, those of its other workers among them.
     #[getter]
     fn steps(&self) -> u64 {
-        self.positions.steps()
+        self.rank.steps()
     }
 
-    /// Where in the epoch any world size goes on once each rank has received `batches` batches.
-    fn position_after(&self, batches: u64) -> u64 {
-        self.position_after_samples(batches.saturating_mul(self.plan.batch_size))
-    }
-
-    /// The same after `samples` samples of each rank.
-    fn position_after_samples(&self, samples: u64) -> u64 {
-        self.positions.resume_at(samples.min(self.positions.steps()))
+    /// Where in the epoch any world size goes on once each rank has received `samples` samples.
+    fn position_after(&self, samples: u64) -> u64 {
+        self.rank.resume_at(samples.min(self.rank.steps()))
     }
 
     /// The numbers of the samples of a batch of the rank; none past the last batch.
     fn numbers(&self, batch: u64) -> Vec<u64> {
-        self.numbers.batch(batch)
+        self.rank.batch(batch).unwrap_or_default()
     }
 
     fn __iter__(slf: Py<Self>) -> Py<Self> {
@@ -184,21 +168,31 @@ impl Epoch {
         if !self.connected.is_here() {
             return Err(PyRuntimeError::new_err("this iteration began before a fork: begin another one in the child"));
         }
-        let taken = self.going.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut going) = taken else {
-            return Err(PyRuntimeError::new_err("another thread waits for the next batch of this iteration"));
+        let (mut batches, mut received) = match self.put(Going::Taken) {
+            Going::On { batches, received } => (batches, received),
+            Going::NotYet => match self.begin(py) {
+                Ok(batches) => (batches, 0),
+                Err(error) => {
+                    self.put(Going::NotYet);
+                    return Err(error);
+                }
+            },
+            Going::Taken => {
+                return Err(PyRuntimeError::new_err("another thread waits for the next batch of this iteration"));
+            }
         };
-        let read = self.connected.watch(py, Box::pin(going.batches.next()));
-        let batch = going.next;
+        let read = self.connected.watch(py, Box::pin(batches.next()));
         if let Ok(Some(_)) = read {
-            going.next += self.plan.parts;
+            received += 1;
         }
-        *self.going.lock().unwrap_or_else(PoisonError::into_inner) = Some(going);
+        self.put(Going::On { batches, received });
         match read? {
             None => Ok(None),
             Some(Err(error)) => Err(raised(py, &error)),
             Some(Ok(read)) => {
-                let position = self.position_after(batch + 1);
+                let (worker, workers) = (u64::from(self.reading.worker), u64::from(self.reading.workers));
+                let batches_of_rank = (received - 1) * workers + worker + 1;
+                let position = self.position_after(batches_of_rank.saturating_mul(u64::from(self.reading.batch)));
                 Batch::new(py, self.connected.clone(), read, position).map(Some)
             }
         }
@@ -207,7 +201,7 @@ impl Epoch {
 
 impl Drop for Epoch {
     fn drop(&mut self) {
-        let going = self.going.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        self.connected.drop_here(going);
+        let going = self.put(Going::NotYet);
+        self.connected.drop_here((going, self.dataset.take()));
     }
 }

@@ -9,7 +9,8 @@ pub(crate) fn raised(py: Python<'_>, error: &CodedError) -> PyErr {
     let mut message = error.message.clone();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        message += &format!(": {error}");
+        message.push_str(": ");
+        message.push_str(&error.to_string());
         cause = error.source();
     }
     let made = py

@@ -7,6 +7,7 @@
 #![allow(clippy::needless_pass_by_value, reason = "what comes from Python comes by value")]
 
 mod batch;
+mod buffer;
 mod client;
 mod dataset;
 mod epoch;
@@ -22,6 +23,8 @@ use pyo3::prelude::*;
 mod native {
     #[pymodule_export]
     use super::batch::Batch;
+    #[pymodule_export]
+    use super::buffer::Buffer;
     #[pymodule_export]
     use super::client::Client;
     #[pymodule_export]

@@ -3,6 +3,8 @@
 //! The package is laid out as pip would: the native module that Cargo has built, the Python files, and the metadata by which
 //! fsspec finds it.
 
+#![allow(clippy::print_stdout, reason = "what a script said is shown where its test fails")]
+
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -64,6 +64,9 @@ pub(super) enum Command {
         /// Batches that are under way at once
         #[arg(long, default_value_t = 4, value_name = "N")]
         ahead: usize,
+        /// Connections that read at once, each everything
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
+        sessions: u16,
         /// Seconds to measure, after one pass over the data or as many seconds at most
         #[arg(long, default_value_t = 5, value_name = "S")]
         seconds: u64,

@@ -58,8 +58,8 @@ async fn command(client: &Client, command: Command, json: bool) -> Result<(), Co
         Command::Cat { file } => files::cat(client, &file).await,
         Command::Cp { from, to } => files::copy(client, &from, &to, json).await,
         Command::Sample { dataset, numbers } => look::samples(client, &dataset, &numbers, json).await,
-        Command::Bench { dataset, batch, ahead, seconds, in_order, .. } => {
-            bench::run(client, &dataset, &bench::Load { batch, ahead, seconds, in_order }, json).await
+        Command::Bench { dataset, batch, ahead, seconds, in_order, sessions, .. } => {
+            bench::run(client, &dataset, &bench::Load { sessions, batch, ahead, seconds, in_order }, json).await
         }
         Command::Doctor => Ok(()),
     }

@@ -9,6 +9,7 @@ mod memory;
 pub(crate) mod report;
 mod rsync;
 mod small;
+mod training;
 mod usage;
 
 use std::fs;
@@ -39,7 +40,7 @@ struct Figure {
     measure: fn(&Bench, &mut Report) -> anyhow::Result<()>,
 }
 
-const FIGURES: [Figure; 9] = [
+const FIGURES: [Figure; 14] = [
     Figure { name: "scan", measure: large::scan },
     Figure { name: "send", measure: large::send },
     Figure { name: "insert", measure: large::insert },
@@ -49,6 +50,11 @@ const FIGURES: [Figure; 9] = [
     Figure { name: "memory-files", measure: memory::files },
     Figure { name: "memory-core", measure: memory::core },
     Figure { name: "memory-idle", measure: memory::idle },
+    Figure { name: "read-large", measure: training::large },
+    Figure { name: "read-small", measure: training::small },
+    Figure { name: "read-images", measure: training::images },
+    Figure { name: "read-start", measure: training::start },
+    Figure { name: "read-many", measure: training::many },
 ];
 
 /// The programs, and where they are measured.

@@ -6,7 +6,7 @@ The buffer is used again when no array, tensor or batch over it lives any more; 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn, Optional, Union, overload
+from typing import Any, NoReturn, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ def _shown(name: str) -> str:
     return name[1:] if name.startswith(".") else name
 
 
-def _viewed(raw: Bytes, dtype: npt.DTypeLike, shape: Optional[Sequence[int]], leading: tuple[int, ...]) -> npt.NDArray[Any]:
+def _viewed(raw: Bytes, dtype: npt.DTypeLike, shape: Sequence[int] | None, leading: tuple[int, ...]) -> npt.NDArray[Any]:
     """The last axis of ``raw``, whose items are bytes, as items of ``dtype`` in ``shape``."""
     wanted = np.dtype(dtype)
     if raw.shape[-1] % wanted.itemsize:
@@ -49,7 +49,7 @@ class Ragged(Sequence[Bytes]):
     def __getitem__(self, index: int) -> Bytes: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[Bytes]: ...
-    def __getitem__(self, index: Union[int, slice]) -> Union[Bytes, Sequence[Bytes]]:
+    def __getitem__(self, index: int | slice) -> Bytes | Sequence[Bytes]:
         if isinstance(index, slice):
             return [self[one] for one in range(*index.indices(len(self)))]
         start, length = int(self.starts[index]), int(self.lengths[index])
@@ -78,13 +78,11 @@ class Sample(Mapping[str, Bytes]):
     def __len__(self) -> int:
         return len(self._fields)
 
-    def array(
-        self, field: Optional[str] = None, dtype: npt.DTypeLike = np.uint8, shape: Optional[Sequence[int]] = None
-    ) -> npt.NDArray[Any]:
+    def array(self, field: str | None = None, dtype: npt.DTypeLike = np.uint8, shape: Sequence[int] | None = None) -> npt.NDArray[Any]:
         """A field as items of ``dtype`` in ``shape``; the only field, if none is named."""
         return _viewed(self[_one(field, list(self._fields))], dtype, shape, ())
 
-    def bytes(self, field: Optional[str] = None) -> bytes:
+    def bytes(self, field: str | None = None) -> bytes:
         """A copy of a field's bytes; of the only field, if none is named."""
         return self[_one(field, list(self._fields))].tobytes()
 
@@ -93,7 +91,7 @@ class Sample(Mapping[str, Bytes]):
         return f"Sample({self.number}, {{{fields}}})"
 
 
-def _one(field: Optional[str], known: list[str]) -> str:
+def _one(field: str | None, known: list[str]) -> str:
     if field is not None:
         return field
     if len(known) == 1:
@@ -110,7 +108,7 @@ class Batch:
 
     def __init__(self, read: native.Batch) -> None:
         self._read = read
-        self._bytes: Bytes = np.frombuffer(read, np.uint8)
+        self._bytes: Bytes = np.frombuffer(memoryview(read.buffer), np.uint8)
 
     def __len__(self) -> int:
         return len(self._read)
@@ -145,14 +143,14 @@ class Batch:
     @overload
     def __getitem__(self, key: int) -> Sample: ...
     @overload
-    def __getitem__(self, key: str) -> Union[Bytes, Ragged]: ...
-    def __getitem__(self, key: Union[int, str]) -> Union[Sample, Bytes, Ragged]:
+    def __getitem__(self, key: str) -> Bytes | Ragged: ...
+    def __getitem__(self, key: int | str) -> Sample | Bytes | Ragged:
         return self.column(key) if isinstance(key, str) else self.sample(key)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self.sample(index) for index in range(len(self)))
 
-    def column(self, field: str) -> Union[Bytes, Ragged]:
+    def column(self, field: str) -> Bytes | Ragged:
         """A field of all samples: (samples, bytes) where all are of one length, else a `Ragged`."""
         for damaged in self._read.unreadable:
             self._read.sample(damaged)
@@ -162,13 +160,11 @@ class Batch:
         even = self._read.stacked(name)
         if even is not None:
             start, stride, length = even
-            return np.ndarray((len(self), length), np.uint8, self._read, start, (stride, 1))
+            return np.ndarray((len(self), length), np.uint8, self._bytes, start, (stride, 1))
         starts, lengths = (np.frombuffer(packed, "<i8") for packed in self._read.places(name))
         return Ragged(self._bytes, starts, lengths, field)
 
-    def array(
-        self, field: Optional[str] = None, dtype: npt.DTypeLike = np.uint8, shape: Optional[Sequence[int]] = None
-    ) -> npt.NDArray[Any]:
+    def array(self, field: str | None = None, dtype: npt.DTypeLike = np.uint8, shape: Sequence[int] | None = None) -> npt.NDArray[Any]:
         """A field of all samples as items of ``dtype``, each in ``shape``; the only field, if none is named.
 
         All samples' must be of one length. It is a view, unless they don't lie evenly in the buffer: then they are copied together.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 from ._dataset import Dataset
 from ._load import native, no_rdma_reason
@@ -26,9 +26,9 @@ class Stats:
     """Answers that were not what their hashes say, and were fetched again."""
     connections: int
     """How often the connection was made."""
-    transport: Optional[str]
+    transport: str | None
     """What bytes travel on, ``"rdma"`` or ``"tcp"``; None while there is no connection."""
-    transport_reason: Optional[str]
+    transport_reason: str | None
     """Why it is not RDMA; None where it is."""
 
 
@@ -37,13 +37,14 @@ class Client:
 
     def __init__(
         self,
-        core: Optional[str] = None,
+        core: str | None = None,
         *,
-        token: Optional[str] = None,
-        token_file: Optional[PathLike] = None,
+        token: str | None = None,
+        token_file: PathLike | None = None,
         verify: bool = True,
-        buffer_bytes: Optional[int] = None,
-        reconnect_seconds: Optional[float] = None,
+        buffer_bytes: int | None = None,
+        reconnect_seconds: float | None = None,
+        job: str | None = None,
     ) -> None:
         self._arguments: dict[str, Any] = {
             "core": core,
@@ -52,8 +53,16 @@ class Client:
             "verify": verify,
             "buffer_bytes": buffer_bytes,
             "reconnect_seconds": reconnect_seconds,
+            "job": job,
         }
-        self._client = native.Client(**self._arguments)
+        self._client = native.Client(self._arguments)
+        # Processes to which this is sent are of the same job.
+        self._arguments["job"] = self.job
+
+    @property
+    def job(self) -> str:
+        """The id of the job that this process is of."""
+        return self._client.job
 
     def dataset(self, name: str) -> Dataset:
         """Opens ``name``, ``name@latest``, ``name@7`` or ``name@tag``, or a collection likewise.
@@ -92,13 +101,14 @@ def _connect(arguments: dict[str, Any]) -> Client:
 
 
 def connect(
-    core: Optional[str] = None,
+    core: str | None = None,
     *,
-    token: Optional[str] = None,
-    token_file: Optional[PathLike] = None,
+    token: str | None = None,
+    token_file: PathLike | None = None,
     verify: bool = True,
-    buffer_bytes: Optional[int] = None,
-    reconnect_seconds: Optional[float] = None,
+    buffer_bytes: int | None = None,
+    reconnect_seconds: float | None = None,
+    job: str | None = None,
 ) -> Client:
     """Connects to a core.
 
@@ -108,6 +118,8 @@ def connect(
     :param verify: whether what arrives is checked against its hashes.
     :param buffer_bytes: bytes of a receive buffer at the start; it grows where an answer needs more.
     :param reconnect_seconds: how long a core that has gone is waited for before a read fails (300).
+    :param job: the id that all ranks and workers of a job share: what ``latest`` means is settled once for it. By default
+        ``HEADWATER_JOB``, what the batch system or ``torchrun`` says, or one that was drawn by chance.
     """
     return Client(
         core,
@@ -116,6 +128,7 @@ def connect(
         verify=verify,
         buffer_bytes=buffer_bytes,
         reconnect_seconds=reconnect_seconds,
+        job=job,
     )
 
 

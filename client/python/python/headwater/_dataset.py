@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional, Union, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from ._batch import Batch, Sample
+from ._errors import NotFoundError
 from ._load import native
 from ._order import Order
 
@@ -65,8 +66,8 @@ class Dataset:
     @overload
     def __getitem__(self, key: int) -> Sample: ...
     @overload
-    def __getitem__(self, key: Union[slice, Iterable[int]]) -> Batch: ...
-    def __getitem__(self, key: Union[int, slice, Iterable[int]]) -> Union[Sample, Batch]:
+    def __getitem__(self, key: slice | Iterable[int]) -> Batch: ...
+    def __getitem__(self, key: int | slice | Iterable[int]) -> Sample | Batch:
         if isinstance(key, slice):
             return self.read(range(*key.indices(len(self))))
         if isinstance(key, Iterable):
@@ -82,7 +83,7 @@ class Dataset:
     def __iter__(self) -> Iterator[Sample]:
         return (sample for batch in self.batches(64, shuffle=False, rank=0, world_size=1) for sample in batch)
 
-    def batches(self, batch_size: int, *, state: Optional[dict[str, Any]] = None, **order: Any) -> Batches:
+    def batches(self, batch_size: int, *, state: dict[str, Any] | None = None, **order: Any) -> Batches:
         """One epoch, or what one rank reads of it, in batches; see `Order` for what can be said of its order.
 
         :param state: a `Batches.state_dict` of an earlier run, of any number of ranks: reading goes on where it was.
@@ -102,11 +103,15 @@ class Dataset:
             raise ValueError("a range begins at 0 at least and has no negative length")
         read = self._opened.read_range(path.encode(), offset, length)
         ((_, start, came),) = read.sample(0)
-        return memoryview(read)[start : start + came].tobytes()
+        return memoryview(read.buffer)[start : start + came].tobytes()
 
     def open(self, path: str, block_size: int = 4 << 20) -> io.BufferedReader:
         """A file of the version, to read and seek in."""
-        size = next((file.size for file in self.files(path) if file.path == path.strip("/") and file.kind == "file"), None)
+        try:
+            found = self.files(path)
+        except NotFoundError:
+            found = []
+        size = next((file.size for file in found if file.path == path.strip("/") and file.kind == "file"), None)
         if size is None:
             raise FileNotFoundError(f"there is no file `{path}` in `{self.label}`")
         return io.BufferedReader(_File(self, path.strip("/"), size), block_size)
@@ -140,7 +145,7 @@ class Batches(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         batch = Batch(next(self._epoch))
-        self._received += 1
+        self._received += len(batch)
         return batch
 
     @property

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
-no_rdma_reason: Optional[str] = None
+no_rdma_reason: str | None = None
 
 try:
     from . import _native_rdma as native

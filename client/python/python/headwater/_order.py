@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, replace
-from typing import Any, Optional, Union
+from typing import Any
 
 STATE_VERSION = 1
 
@@ -37,7 +37,7 @@ class Order:
     they read together is the same for any number of them, and an epoch can be resumed by any other number.
     """
 
-    shuffle: Union[bool, str] = True
+    shuffle: bool | str = True
     """True or ``"full"``: any order is as likely as any other. ``"block"``: blocks of neighbours in a random order, each mixed within,
     which reads sequentially. False or ``"none"``: as the version has them."""
     block_size: int = 4096
@@ -46,9 +46,9 @@ class Order:
     epoch: int = 0
     fraction: float = 1.0
     """Which share of the samples is read: the same ones in each epoch of a seed, spread evenly."""
-    rank: Optional[int] = None
+    rank: int | None = None
     """By default that of torch.distributed, or of the environment (``RANK``, ``WORLD_SIZE``)."""
-    world_size: Optional[int] = None
+    world_size: int | None = None
     replication: int = 1
     """So many neighbouring ranks read the same samples, as the ranks between which one model is split do."""
     remainder: str = "drop"
@@ -60,12 +60,12 @@ class Order:
     ahead: int = 4
     """Batches that are under way at a time."""
 
-    def arguments(self, batch_size: int, part: int = 0, parts: int = 1) -> dict[str, Any]:
-        """What the native half takes: for worker ``part`` of ``parts``, each of which reads every so many-th batch."""
+    def arguments(self, batch_size: int, worker: int = 0, workers: int = 1) -> dict[str, Any]:
+        """What the native half takes: for one of ``workers``, each of which reads every so many-th batch."""
         rank, world_size = (0, 1) if self.rank is not None and self.world_size is not None else ranks()
         rank = rank if self.rank is None else self.rank
         world_size = world_size if self.world_size is None else self.world_size
-        shuffle = {True: "full", False: "none"}.get(self.shuffle, self.shuffle)  # type: ignore[call-overload]
+        shuffle = self.shuffle if isinstance(self.shuffle, str) else "full" if self.shuffle else "none"
         numbers = {
             "batch_size": batch_size,
             "block_size": self.block_size,
@@ -79,16 +79,17 @@ class Order:
         for name, number in numbers.items():
             if isinstance(number, bool) or not isinstance(number, int):
                 raise TypeError(f"{name} has to be a whole number, not {number!r}")
-            if not 0 <= number < 1 << 64:
-                raise ValueError(f"{name} has to be from 0 up to 2**64 - 1, not {number}")
+            bits = 32 if name == "batch_size" else 64
+            if not 0 <= number < 1 << bits:
+                raise ValueError(f"{name} has to be from 0 up to 2**{bits} - 1, not {number}")
         return {
             **numbers,
             "shuffle": shuffle,
             "fraction": float(self.fraction),
             "remainder": self.remainder,
             "drop_last": bool(self.drop_last),
-            "part": part,
-            "parts": parts,
+            "worker": worker,
+            "workers": workers,
             "ahead": max(1, int(self.ahead)),
         }
 

@@ -9,7 +9,7 @@ settled when a filesystem first meets it.
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import fsspec
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
@@ -29,9 +29,9 @@ class HeadwaterFileSystem(AbstractFileSystem):
 
     def __init__(
         self,
-        core: Optional[str] = None,
-        token: Optional[str] = None,
-        token_file: Optional[str] = None,
+        core: str | None = None,
+        token: str | None = None,
+        token_file: str | None = None,
         **storage_options: Any,
     ) -> None:
         super().__init__(core=core, token=token, token_file=token_file, **storage_options)
@@ -66,9 +66,7 @@ class HeadwaterFileSystem(AbstractFileSystem):
         except NotFoundError as error:
             raise FileNotFoundError(str(error)) from error
         kinds = {"file": "file", "folder": "directory", "symlink": "link"}
-        entries = [
-            {"name": f"{called}/{row.path}", "size": row.size, "type": kinds[row.kind], "mtime": row.mtime_ns / 1e9} for row in rows
-        ]
+        entries = [{"name": f"{called}/{row.path}", "size": row.size, "type": kinds[row.kind], "mtime": row.mtime_ns / 1e9} for row in rows]
         if inside and not entries:
             raise FileNotFoundError(f"there is no `{inside}` in `{dataset.label}`")
         return called, inside, entries
@@ -85,9 +83,7 @@ class HeadwaterFileSystem(AbstractFileSystem):
     def ls(self, path: str, detail: bool = True, **kwargs: Any) -> list[Any]:
         """What lies directly below a path; the newest version of each dataset, where it is empty."""
         if not self._strip_protocol(path):
-            found = [
-                {"name": f"{name}@{number}", "size": 0, "type": "directory"} for name, number in self._client.datasets().items()
-            ]
+            found = [{"name": f"{name}@{number}", "size": 0, "type": "directory"} for name, number in self._client.datasets().items()]
         else:
             found = self._children(path)
         return found if detail else [entry["name"] for entry in found]
@@ -106,14 +102,14 @@ class HeadwaterFileSystem(AbstractFileSystem):
             children[name] = {"name": name, "size": 0, "type": "directory"} if below else entry
         return [children[name] for name in sorted(children)]
 
-    def find(self, path: str, maxdepth: Optional[int] = None, withdirs: bool = False, detail: bool = False, **kwargs: Any) -> Any:
+    def find(self, path: str, maxdepth: int | None = None, withdirs: bool = False, detail: bool = False, **kwargs: Any) -> Any:
         """All files below a path, in one question."""
         if maxdepth is not None or withdirs or not self._strip_protocol(path):
             return super().find(path, maxdepth=maxdepth, withdirs=withdirs, detail=detail, **kwargs)
         files = {entry["name"]: entry for entry in self._entries(path)[2] if entry["type"] == "file"}
         return files if detail else sorted(files)
 
-    def cat_file(self, path: str, start: Optional[int] = None, end: Optional[int] = None, **kwargs: Any) -> bytes:
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **kwargs: Any) -> bytes:
         """The bytes of a file, or a range of them."""
         size = self._size(path)
         first, last, _ = slice(start, end).indices(size)
@@ -130,9 +126,9 @@ class HeadwaterFileSystem(AbstractFileSystem):
         self,
         path: str,
         mode: str = "rb",
-        block_size: Optional[int] = None,
+        block_size: int | None = None,
         autocommit: bool = True,
-        cache_options: Optional[dict[str, Any]] = None,
+        cache_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> _File:
         if mode != "rb":
@@ -144,7 +140,8 @@ class HeadwaterFileSystem(AbstractFileSystem):
 class _File(AbstractBufferedFile):
     def _fetch_range(self, start: int, end: int) -> bytes:
         dataset, _, inside = self.fs._place(self.path)
-        return dataset.read_range(inside, start, end - start)
+        found: bytes = dataset.read_range(inside, start, end - start)
+        return found
 
 
 fsspec.register_implementation("headwater", HeadwaterFileSystem, clobber=True)

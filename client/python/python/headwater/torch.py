@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, Optional, Union
+from typing import Any
 
 import torch
 import torch.utils.data
@@ -27,7 +27,7 @@ from ._order import Order
 __all__ = ["BatchSampler", "DataLoader", "IterableDataset", "MapDataset", "to_tensors"]
 
 
-def to_tensors(read: Union[Batch, Sample]) -> dict[str, Any]:
+def to_tensors(read: Batch | Sample) -> dict[str, Any]:
     """Tensors over the receive buffer, without a copy: of each field (samples, bytes), or a list of tensors where lengths differ."""
     if isinstance(read, Sample):
         return {name: torch.from_numpy(data) for name, data in read.items()}
@@ -61,8 +61,8 @@ class _Epochs:
         epoch, start = self._at.tolist()
         return replace(self._order, epoch=epoch, start=start)
 
-    def plan(self, part: int = 0, parts: int = 1) -> native.Epoch:
-        return self.dataset._opened.epoch(self.order().arguments(self.batch_size, part, parts))
+    def plan(self, worker: int = 0, workers: int = 1) -> native.Epoch:
+        return self.dataset._opened.epoch(self.order().arguments(self.batch_size, worker, workers))
 
     def set_epoch(self, epoch: int) -> None:
         """Goes to the beginning of an epoch."""
@@ -81,10 +81,8 @@ class _Epochs:
     def state_dict(self) -> dict[str, Any]:
         """What a later run goes on from, with any number of ranks and workers. Each rank must have received as many batches."""
         if self._in_workers:
-            raise RuntimeError(
-                "only `headwater.torch.DataLoader` knows what was received from worker processes: use it, or no workers"
-            )
-        position = self.plan().position_after_samples(self._received)
+            raise RuntimeError("only `headwater.torch.DataLoader` knows what was received from worker processes: use it, or no workers")
+        position = self.plan().position_after(self._received)
         return self.order().state(self.dataset.label, self.dataset.id, position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -131,8 +129,8 @@ class IterableDataset(torch.utils.data.IterableDataset):  # type: ignore[type-ar
             return self._read(0, 1)
         return self._counted()
 
-    def _read(self, part: int, parts: int) -> Iterator[Any]:
-        for native_batch in self.epochs.plan(part, parts):
+    def _read(self, worker: int, workers: int) -> Iterator[Any]:
+        for native_batch in self.epochs.plan(worker, workers):
             batch = Batch(native_batch)
             if self._samples:
                 yield from (self._transform(sample) for sample in batch)
@@ -229,7 +227,7 @@ class DataLoader(torch.utils.data.DataLoader):  # type: ignore[type-arg]
     stock one takes except ``batch_size``, ``shuffle`` and ``drop_last``, which the dataset or the sampler says.
     """
 
-    def __init__(self, dataset: Union[IterableDataset, MapDataset], *, sampler: Optional[BatchSampler] = None, **rest: Any) -> None:
+    def __init__(self, dataset: IterableDataset | MapDataset, *, sampler: BatchSampler | None = None, **rest: Any) -> None:
         counted = dataset if isinstance(dataset, IterableDataset) else sampler
         if counted is None or isinstance(dataset, IterableDataset) and dataset._samples:
             raise TypeError("give an IterableDataset of batches, or a MapDataset with `sampler=headwater.torch.BatchSampler(...)`")

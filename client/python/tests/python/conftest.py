@@ -1,8 +1,9 @@
 """The core and its data come from `tests/package.rs`."""
 
-import headwater
 import numpy as np
 import pytest
+
+import headwater
 
 IMAGES = 2000
 MIXED = 150

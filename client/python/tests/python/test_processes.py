@@ -6,9 +6,10 @@ import sys
 import threading
 import time
 
-import headwater
 import numpy as np
 from conftest import expected
+
+import headwater
 
 CORE = int(os.environ["HEADWATER_TEST_CORE_PID"])
 
@@ -95,21 +96,24 @@ print(images[3].number, flush=True)
 
 
 def test_control_c_ends_a_read_that_waits():
-    child = subprocess.Popen([sys.executable, "-c", INTERRUPTED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert child.stdout.readline() == "ready\n"
-    os.kill(CORE, signal.SIGSTOP)
-    try:
-        child.stdin.write("go\n")
-        child.stdin.flush()
-        time.sleep(0.5)
-        child.send_signal(signal.SIGINT)
-        assert child.stdout.readline() == "interrupted\n"
-    finally:
-        os.kill(CORE, signal.SIGCONT)
-    child.stdin.write("go\n")
-    child.stdin.flush()
-    assert child.stdout.readline() == "3\n"
-    assert child.wait(60) == 0
+    with subprocess.Popen([sys.executable, "-c", INTERRUPTED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout.readline() == "ready\n"
+            os.kill(CORE, signal.SIGSTOP)
+            try:
+                child.stdin.write("go\n")
+                child.stdin.flush()
+                time.sleep(0.5)
+                child.send_signal(signal.SIGINT)
+                assert child.stdout.readline() == "interrupted\n"
+            finally:
+                os.kill(CORE, signal.SIGCONT)
+            child.stdin.write("go\n")
+            child.stdin.flush()
+            assert child.stdout.readline() == "3\n"
+            assert child.wait(60) == 0
+        finally:
+            child.kill()
 
 
 def test_a_closed_connection_is_made_again(images):

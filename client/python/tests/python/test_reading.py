@@ -1,10 +1,11 @@
 import gc
 import pickle
 
-import headwater
 import numpy as np
 import pytest
 from conftest import IMAGES, MIXED, expected, mixed_length
+
+import headwater
 
 
 def test_samples_by_number(images):

@@ -2,10 +2,10 @@ import multiprocessing
 import os
 import socket
 
-import numpy as np
 import pytest
 import torch
 from conftest import IMAGES, expected
+
 from headwater.torch import BatchSampler, DataLoader, IterableDataset, MapDataset
 
 BATCH = 48

@@ -248,6 +248,10 @@ impl DeviceList {
     /// The list, or none where there is no device.
     fn get() -> Option<Self> {
         let mut count = 0;
+        // A job may fork while a device knows its memory. Without this, a kernel before 5.12 lets the parent's next write move a page
+        // away from where the device writes. A refusal changes nothing for who does not fork.
+        // SAFETY: it is called before any memory is registered, and may be called again.
+        let _ = unsafe { ffi::ibv_fork_init() };
         // SAFETY: the list is freed by `drop` alone; it ends after `count` pointers.
         unsafe {
             let list = ffi::ibv_get_device_list(&raw mut count);
