@@ -145,7 +145,11 @@ async fn ranks_and_workers_read_what_they_declared_and_status_shows_where_they_a
     assert!(said.contains("train-7 of alice") && said.contains("epoch 5, rank 1 of 2"), "{said}");
     // A part of the samples, spread over all of them.
     let (_, dataset, _) = &sessions[3];
-    let part = Reading { fraction: Fraction::new(0.1).expect("a fraction"), kept: vec![5..200], ..Reading::default() };
+    let part = Reading {
+        fraction: Fraction::new(0.1).expect("a fraction"),
+        kept: std::iter::once(5..200).collect(),
+        ..Reading::default()
+    };
     let course = dataset.declare(&part).await.expect("declared");
     assert_eq!(course.len(), 19);
     assert!((0..19).all(|turn| course.sample(turn).is_some_and(|sample| (5..200).contains(&sample))));

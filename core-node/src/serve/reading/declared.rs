@@ -142,7 +142,8 @@ mod tests {
     fn reading_ahead_begins_with_a_miss_and_ends_long_after_the_last() {
         let reading = Reading { batch: 1, ..Reading::default() };
         let declared = Declared::new(reading, &[7; 32], 1000).expect("it makes sense");
-        let read_to = |turn: u64| declared.read(&[declared.course.sample(turn - 1).expect("a sample")], Timestamp::ZERO);
+        let read_to =
+            |turn: u64| declared.read(&[declared.course.sample(turn - 1).expect("a sample")], Timestamp::ZERO);
         assert!(!declared.begin_reading_ahead(), "everything was there");
         declared.missed();
         assert!(declared.begin_reading_ahead() && !declared.begin_reading_ahead(), "one at a time");

@@ -168,7 +168,7 @@ impl Jobs {
 mod tests {
     use super::*;
 
-    const GRACE: Duration = Duration::from_secs(60);
+    const GRACE: Duration = Duration::from_mins(1);
 
     fn key(owner: u8, job: &str) -> JobKey {
         JobKey { owner: PublicKey([owner; 32]), job: job.to_owned() }
