@@ -226,6 +226,8 @@ pub struct StatusReport {
     pub wire_bytes: Vec<(String, u64)>,
     /// The most that is sent in any second now, in bytes with all headers; none without a cap.
     pub up_cap_bytes_per_s: Option<u64>,
+    /// The most that the core may send in any second now, in the same bytes; none without a cap.
+    pub down_cap_bytes_per_s: Option<u64>,
     /// What this month has cost and may cost, where that is limited.
     pub month: Option<MonthReport>,
     /// Bytes not yet acknowledged.

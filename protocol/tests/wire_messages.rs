@@ -125,6 +125,8 @@ fn messages() -> Vec<(&'static str, Message)> {
                 since: 300,
             },
         ),
+        ("down-cap", Message::DownCap { bytes_per_s: Some(250_000) }),
+        ("down-cap-lifted", Message::DownCap { bytes_per_s: None }),
         ("freed-noted", Message::FreedNoted { question: 5, noted: true }),
         ("fetch", Message::Fetch { transfer, dataset: "cam/one".into(), version: VersionId::of(b"a manifest") }),
         ("offer", Message::Offer { transfer, dataset: "cam/one".into(), manifest: vec![1; 200], commit: vec![2; 100] }),

@@ -181,7 +181,9 @@ async fn arrive(core: Arc<Core>, arriving: Arriving) {
         }
     };
     match arrival {
-        Arrival::Session { connection, peer } => session::serve(core, connection, peer, knocked).await,
+        Arrival::Session { connection, peer, downstream } => {
+            session::serve(core, connection, peer, downstream, knocked).await;
+        }
         Arrival::Join(connection) => {
             let desk = joining::Desk::new(core);
             if let Err(error) = Box::pin(serve_join(connection, &desk)).await {

@@ -14,7 +14,7 @@ use headwater_protocol::wire::{
 };
 use headwater_quic::endpoint::close;
 use headwater_quic::session::{Asked, Session, SessionEvent, SessionEvents, SessionHandle, SessionOptions, Side};
-use headwater_quic::{ControlStream, work};
+use headwater_quic::{ControlStream, Downstream, work};
 use quinn::Connection;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Mutex, Semaphore, broadcast, mpsc};
@@ -38,7 +38,13 @@ const TASKS_MAX: usize = 8;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves one connection, whose peer knocked at `knocked`, from its hello to its end.
-pub(super) async fn serve(core: Arc<Core>, connection: Connection, shown: headwater_quic::Peer, knocked: Instant) {
+pub(super) async fn serve(
+    core: Arc<Core>,
+    connection: Connection,
+    shown: headwater_quic::Peer,
+    downstream: Downstream,
+    knocked: Instant,
+) {
     let remote = connection.remote_address();
     let hello_timeout = core.config.network.hello_timeout.0;
     let opened = tokio::time::timeout(hello_timeout, open(&core, &connection, &shown, knocked)).await;
@@ -63,6 +69,7 @@ pub(super) async fn serve(core: Arc<Core>, connection: Connection, shown: headwa
         peer: Arc::new(peer),
         handle,
         connection,
+        downstream,
         place,
         followed: Followed::default(),
         question: 0,
@@ -186,6 +193,7 @@ struct LiveSession {
     peer: Arc<Peer>,
     handle: SessionHandle,
     connection: Connection,
+    downstream: Downstream,
     place: SessionPlace,
     announcements: broadcast::Receiver<Announcement>,
     followed: Followed,
@@ -343,6 +351,7 @@ impl LiveSession {
                 let noted = self.blocking(move || note_freed(&core, &peer, &dataset, &version, since)).await?;
                 self.send(Message::FreedNoted { question, noted }).await;
             }
+            Message::DownCap { bytes_per_s } => self.downstream.set_cap(bytes_per_s),
             Message::Control { request, body } => self.command(request, body).await,
             Message::Reader(message) => self.reader(*message).await?,
             other => tracing::debug!(device = self.peer.name, ?other, "a message that asks for nothing here"),

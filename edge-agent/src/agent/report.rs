@@ -52,6 +52,7 @@ impl Agent {
             backlog_bytes: datasets.iter().map(|dataset| dataset.pending_bytes).sum(),
             datasets,
             wire_bytes: self.gate().account().by_reason(&catalog, self.lost_bytes())?,
+            down_cap_bytes_per_s: self.gate().down_cap(),
             up_cap_bytes_per_s: self.gate().meter().cap().filter(|&cap| cap > 0),
             disk_free_bytes: self.disk_free_bytes(),
             month: self.month_report(&catalog)?,

@@ -263,6 +263,9 @@ fn status(out: &mut Out, report: &StatusReport) {
     if let Some(cap) = report.up_cap_bytes_per_s {
         say!(out, "cap: {} up", HumanRate::of_bytes_per_s(cap));
     }
+    if let Some(cap) = report.down_cap_bytes_per_s {
+        say!(out, "cap: {} down", HumanRate::of_bytes_per_s(cap));
+    }
     say!(out, "free disk: {}", HumanBytes(report.disk_free_bytes));
     if let Some(problem) = &report.last_error {
         print_problem(problem);

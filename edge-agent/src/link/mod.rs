@@ -84,6 +84,22 @@ impl Gate {
         self.outlook.borrow().and_then(|outlook| closed(&outlook))
     }
 
+    /// What the core may send in a second; none is no cap. A closed link has none: nothing is asked for over it.
+    pub(crate) fn down_cap(&self) -> Option<u64> {
+        self.outlook.borrow().as_ref().and_then(down_cap)
+    }
+
+    /// Resolves when what the core may send in a second is something else than `told`.
+    pub(crate) async fn down_cap_other_than(&self, told: Option<u64>) -> Option<u64> {
+        let mut outlook = self.outlook.subscribe();
+        let is_other =
+            |outlook: &Option<Outlook>| outlook.as_ref().is_some_and(|now| is_open(now) && down_cap(now) != told);
+        if let Ok(now) = outlook.wait_for(is_other).await {
+            return now.as_ref().and_then(down_cap);
+        }
+        std::future::pending().await
+    }
+
     /// Resolves when the link is closed.
     pub(crate) async fn closes(&self) {
         let mut outlook = self.outlook.subscribe();
@@ -129,9 +145,9 @@ impl Gate {
     fn set(&self, outlook: Outlook) {
         let mut since = self.closed_since.lock().unwrap_or_else(PoisonError::into_inner);
         match outlook.verdict {
-            Verdict::Open { up_bytes_per_s } => {
+            Verdict::Open(caps) => {
                 *since = None;
-                self.meter.set_cap(up_bytes_per_s);
+                self.meter.set_cap(caps.up_bytes_per_s);
             }
             Verdict::Closed(_) => {
                 let is_first = self.outlook.borrow().is_none();
@@ -145,10 +161,21 @@ impl Gate {
     }
 }
 
+fn is_open(outlook: &Outlook) -> bool {
+    closed(outlook).is_none()
+}
+
+fn down_cap(outlook: &Outlook) -> Option<u64> {
+    match outlook.verdict {
+        Verdict::Open(caps) => caps.down_bytes_per_s,
+        Verdict::Closed(_) => None,
+    }
+}
+
 fn closed(outlook: &Outlook) -> Option<Closed> {
     match outlook.verdict {
         Verdict::Closed(why) => Some(why),
-        Verdict::Open { .. } => None,
+        Verdict::Open(_) => None,
     }
 }
 

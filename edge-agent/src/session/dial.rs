@@ -123,7 +123,13 @@ pub async fn dial(
     };
     let (handle, events) = Session::start(connection.clone(), control, Side::Dialler, options);
     let link = Link::start(connection, handle, events, fetches);
+    let told = agent.gate().down_cap();
+    if told.is_some() {
+        // Before anything is asked for.
+        link.send_down_cap(told).await?;
+    }
     work::spawn(end_when_closed(Arc::clone(agent), link.clone()));
+    work::spawn(tell_down_cap(Arc::clone(agent), link.clone(), told));
     Ok(Dialled { link, nonce })
 }
 
@@ -133,6 +139,21 @@ async fn end_when_closed(agent: Arc<Agent>, link: Link) {
         biased;
         _ = link.ended() => {}
         () = agent.gate().closes() => link.close("the device may send nothing more now: its schedule or its budget says so"),
+    }
+}
+
+/// Tells the core each cap of what comes, after the one that it was told.
+async fn tell_down_cap(agent: Arc<Agent>, link: Link, mut told: Option<u64>) {
+    loop {
+        let cap = tokio::select! {
+            biased;
+            _ = link.ended() => return,
+            cap = agent.gate().down_cap_other_than(told) => cap,
+        };
+        if link.send_down_cap(cap).await.is_err() {
+            return;
+        }
+        told = cap;
     }
 }
 

@@ -178,6 +178,11 @@ impl Link {
         self.send(Message::Status(status)).await
     }
 
+    /// Tells the core how much it may send to this device in a second; none lifts the cap.
+    pub async fn send_down_cap(&self, bytes_per_s: Option<u64>) -> Result<(), CodedError> {
+        self.send(Message::DownCap { bytes_per_s }).await
+    }
+
     /// Resolves when the session has ended.
     pub async fn ended(&self) -> Ended {
         let mut receiver = self.news.subscribe();

@@ -6,7 +6,7 @@ use headwater_host::config::{HumanBytes, HumanDuration, HumanRate};
 use serde::{Deserialize, Serialize};
 
 use super::week::{Days, TimeOfDay, UtcOffset};
-use crate::link::policy::{Budget, Interface, Policy, Schedule, ScheduleRule};
+use crate::link::policy::{Budget, Caps, Interface, Policy, Schedule, ScheduleRule};
 
 /// The smallest cap: a second must have room for one full datagram, with the headers of IPv6 and UDP. The handshake, about
 /// 4.7 kB both ways, then fits into its time many times over.
@@ -25,6 +25,9 @@ pub struct LinkSettings {
     /// The most that this device sends in any second, with all headers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub up: Option<HumanRate>,
+    /// The most that the core sends this device in any second, with all headers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub down: Option<HumanRate>,
     /// How often to check in with the core, instead of staying connected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check_in: Option<HumanDuration>,
@@ -64,6 +67,9 @@ pub struct InterfaceSettings {
     /// The cap: `0` for nothing at all, left out for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub up: Option<HumanRate>,
+    /// The cap of what comes; left out for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down: Option<HumanRate>,
 }
 
 /// A stretch of the week.
@@ -80,6 +86,9 @@ pub struct ScheduleSettings {
     /// The cap: `0` for nothing at all, left out for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub up: Option<HumanRate>,
+    /// The cap of what comes; left out for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub down: Option<HumanRate>,
 }
 
 impl LinkSettings {
@@ -89,19 +98,16 @@ impl LinkSettings {
             days: std::array::from_fn(|day| rule.days.is_empty() || rule.days.iter().any(|days| days.contains(day))),
             from_min: rule.from.minute,
             to_min: rule.to.minute,
-            up_bytes_per_s: rule.up.map(HumanRate::bytes_per_s),
+            caps: caps(rule.up, rule.down),
         };
         let interface = |interface: &InterfaceSettings| Interface {
             name: interface.name.clone(),
             is_metered: interface.metered,
-            up_bytes_per_s: interface.up.map(HumanRate::bytes_per_s),
+            caps: caps(interface.up, interface.down),
         };
         Policy {
             interfaces: self.interface.iter().map(interface).collect(),
-            schedule: Schedule {
-                up_bytes_per_s: self.up.map(HumanRate::bytes_per_s),
-                rules: self.schedule.iter().map(rule).collect(),
-            },
+            schedule: Schedule { caps: caps(self.up, self.down), rules: self.schedule.iter().map(rule).collect() },
             budget: self
                 .budget
                 .as_ref()
@@ -113,6 +119,7 @@ impl LinkSettings {
     /// What can't be, by key.
     pub(super) fn problems(&self) -> Vec<(&'static str, String)> {
         let mut problems: Vec<_> = self.up.and_then(too_low).map(|message| ("link.up", message)).into_iter().collect();
+        problems.extend(self.down.and_then(too_low_to_receive).map(|message| ("link.down", message)));
         if self.check_in.is_some_and(|every| every.0 < CHECK_IN_MIN) {
             let message = "less than a minute between two check-ins costs more than to stay connected; leave it out";
             problems.push(("link.check_in", message.to_owned()));
@@ -129,6 +136,10 @@ impl LinkSettings {
         }
         let rates = self.schedule.iter().filter_map(|rule| rule.up);
         problems.extend(rates.filter_map(too_low).map(|message| ("link.schedule.up", message)));
+        let rates = self.schedule.iter().filter_map(|rule| rule.down);
+        problems.extend(rates.filter_map(too_low_to_receive).map(|message| ("link.schedule.down", message)));
+        let rates = self.interface.iter().filter_map(|interface| interface.down);
+        problems.extend(rates.filter_map(too_low_to_receive).map(|message| ("link.interface.down", message)));
         if self.interface.len() > RULES_MAX {
             problems
                 .push(("link.interface", format!("{} are too many; {RULES_MAX} are the most", self.interface.len())));
@@ -168,6 +179,17 @@ fn interface_problem(all: &[InterfaceSettings], at: usize) -> Option<(&'static s
     up.and_then(too_low).map(|message| ("link.interface.up", message))
 }
 
+fn caps(up: Option<HumanRate>, down: Option<HumanRate>) -> Caps {
+    Caps { up_bytes_per_s: up.map(HumanRate::bytes_per_s), down_bytes_per_s: down.map(HumanRate::bytes_per_s) }
+}
+
+fn too_low_to_receive(cap: HumanRate) -> Option<String> {
+    if cap.bits_per_s == 0 {
+        return Some("a link over which nothing comes is closed; write `up = \"0\"` for that".to_owned());
+    }
+    too_low(cap)
+}
+
 fn too_low(cap: HumanRate) -> Option<String> {
     let is_too_low = cap.bits_per_s != 0 && cap < CAP_MIN;
     is_too_low.then(|| format!("the handshake with the core needs more than {cap}; {CAP_MIN} is the least"))
@@ -202,6 +224,22 @@ mod tests {
             ("0", format!("`link.up`: {NEVER}")),
         ] {
             assert_eq!(wrong(&format!("[link]\nup = \"{up}\"\n")), found, "{up}");
+        }
+    }
+
+    #[test]
+    fn a_cap_of_what_comes_must_let_the_handshake_through() {
+        let low = "the handshake with the core needs more than 11kbit/s; 12kbit/s is the least";
+        let closed = "a link over which nothing comes is closed; write `up = \"0\"` for that";
+        for (down, found) in [("12 kbit/s", None), ("11 kbit/s", Some(low)), ("0", Some(closed))] {
+            for (table, key) in [
+                ("[link]\n", "link.down"),
+                ("[[link.schedule]]\nfrom = \"08:00\"\nto = \"18:00\"\n", "link.schedule.down"),
+                ("[[link.interface]]\nname = \"wwan0\"\n", "link.interface.down"),
+            ] {
+                let found = found.map(|found| format!("`{key}`: {found}")).unwrap_or_default();
+                assert_eq!(wrong(&format!("{table}down = \"{down}\"\n")), found, "{down}");
+            }
         }
     }
 

@@ -14,8 +14,8 @@ pub mod transfer;
 pub mod work;
 
 pub use endpoint::{
-    Arrival, ArrivalError, Arriving, ClientOptions, Congestion, ConnectError, Dialler, ListenError, Listener, Peer,
-    ServerOptions, TransportOptions, WireMeter, connect, listen, resolve,
+    Arrival, ArrivalError, Arriving, ClientOptions, Congestion, ConnectError, Dialler, Downstream, ListenError,
+    Listener, Peer, ServerOptions, TransportOptions, WireMeter, connect, listen, resolve,
 };
 pub use framing::{ControlReceiver, ControlSender, ControlStream, FrameError};
 pub use identity::{Authority, CERTIFICATE_LIFETIME, Identity, IdentityError, IdentityKey};

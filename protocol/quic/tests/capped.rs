@@ -1,4 +1,5 @@
-//! The cap of an agent's socket, measured behind it: a relay between agent and core notes what passes and when.
+//! The caps of an agent's socket and of what a core sends one device, measured behind it: a relay between agent and core notes
+//! what passes and when.
 
 mod support;
 
@@ -6,8 +7,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use headwater_quic::{Arrival, Downstream};
 use headwater_quic::{ClientOptions, TransportOptions, WireMeter, connect};
-use support::{core, device, quick, session};
+use quinn::Connection;
+use support::{Core, arrival, core, device, quick, session};
 use tokio::net::UdpSocket;
 
 /// Headers of IPv4 and UDP.
@@ -18,11 +21,17 @@ type Passed = Arc<Mutex<Vec<(Instant, u64)>>>;
 
 /// Passes datagrams on between whoever writes to it and the core; gives its address and what it took from the agent.
 async fn relay(core: SocketAddr) -> (SocketAddr, Passed) {
+    let (address, up, _) = relay_both(core).await;
+    (address, up)
+}
+
+/// The same, and what it took from the core.
+async fn relay_both(core: SocketAddr) -> (SocketAddr, Passed, Passed) {
     let (front, back) =
         (UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await, UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await);
     let (front, back) = (front.expect("a socket"), back.expect("a socket"));
-    let (address, passed) = (front.local_addr().expect("bound"), Passed::default());
-    let notes = Arc::clone(&passed);
+    let (address, passed, came) = (front.local_addr().expect("bound"), Passed::default(), Passed::default());
+    let (notes, notes_down) = (Arc::clone(&passed), Arc::clone(&came));
     tokio::spawn(async move {
         let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
         let mut agent = None;
@@ -34,6 +43,7 @@ async fn relay(core: SocketAddr) -> (SocketAddr, Passed) {
                     let _ = back.send_to(&up[..length], core).await;
                 }
                 Ok((length, _)) = back.recv_from(&mut down) => {
+                    notes_down.lock().expect("held").push((Instant::now(), length as u64 + HEADER_BYTES));
                     if let Some(agent) = agent {
                         let _ = front.send_to(&down[..length], agent).await;
                     }
@@ -41,12 +51,16 @@ async fn relay(core: SocketAddr) -> (SocketAddr, Passed) {
             }
         }
     });
-    (address, passed)
+    (address, passed, came)
 }
 
 fn most_in_a_second(passed: &[(Instant, u64)]) -> u64 {
+    most_within(SECOND, passed)
+}
+
+fn most_within(span: Duration, passed: &[(Instant, u64)]) -> u64 {
     let from = |index: usize| {
-        let within = passed[index..].iter().take_while(|(at, _)| at.duration_since(passed[index].0) < SECOND);
+        let within = passed[index..].iter().take_while(|(at, _)| at.duration_since(passed[index].0) < span);
         within.map(|(_, bytes)| bytes).sum()
     };
     (0..passed.len()).map(from).max().unwrap_or(0)
@@ -123,4 +137,77 @@ async fn nothing_is_sent_beyond_a_limit() {
     connect(address, &device(&core, "cam-01"), &options).await.expect_err("a handshake costs more");
     let sent = meter.counts().sent_bytes;
     assert!((1200..=2000).contains(&sent), "{sent}");
+}
+
+/// Connects a device through a relay; gives both ends, and what the relay took from the core.
+async fn connect_through_relay(core: &Core, name: &str) -> (Connection, Connection, Downstream, Passed) {
+    let (address, _, came) = relay_both(core.address).await;
+    let transport = TransportOptions { loopback_mtu: 1452, ..quick().transport };
+    let options = ClientOptions { transport, ..quick() };
+    let identity = device(core, name);
+    let (dialled, arrived) = tokio::join!(connect(address, &identity, &options), arrival(core));
+    let Ok(Arrival::Session { connection, downstream, .. }) = arrived else { panic!("no session: {arrived:?}") };
+    (dialled.expect("connected"), connection, downstream, came)
+}
+
+/// Sends for so long as much as goes; gives what arrived.
+async fn send_for(span: Duration, from: &Connection, to: &Connection) -> usize {
+    let (mut send, to) = (from.open_uni().await.expect("a stream"), to.clone());
+    let sending = async move {
+        let piece = vec![7u8; 1 << 16];
+        while send.write_all(&piece).await.is_ok() {}
+    };
+    let reading = async move {
+        let (mut receive, mut sum) = (to.accept_uni().await.expect("a stream"), 0);
+        let until = tokio::time::Instant::now() + span;
+        while let Ok(Ok(Some(chunk))) = tokio::time::timeout_at(until, receive.read_chunk(1 << 16, true)).await {
+            sum += chunk.bytes.len();
+        }
+        sum
+    };
+    tokio::select! {
+        sum = reading => sum,
+        () = sending => panic!("the connection broke"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_core_sends_a_device_no_more_than_its_cap_and_others_what_goes() {
+    const CAP: u64 = 100_000;
+    const SPAN: Duration = Duration::from_secs(12);
+    let core = core("core");
+    let (free_far, free_near, _, _) = connect_through_relay(&core, "free").await;
+    let (far, near, down, came) = connect_through_relay(&core, "capped").await;
+    down.set_cap(Some(CAP));
+    let before = came.lock().expect("held").len();
+    let (_, free) = tokio::join!(send_for(SPAN, &near, &far), send_for(SPAN, &free_near, &free_far));
+    let passed = came.lock().expect("held")[before..].to_vec();
+    let most = most_within(10 * SECOND, &passed);
+    // The relay may see together what left apart, but not much of ten seconds.
+    assert!(most <= 10 * CAP * 105 / 100, "{most} bytes came in ten seconds, under a cap of {CAP} each");
+    assert!(most >= 10 * CAP * 85 / 100, "only {most} bytes came in ten seconds, under a cap of {CAP} each");
+    assert!(free as u64 > 10 * SPAN.as_secs() * CAP, "a device without a cap got only {free} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_urgent_overtakes_bulk_under_a_cap_of_what_comes() {
+    const CAP: u64 = 20_000;
+    let core = core("core");
+    let (far, near, down, _) = connect_through_relay(&core, "capped").await;
+    down.set_cap(Some(CAP));
+    let mut bulk = near.open_uni().await.expect("a stream");
+    // Minutes of the cap, all given to the connection.
+    let sending = tokio::spawn(async move { bulk.write_all(&vec![7u8; 4 << 20]).await });
+    let _bulk = far.accept_uni().await.expect("a stream");
+    tokio::time::sleep(2 * SECOND).await;
+    let mut urgent = near.open_uni().await.expect("a stream");
+    urgent.set_priority(1).expect("open");
+    urgent.write_all(b"now").await.expect("sent");
+    urgent.finish().expect("ended");
+    let began = Instant::now();
+    let mut receive = far.accept_uni().await.expect("a stream");
+    assert_eq!(receive.read_to_end(10).await.expect("read"), b"now");
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(10), "it took {took:?}, as if it had waited for the bulk");
+    sending.abort();
 }

@@ -317,6 +317,13 @@ pub enum Message {
     ///
     /// Boxed, so that every other message is no longer for it.
     Reader(Box<super::ReaderMessage>),
+
+    /// Device to core: from now on send this device so many bytes in any second at most, with all headers, over all its
+    /// connections together. Before the first there is no cap.
+    DownCap {
+        /// None lifts the cap.
+        bytes_per_s: Option<u64>,
+    },
 }
 
 impl Encoded for Message {
@@ -413,6 +420,7 @@ impl Message {
             | Self::Ping(_)
             | Self::Pong(_)
             | Self::FreedNoted { .. }
+            | Self::DownCap { .. }
             | Self::Goodbye => Ok(()),
         }
     }

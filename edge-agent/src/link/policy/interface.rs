@@ -1,5 +1,7 @@
 //! What is known of a network interface.
 
+use super::Caps;
+
 /// An interface, or several of similar names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
@@ -7,8 +9,8 @@ pub struct Interface {
     pub name: String,
     /// Whether its bytes are paid for.
     pub is_metered: bool,
-    /// What may be sent over it in a second: none is no cap, 0 nothing at all.
-    pub up_bytes_per_s: Option<u64>,
+    /// What may go over it in a second.
+    pub caps: Caps,
 }
 
 impl Interface {

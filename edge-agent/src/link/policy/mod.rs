@@ -26,6 +26,26 @@ pub struct Policy {
     pub utc_offset_s: i64,
 }
 
+/// How many bytes may go over the link in any second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caps {
+    /// From this device: none is no cap, 0 nothing at all, in either direction.
+    pub up_bytes_per_s: Option<u64>,
+    /// To this device: none is no cap.
+    pub down_bytes_per_s: Option<u64>,
+}
+
+impl Caps {
+    /// What both allow.
+    fn and(self, other: Self) -> Self {
+        let least = |one: Option<u64>, other: Option<u64>| [one, other].into_iter().flatten().min();
+        Self {
+            up_bytes_per_s: least(self.up_bytes_per_s, other.up_bytes_per_s),
+            down_bytes_per_s: least(self.down_bytes_per_s, other.down_bytes_per_s),
+        }
+    }
+}
+
 /// Why nothing may go over the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
@@ -40,11 +60,8 @@ pub enum Closed {
 /// What holds now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Bytes may be sent, so many in any second at most.
-    Open {
-        /// None is no cap.
-        up_bytes_per_s: Option<u64>,
-    },
+    /// Bytes may go, so many in any second at most.
+    Open(Caps),
     /// Nothing may be sent or asked for.
     Closed(Closed),
 }
@@ -104,15 +121,14 @@ impl Policy {
             let until_s = Some(to_utc(Month::at(local_s).next().begin_s()));
             return Outlook { verdict: Verdict::Closed(Closed::Budget), until_s };
         }
-        let (up_bytes_per_s, until_s) = self.schedule.at(local_s);
-        let of_interface = interface.and_then(|name| self.interface(name)).and_then(|found| found.up_bytes_per_s);
-        if of_interface == Some(0) {
+        let (of_week, until_s) = self.schedule.at(local_s);
+        let of_interface = interface.and_then(|name| self.interface(name)).map(|found| found.caps).unwrap_or_default();
+        if of_interface.up_bytes_per_s == Some(0) {
             return Outlook { verdict: Verdict::Closed(Closed::Interface), until_s: None };
         }
-        let up_bytes_per_s = [up_bytes_per_s, of_interface].into_iter().flatten().min();
-        let verdict = match up_bytes_per_s {
-            Some(0) => Verdict::Closed(Closed::Schedule),
-            up_bytes_per_s => Verdict::Open { up_bytes_per_s },
+        let verdict = match of_week.and(of_interface) {
+            Caps { up_bytes_per_s: Some(0), .. } => Verdict::Closed(Closed::Schedule),
+            caps => Verdict::Open(caps),
         };
         Outlook { verdict, until_s: until_s.map(to_utc) }
     }

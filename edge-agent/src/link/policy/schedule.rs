@@ -1,5 +1,6 @@
 //! What each minute of the week allows.
 
+use super::Caps;
 use super::calendar::{WEEK_MIN, minute_of_week};
 
 /// A day, in minutes.
@@ -14,8 +15,8 @@ pub struct ScheduleRule {
     pub from_min: u32,
     /// Minute of the day before which it ends; of the next day, if that is not after its beginning.
     pub to_min: u32,
-    /// What may be sent in a second then: none is no cap, 0 nothing at all.
-    pub up_bytes_per_s: Option<u64>,
+    /// What may go in a second then.
+    pub caps: Caps,
 }
 
 impl ScheduleRule {
@@ -31,8 +32,8 @@ impl ScheduleRule {
 /// A week.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
-    /// What may be sent in a second when no rule says anything else.
-    pub up_bytes_per_s: Option<u64>,
+    /// What may go in a second when no rule says anything else.
+    pub caps: Caps,
     /// The first that covers a minute counts.
     pub rules: Vec<ScheduleRule>,
 }
@@ -45,11 +46,11 @@ impl Schedule {
 
     /// Whether there is a minute that allows something.
     pub fn ever_allows(&self) -> bool {
-        (0..WEEK_MIN).any(|minute| self.of_minute(minute) != Some(0))
+        (0..WEEK_MIN).any(|minute| self.of_minute(minute).up_bytes_per_s != Some(0))
     }
 
     /// What a second allows, and when that changes.
-    pub(super) fn at(&self, local_s: i64) -> (Option<u64>, Option<i64>) {
+    pub(super) fn at(&self, local_s: i64) -> (Caps, Option<i64>) {
         let minute = minute_of_week(local_s);
         let now = self.of_minute(minute);
         let minutes = (1..WEEK_MIN).find(|ahead| self.of_minute((minute + ahead) % WEEK_MIN) != now);
@@ -57,8 +58,8 @@ impl Schedule {
         (now, minutes.map(|minutes| begin_s.saturating_add(i64::from(minutes) * 60)))
     }
 
-    fn of_minute(&self, minute: u32) -> Option<u64> {
+    fn of_minute(&self, minute: u32) -> Caps {
         let rule = self.rules.iter().find(|rule| rule.covers(minute));
-        rule.map_or(self.up_bytes_per_s, |rule| rule.up_bytes_per_s)
+        rule.map_or(self.caps, |rule| rule.caps)
     }
 }

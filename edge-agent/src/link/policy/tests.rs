@@ -11,24 +11,20 @@ fn at_time(now_s: i64) -> Now<'static> {
 }
 
 fn nights_only() -> Policy {
-    let rule =
-        |days: [bool; 7], from_min, to_min, up_bytes_per_s| ScheduleRule { days, from_min, to_min, up_bytes_per_s };
+    let rule = |days: [bool; 7], from_min, to_min, cap| ScheduleRule { days, from_min, to_min, caps: up(cap) };
     let weekdays = [true, true, true, true, true, false, false];
     let rules = vec![
         // Fast in the night from Friday to Saturday.
         rule([false, false, false, false, true, false, false], 22 * 60, 6 * 60, None),
         rule(weekdays, 8 * 60, 18 * 60, Some(0)),
     ];
-    Policy { schedule: Schedule { up_bytes_per_s: Some(250_000), rules }, ..Policy::default() }
+    Policy { schedule: Schedule { caps: up(Some(250_000)), rules }, ..Policy::default() }
 }
 
 #[test]
 fn the_week_decides_and_says_until_when() {
-    let (closed, slow, fast) = (
-        Verdict::Closed(Closed::Schedule),
-        Verdict::Open { up_bytes_per_s: Some(250_000) },
-        Verdict::Open { up_bytes_per_s: None },
-    );
+    let (closed, slow, fast) =
+        (Verdict::Closed(Closed::Schedule), Verdict::Open(up(Some(250_000))), Verdict::Open(up(None)));
     let at = |day: i64, hour: i64| MONDAY_S + day * DAY_S + hour * HOUR_S;
     for (now_s, verdict, until_s) in [
         (at(0, 7), slow, at(0, 8)),
@@ -59,14 +55,14 @@ fn the_week_is_that_of_the_peoples_clock() {
 fn without_rules_nothing_ever_changes() {
     let policy = Policy::default();
     assert!(policy.is_constant());
-    let open = Outlook { verdict: Verdict::Open { up_bytes_per_s: None }, until_s: None };
+    let open = Outlook { verdict: Verdict::Open(up(None)), until_s: None };
     assert_eq!(policy.outlook(&Now { spent_bytes: u64::MAX, ..at_time(MONDAY_S) }), open);
 }
 
 #[test]
 fn a_week_that_allows_nothing_is_noticed() {
-    let rule = |days, up| ScheduleRule { days, from_min: 0, to_min: 0, up_bytes_per_s: up };
-    let schedule = |up_bytes_per_s, rules| Schedule { up_bytes_per_s, rules };
+    let rule = |days, cap| ScheduleRule { days, from_min: 0, to_min: 0, caps: up(cap) };
+    let schedule = |cap, rules| Schedule { caps: up(cap), rules };
     assert!(!schedule(None, vec![rule([true; 7], Some(0))]).ever_allows());
     assert!(!schedule(Some(0), Vec::new()).ever_allows());
     let mut six = [true; 7];
@@ -79,7 +75,7 @@ fn a_week_that_allows_nothing_is_noticed() {
 fn the_month_ends_what_the_budget_began() {
     let budget = Budget { month_bytes: 5_000_000_000, reserve_bytes: 500_000_000 };
     let policy = Policy { budget: Some(budget), ..Policy::default() };
-    let open = Verdict::Open { up_bytes_per_s: None };
+    let open = Verdict::Open(up(None));
     let (limit, last) = (4_500_000_000 - CLOSING_BYTES, 5_000_000_000 - CLOSING_BYTES);
     for (spent, is_model_update, verdict) in [
         (limit - 1, false, open),
@@ -121,14 +117,13 @@ fn months_are_right_however_wrong_the_clock_is() {
 
 #[test]
 fn an_interface_has_rules_of_its_own() {
-    let interface =
-        |name: &str, is_metered, up_bytes_per_s| Interface { name: name.to_owned(), is_metered, up_bytes_per_s };
+    let interface = |name: &str, is_metered, cap| Interface { name: name.to_owned(), is_metered, caps: up(cap) };
     let interfaces =
         vec![interface("wwan1", false, Some(0)), interface("wwan*", true, Some(9000)), interface("eth0", false, None)];
     let budget = Some(Budget { month_bytes: 5_000_000_000, reserve_bytes: 0 });
-    let schedule = Schedule { up_bytes_per_s: Some(20_000), rules: Vec::new() };
+    let schedule = Schedule { caps: up(Some(20_000)), rules: Vec::new() };
     let policy = Policy { schedule, interfaces, budget, ..Policy::default() };
-    let open = |cap| Verdict::Open { up_bytes_per_s: Some(cap) };
+    let open = |cap| Verdict::Open(up(Some(cap)));
     for (name, spent_bytes, verdict) in [
         (Some("eth0"), u64::MAX, open(20_000)),
         (Some("other"), u64::MAX, open(20_000)),
@@ -142,4 +137,31 @@ fn an_interface_has_rules_of_its_own() {
         assert_eq!(policy.outlook(&now).verdict, verdict, "{name:?}");
     }
     assert!(Policy { budget, ..Policy::default() }.is_metered(Some("eth0")), "where none is named all are metered");
+}
+
+#[test]
+fn what_comes_has_a_cap_of_its_own() {
+    let both = |up, down| Caps { up_bytes_per_s: up, down_bytes_per_s: down };
+    let interface = |name: &str, caps| Interface { name: name.to_owned(), is_metered: false, caps };
+    let night = ScheduleRule { days: [true; 7], from_min: 0, to_min: 360, caps: both(None, Some(50_000)) };
+    let policy = Policy {
+        schedule: Schedule { caps: both(Some(9000), Some(20_000)), rules: vec![night] },
+        interfaces: vec![interface("wwan0", both(None, Some(4000))), interface("off0", both(Some(0), Some(4000)))],
+        ..Policy::default()
+    };
+    let at = |now_s, interface| policy.outlook(&Now { now_s, interface, ..Now::default() });
+    let six = 6 * 3600;
+    for (now_s, interface, verdict, until_s) in [
+        (0, None, Verdict::Open(both(None, Some(50_000))), Some(six)),
+        (six, None, Verdict::Open(both(Some(9000), Some(20_000))), Some(24 * 3600)),
+        (six, Some("wwan0"), Verdict::Open(both(Some(9000), Some(4000))), Some(24 * 3600)),
+        (0, Some("wwan0"), Verdict::Open(both(None, Some(4000))), Some(six)),
+        (0, Some("off0"), Verdict::Closed(Closed::Interface), None),
+    ] {
+        assert_eq!(at(now_s, interface), Outlook { verdict, until_s }, "{now_s} {interface:?}");
+    }
+}
+
+fn up(cap: Option<u64>) -> Caps {
+    Caps { up_bytes_per_s: cap, down_bytes_per_s: None }
 }

@@ -171,7 +171,7 @@ impl Dialler {
         let any: SocketAddr =
             if peer.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
         let (address, buffer_bytes) = (options.bind.unwrap_or(any), options.transport.socket_buffer_bytes);
-        socket::open(address, buffer_bytes, options.meter.as_ref(), payload_max)
+        socket::open(address, buffer_bytes, options.meter.as_ref(), None, payload_max)
     }
 }
 

@@ -13,6 +13,7 @@ use quinn::crypto::rustls::HandshakeData;
 use quinn::{Connection, ConnectionError, Endpoint, ServerConfig, VarInt};
 use rustls::pki_types::CertificateDer;
 
+use super::lane::{Downstream, Lane, Lanes};
 use super::{ServerOptions, close, options, reset, socket, tls};
 use crate::identity::{Authority, Identity, IdentityError};
 use crate::work;
@@ -53,6 +54,7 @@ pub struct Listener {
     /// Receive window of a connection once its peer is recognised.
     window: VarInt,
     in_progress: Arc<AtomicUsize>,
+    lanes: Arc<Lanes>,
 }
 
 #[derive(Debug)]
@@ -73,8 +75,10 @@ pub fn listen(
     let configs = server_configs(identity, options)?;
     let bind = |source| ListenError::Bind { address, source };
     let payload_max = options.transport.payload_max();
+    let lanes = Arc::<Lanes>::default();
     let buffer_bytes = options.transport.socket_buffer_bytes;
-    let socket = socket::open(address, buffer_bytes, options.meter.as_ref(), payload_max).map_err(bind)?;
+    let socket =
+        socket::open(address, buffer_bytes, options.meter.as_ref(), Some(&lanes), payload_max).map_err(bind)?;
     let mut config = work::endpoint_config();
     config.max_udp_payload_size(payload_max).expect("the option is clamped to what QUIC allows");
     reset::remember_across_restarts(&mut config, identity);
@@ -87,6 +91,7 @@ pub fn listen(
         handshake_timeout: options.handshake_timeout,
         window: VarInt::from_u32(options.transport.connection_window_bytes),
         in_progress: Arc::default(),
+        lanes,
     })
 }
 
@@ -175,6 +180,8 @@ pub enum Arrival {
         connection: Connection,
         /// Who it is.
         peer: Peer,
+        /// What goes there.
+        downstream: Downstream,
     },
     /// One who wants to join; see [`crate::join::serve_join`].
     Join(Connection),
@@ -229,7 +236,8 @@ impl Arriving {
         let handshake = |source| ArrivalError::Handshake { remote, source };
         let configs = &self.listener.configs;
         let config = if options::is_loopback(remote.ip()) { &configs.loopback } else { &configs.network };
-        let connecting = self.incoming.accept_with(config.clone()).map_err(handshake)?;
+        let (lane, incoming) = (Arc::<Lane>::default(), self.incoming);
+        let connecting = lane.accept(|| incoming.accept_with(config.clone())).map_err(handshake)?;
         let connection = tokio::time::timeout(self.listener.handshake_timeout, connecting)
             .await
             .map_err(|_| ArrivalError::TimedOut(remote))?
@@ -239,7 +247,8 @@ impl Arriving {
             Some(protocol) if protocol == ALPN_SESSION => match recognise(&connection, &self.listener.authority) {
                 Ok(Some(peer)) => {
                     connection.set_receive_window(self.listener.window);
-                    Ok(Arrival::Session { connection, peer })
+                    let downstream = self.listener.lanes.enter(&lane, peer.key);
+                    Ok(Arrival::Session { connection, peer, downstream })
                 }
                 Ok(None) => {
                     connection.close(close::UNKNOWN_PEER, b"this core needs a certificate; join it with a token first");

@@ -17,6 +17,8 @@ use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use tokio::time::{Instant, Sleep};
 
+use super::lane::{Lane, Lanes};
+
 /// Bytes of the headers of IPv4 and UDP.
 const HEADER_BYTES_V4: u64 = 28;
 /// Bytes of the headers of IPv6 and UDP.
@@ -129,21 +131,28 @@ impl WireMeter {
         }
     }
 
-    /// Asks for so many bytes to leave, and counts them under the cap if they may.
-    fn admit(&self, bytes: u64) -> Verdict {
-        let mut pace = self.pace();
-        let Some(pace) = &mut *pace else { return Verdict::Now };
-        let now = self.now();
-        let verdict = Self::verdict(pace, self.started, now, bytes);
-        match verdict {
-            Verdict::Now => {
-                pace.sent(now, bytes);
-                self.waiting_bytes.store(0, Ordering::Relaxed);
+    /// Asks all of these for so many bytes to leave. They count under each cap if every one lets them, and else under none.
+    fn admit(meters: [Option<&Self>; 2], bytes: u64) -> Verdict {
+        // Always locked in the order of the call: that of the socket, then that of a peer.
+        let mut paces = meters.map(|meter| meter.map(|meter| (meter, meter.pace())));
+        for (meter, pace) in paces.iter_mut().flatten() {
+            let Some(pace) = &**pace else { continue };
+            match Self::verdict(pace, meter.started, meter.now(), bytes) {
+                Verdict::Now => {}
+                Verdict::At(due) => {
+                    meter.waiting_bytes.store(bytes, Ordering::Relaxed);
+                    return Verdict::At(due);
+                }
+                Verdict::Never => return Verdict::Never,
             }
-            Verdict::At(_) => self.waiting_bytes.store(bytes, Ordering::Relaxed),
-            Verdict::Never => {}
         }
-        verdict
+        for (meter, pace) in paces.iter_mut().flatten() {
+            if let Some(pace) = &mut **pace {
+                pace.sent(meter.now(), bytes);
+                meter.waiting_bytes.store(0, Ordering::Relaxed);
+            }
+        }
+        Verdict::Now
     }
 
     /// Until when the datagram that was made to wait last has to.
@@ -178,37 +187,50 @@ impl fmt::Debug for WireMeter {
 pub(super) struct MeteredSocket {
     inner: Arc<dyn AsyncUdpSocket>,
     meter: Option<Arc<WireMeter>>,
+    /// The caps of single peers, where there can be any.
+    lanes: Option<Arc<Lanes>>,
     payload_max: u16,
 }
 
 impl MeteredSocket {
-    pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>, meter: Option<Arc<WireMeter>>, payload_max: u16) -> Self {
-        Self { inner, meter, payload_max }
+    pub(super) fn new(
+        inner: Arc<dyn AsyncUdpSocket>,
+        meter: Option<Arc<WireMeter>>,
+        lanes: Option<Arc<Lanes>>,
+        payload_max: u16,
+    ) -> Self {
+        Self { inner, meter, lanes, payload_max }
+    }
+
+    fn is_capped(&self) -> bool {
+        self.meter.as_ref().is_some_and(|meter| meter.cap().is_some())
+            || self.lanes.as_ref().is_some_and(|lanes| lanes.any_capped())
     }
 }
 
 impl AsyncUdpSocket for MeteredSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
         let inner = self.inner.clone().create_io_poller();
-        Box::pin(MeteredPoller { inner, meter: self.meter.clone(), sleep: None })
+        Box::pin(MeteredPoller { inner, meter: self.meter.clone(), lane: Lane::accepting(), sleep: None })
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let Some(meter) = &self.meter else { return self.inner.try_send(transmit) };
+        let lane = Lane::sending();
+        let meters = [self.meter.as_deref(), lane.as_ref().and_then(|lane| lane.meter())];
         let payload = transmit.contents.len() as u64;
         let datagrams = transmit.segment_size.map_or(1, |segment| payload.div_ceil(segment.max(1) as u64));
         let bytes = payload + datagrams * header_bytes(transmit.destination.ip());
-        if meter.is_beyond_limit(bytes) {
+        if meters.into_iter().flatten().any(|meter| meter.is_beyond_limit(bytes)) {
             return Ok(());
         }
-        match meter.admit(bytes) {
+        match WireMeter::admit(meters, bytes) {
             Verdict::Now => {}
             Verdict::At(_) => return Err(io::ErrorKind::WouldBlock.into()),
             // For QUIC it is a lost packet. It finds a smaller size, or ends the connection.
             Verdict::Never => return Ok(()),
         }
         self.inner.try_send(transmit)?;
-        meter.sent(bytes, datagrams);
+        meters.into_iter().flatten().for_each(|meter| meter.sent(bytes, datagrams));
         Ok(())
     }
 
@@ -234,11 +256,7 @@ impl AsyncUdpSocket for MeteredSocket {
 
     fn max_transmit_segments(&self) -> usize {
         // A capped sender gives the kernel one datagram at a time, so that none bursts above the cap.
-        if self.meter.as_ref().is_some_and(|meter| meter.cap().is_some()) {
-            1
-        } else {
-            self.inner.max_transmit_segments()
-        }
+        if self.is_capped() { 1 } else { self.inner.max_transmit_segments() }
     }
 
     fn max_receive_segments(&self) -> usize {
@@ -254,18 +272,28 @@ impl AsyncUdpSocket for MeteredSocket {
 struct MeteredPoller {
     inner: Pin<Box<dyn UdpPoller>>,
     meter: Option<Arc<WireMeter>>,
+    lane: Option<Arc<Lane>>,
     sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl MeteredPoller {
+    fn wait_until(&self) -> Option<Instant> {
+        let meters = [self.meter.as_deref(), self.lane.as_ref().and_then(|lane| lane.meter())];
+        meters.into_iter().flatten().filter_map(WireMeter::wait_until).max()
+    }
 }
 
 impl UdpPoller for MeteredPoller {
     fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(until) = self.meter.as_ref().and_then(|meter| meter.wait_until()) {
+        while let Some(until) = self.wait_until() {
             let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
             sleep.as_mut().reset(until);
             ready!(sleep.as_mut().poll(cx));
         }
         self.sleep = None;
-        self.inner.as_mut().poll_writable(cx)
+        ready!(self.inner.as_mut().poll_writable(cx))?;
+        Lane::sends_next(self.lane.as_ref());
+        Poll::Ready(Ok(()))
     }
 }
 

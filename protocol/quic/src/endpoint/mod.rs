@@ -7,6 +7,7 @@
 
 pub mod close;
 mod dial;
+mod lane;
 mod listen;
 mod meter;
 mod options;
@@ -18,6 +19,7 @@ mod tls;
 
 pub(crate) use dial::dial_to_join;
 pub use dial::{ConnectError, Dialler, ResolveError, connect, resolve};
+pub use lane::Downstream;
 pub use listen::{Arrival, ArrivalError, Arriving, ListenError, Listener, Peer, listen};
 pub use meter::{WireCounts, WireMeter};
 pub use options::{

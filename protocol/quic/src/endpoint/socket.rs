@@ -8,6 +8,7 @@ use quinn::{AsyncUdpSocket, Runtime, TokioRuntime};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::WireMeter;
+use super::lane::Lanes;
 use super::meter::MeteredSocket;
 use crate::work;
 
@@ -30,11 +31,12 @@ pub(super) fn open(
     address: SocketAddr,
     buffer_bytes: usize,
     meter: Option<&Arc<WireMeter>>,
+    lanes: Option<&Arc<Lanes>>,
     payload_max: u16,
 ) -> io::Result<Arc<dyn AsyncUdpSocket>> {
     let socket = match work::bind(address) {
         Some(socket) => socket?,
         None => TokioRuntime.wrap_udp_socket(bind(address, buffer_bytes)?)?,
     };
-    Ok(Arc::new(MeteredSocket::new(socket, meter.cloned(), payload_max)))
+    Ok(Arc::new(MeteredSocket::new(socket, meter.cloned(), lanes.cloned(), payload_max)))
 }

@@ -51,7 +51,7 @@ pub(crate) async fn arrival(core: &Core) -> Result<Arrival, ArrivalError> {
 
 pub(crate) async fn session(core: &Core) -> (Connection, String) {
     match arrival(core).await.expect("a handshake") {
-        Arrival::Session { connection, peer } => (connection, peer.name),
+        Arrival::Session { connection, peer, .. } => (connection, peer.name),
         Arrival::Join(_) => panic!("joined instead"),
     }
 }
