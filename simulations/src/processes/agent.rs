@@ -70,6 +70,13 @@ impl AgentProcess {
         std::fs::write(self.data.join("agent.toml"), settings).expect("written");
     }
 
+    /// Adds these lines to its settings.
+    pub fn set(&self, lines: &str) {
+        let file = self.data.join("agent.toml");
+        let settings = std::fs::read_to_string(&file).expect("its settings");
+        std::fs::write(file, format!("{settings}{lines}\n")).expect("written");
+    }
+
     /// Dials what the token said.
     pub fn dial_as_joined(&self) {
         std::fs::write(self.data.join("agent.toml"), SETTINGS).expect("written");

@@ -24,7 +24,7 @@ pub use daemon::Daemon;
 pub use disk::SmallDisk;
 pub use namespace::Names;
 pub use programs::{Program, program};
-pub use relay::Relay;
+pub use relay::{Came, Relay};
 pub use said::{Said, run};
 pub use skipped::say_skipped;
 

@@ -2,14 +2,14 @@
 //!
 //! Each socket of a device gets one of the relay's own towards the core, as behind a NAT. The relay can hold everything
 //! after so many bytes, forget one flow, give a flow another address in the middle, let only short datagrams pass, and
-//! damage, lose or repeat what it carries. What comes while it is held is lost, as on a cut link, and QUIC sends it again
+//! damage, lose or repeat what it carries; and it notes when how much comes from the core. What comes while it is held is lost, as on a cut link, and QUIC sends it again
 //! once the link is back. So a test can do something at an exact point of a transfer, however fast the machine is.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::wait_for;
 use crate::random::Random;
@@ -21,6 +21,22 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const DATAGRAM_BYTES_MAX: usize = 65_536;
 /// Flows that are known at once: with more, the oldest is forgotten. A race has fewer.
 const FLOWS_MAX: usize = 64;
+
+/// Bytes of the headers of IPv4 and UDP.
+const HEADER_BYTES: u64 = 28;
+
+/// What has come from the core, over all flows together.
+#[derive(Clone, Copy, Debug)]
+pub struct Came {
+    /// When the first datagram did.
+    pub first: Instant,
+    /// When the newest did.
+    pub last: Instant,
+    /// Bytes of all, with the headers of IP and UDP.
+    pub bytes: u64,
+    /// Flows on which anything came.
+    pub flows: usize,
+}
 
 /// What the threads of a relay share.
 #[derive(Debug)]
@@ -38,6 +54,7 @@ struct State {
     up: Option<Mutex<Direction>>,
     down: Option<Mutex<Direction>>,
     flows: Mutex<Vec<Flow>>,
+    came: Mutex<Option<Came>>,
 }
 
 /// A direction that does something to what it carries.
@@ -115,6 +132,11 @@ impl Relay {
         self.state.bytes_up.load(Ordering::Relaxed)
     }
 
+    /// What has come from the core so far, what was lost here included.
+    pub fn came(&self) -> Option<Came> {
+        *locked(&self.state.came)
+    }
+
     /// Whether a flow has got another address.
     pub fn is_rebound(&self) -> bool {
         self.state.rebound.load(Ordering::Relaxed)
@@ -147,11 +169,22 @@ impl State {
             up: None,
             down: None,
             flows: Mutex::default(),
+            came: Mutex::default(),
         }
     }
 
     fn passes(&self) -> bool {
         !self.held.load(Ordering::Relaxed)
+    }
+
+    /// A datagram has come from the core; it may be the first of its flow.
+    fn note(&self, datagram: &[u8], is_first: bool) {
+        let now = Instant::now();
+        let mut came = locked(&self.came);
+        let came = came.get_or_insert(Came { first: now, last: now, bytes: 0, flows: 0 });
+        came.last = now;
+        came.bytes += datagram.len() as u64 + HEADER_BYTES;
+        came.flows += usize::from(is_first);
     }
 }
 
@@ -193,11 +226,13 @@ impl Flow {
             let (state, near, far) = (Arc::clone(state), Arc::clone(near), Arc::clone(&far));
             let (dead, forgotten) = (Arc::clone(&dead), Arc::clone(&forgotten));
             std::thread::spawn(move || {
+                let mut is_first = true;
                 carry(
                     &far,
                     || forgotten.load(Ordering::Relaxed),
                     &state,
                     |datagram, _| {
+                        state.note(datagram, std::mem::take(&mut is_first));
                         if !dead.load(Ordering::Relaxed) && state.passes() {
                             // A device that is gone needs no answer.
                             pass(state.down.as_ref(), datagram, |datagram| drop(near.send_to(datagram, device)));

@@ -4,6 +4,7 @@
 //! byte for byte what was published.
 
 mod bad_links;
+mod caps;
 mod disk_full;
 mod files;
 mod fleet;
