@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::disk::{self, Synced};
+
 /// Mode of what only the daemon's user may read: keys, the data folder, the catalog.
 pub const PRIVATE_FILE_MODE: u32 = 0o600;
 /// Mode of folders that only the daemon's user may enter.
@@ -20,8 +22,9 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
     let written = file
         .set_permissions(fs::Permissions::from_mode(mode))
+        .and_then(|()| disk::before_write(&temporary, bytes.len()))
         .and_then(|()| file.write_all(bytes))
-        .and_then(|()| file.sync_all())
+        .and_then(|()| sync_file(&file, &temporary))
         .and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = written {
         let _ = fs::remove_file(&temporary);
@@ -32,7 +35,23 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 
 /// Makes the entries of `folder` durable: what was created, renamed or removed in it.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    File::open(folder)?.sync_all()?;
+    disk::after_sync(Synced::Folder(folder));
+    Ok(())
+}
+
+/// Makes the bytes of a file durable, which stands at `path`.
+pub fn sync_file(file: &File, path: &Path) -> io::Result<()> {
+    file.sync_all()?;
+    disk::after_sync(Synced::File(path));
+    Ok(())
+}
+
+/// Makes everything durable on the file system that `folder` is on.
+pub fn sync_file_system(folder: &Path) -> io::Result<()> {
+    rustix::fs::syncfs(File::open(folder)?)?;
+    disk::after_sync(Synced::All(folder));
+    Ok(())
 }
 
 /// Creates `folder` with `mode`, and what lies above it with the default mode, durably. It may exist.

@@ -7,9 +7,11 @@
 mod beneath;
 pub mod config;
 pub mod control;
+pub mod disk;
 pub mod doctor;
 pub mod durable;
 pub mod error;
+pub mod listen;
 pub mod lock;
 pub mod logging;
 pub mod materialise;

@@ -9,6 +9,7 @@ pub mod processes;
 pub mod quiet;
 pub mod random;
 pub mod reconnect;
+pub mod recording;
 pub mod tally;
 pub mod trouble;
 pub mod world;

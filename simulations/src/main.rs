@@ -79,6 +79,10 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    if std::env::args().skip(1).any(|argument| argument == "--help" || argument == "-h") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     let mut given = std::env::args().skip(1);
     let result = match given.next().as_deref() {
         Some("goodput") => return goodput(given),
@@ -138,7 +142,8 @@ fn plans(arguments: &Arguments) -> Result<Vec<(Option<PathBuf>, Plan)>, String> 
         files.sort_unstable();
         return files.into_iter().map(|file| Ok((Some(file.clone()), load(&file)?))).collect();
     }
-    let plan = arguments.plan.as_deref().map_or_else(|| Ok(Plan::standard()), load)?;
+    let unnamed = || arguments.bug.map_or_else(Plan::standard, Bug::plan);
+    let plan = arguments.plan.as_deref().map_or_else(|| Ok(unnamed()), load)?;
     Ok(vec![(arguments.plan.clone(), plan)])
 }
 

@@ -9,6 +9,8 @@ use simulations::world::{BUGS, Plan, run};
 const SEEDS: u64 = 1000;
 /// Seeds of links that do worse than lose and delay.
 const SEEDS_OF_BAD_LINKS: u64 = 40;
+/// Seeds of links with caps, hours and budgets: much has to move before a budget is spent.
+const SEEDS_OF_RULED_LINKS: u64 = 6;
 /// Threads that play them.
 const THREADS: u64 = 2;
 /// What must have happened somewhere in these seeds, and to datagrams.
@@ -29,7 +31,10 @@ const HAPPENED: &[&str] = &[
     "datagrams overtaken",
     "datagrams repeated",
     "devices joined",
+    "device's disk full",
     "devices killed",
+    "devices that lost what was not synced",
+    "devices without power",
     "files added",
     "files changed",
     "files deleted by command",
@@ -86,6 +91,40 @@ fn links_that_deliver_garbage_and_stall_stop_nothing() {
 }
 
 #[test]
+fn links_with_rules_and_packs_with_damage_stop_nothing() {
+    for (name, seeds, happened) in [
+        ("metered", SEEDS_OF_RULED_LINKS, "months with budgets"),
+        ("damage", SEEDS_OF_BAD_LINKS, "verifications that found damage"),
+    ] {
+        let path = format!("{}/plans/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+        let plan = Plan::load(path.as_ref()).expect("a plan");
+        let mut tally = Tally::default();
+        for seed in 0..seeds {
+            let outcome = run(seed, &plan, None, None);
+            let replay = outcome.replay(Some(format!("simulations/plans/{name}.toml").as_ref()), None);
+            assert!(outcome.problems.is_empty(), "seed {seed}: {:#?}\nreplay it: {replay}", outcome.problems);
+            tally.add(&outcome.tally);
+        }
+        assert!(tally.of(happened) > 0, "with {name} there were no {happened}: {tally}");
+    }
+}
+
+#[test]
+fn recorded_links_carry_what_they_did() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // Two seconds with a gap.
+    let times = (0..1000).step_by(2).chain(1600..2000).map(|time| format!("{time}\n"));
+    std::fs::write(folder.path().join("link.up"), times.collect::<String>()).expect("written");
+    let plan = folder.path().join("recorded.toml");
+    std::fs::write(&plan, "[link]\nwandering = 100\nrecorded = [\"link.up\"]\n").expect("written");
+    let plan = Plan::load(&plan).expect("a plan");
+    for seed in 0..8 {
+        let outcome = run(seed, &plan, None, None);
+        assert!(outcome.problems.is_empty(), "seed {seed}: {:#?}", outcome.problems);
+    }
+}
+
+#[test]
 fn a_seed_gives_one_trace() {
     for plan in [short(), Plan::standard()] {
         for seed in 0..4 {
@@ -97,8 +136,8 @@ fn a_seed_gives_one_trace() {
 
 #[test]
 fn every_planted_bug_is_noticed_by_the_checker_that_should() {
-    let plan = Plan::standard();
     for (bug, checker) in BUGS {
+        let plan = bug.plan();
         let noticed = (0..SEEDS_WITH_BUG)
             .any(|seed| run(seed, &plan, Some(*bug), None).problems.iter().any(|problem| problem.starts_with(checker)));
         assert!(noticed, "{bug:?} was not noticed by `{checker}` in {SEEDS_WITH_BUG} seeds");

@@ -40,6 +40,8 @@ const JOURNAL_BYTES_MAX: i64 = 8 << 20;
 const CHECKPOINT_PAGES: i64 = 1000;
 /// Freed pages given back to the file system at once.
 const VACUUM_PAGES: i64 = 2000;
+/// The most pages that SQLite allows a file.
+const PAGES_MAX: u32 = 4_294_967_294;
 /// How long an operation waits for another process (a person with `sqlite3`) that holds the file.
 const BUSY_WAIT: Duration = Duration::from_secs(5);
 /// Damaged catalogs that are kept for inspection.
@@ -80,6 +82,16 @@ impl Catalog {
             .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
             .map_err(|source| CatalogError::sql("be checked", source))?;
         if verdict == "ok" { Ok(()) } else { Err(CatalogError::damaged(verdict)) }
+    }
+
+    /// Bounds the file at so many pages more than it has, as a full disk does in a simulation; none lifts that.
+    pub fn limit(&self, more_pages: Option<u32>) -> Result<(), CatalogError> {
+        let connection = self.lock();
+        let pages: u32 = connection
+            .query_row("PRAGMA page_count", [], |row| row.get(0))
+            .map_err(|source| CatalogError::sql("say how long it is", source))?;
+        let most = more_pages.map_or(PAGES_MAX, |more| pages.saturating_add(more).min(PAGES_MAX));
+        run_pragma(&connection, &format!("PRAGMA max_page_count = {most}"))
     }
 
     /// Gives freed pages back to the file system, and folds the write-ahead log into the file and cuts it.

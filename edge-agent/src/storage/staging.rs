@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use headwater_host::durable;
+use headwater_host::{disk, durable};
 use headwater_protocol::id::ChunkId;
 
 use crate::catalog::{Catalog, CatalogError, DatasetId, StagedChunk};
@@ -105,11 +105,13 @@ impl Staging {
         let file = writer.file.as_ref().expect("opened above");
         let mut staged = Vec::with_capacity(chunks.len());
         for (chunk, bytes) in chunks {
-            file.write_all_at(bytes, end).map_err(|source| self.io("write", source))?;
+            disk::before_write(&self.path, bytes.len())
+                .and_then(|()| file.write_all_at(bytes, end))
+                .map_err(|source| self.io("write", source))?;
             staged.push(StagedChunk { chunk: *chunk, file_offset: end, length: bytes.len() as u32 });
             end += bytes.len() as u64;
         }
-        file.sync_data().map_err(|source| self.io("sync", source))?;
+        durable::sync_file(file, &self.path).map_err(|source| self.io("sync", source))?;
         if first {
             durable::sync_folder(durable::parent_of(&self.path)).map_err(|source| self.io("sync", source))?;
         }
@@ -181,7 +183,8 @@ impl Staging {
             return Ok(());
         }
         let temporary = path.with_extension("tmp");
-        fs::write(&temporary, bytes)
+        disk::before_write(&temporary, bytes.len())
+            .and_then(|()| fs::write(&temporary, bytes))
             .and_then(|()| fs::rename(&temporary, &path))
             .map_err(|source| self.io("write", source))
     }

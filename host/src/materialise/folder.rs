@@ -93,8 +93,7 @@ impl Layout {
 
     /// Puts a finished partial folder in its place, durably.
     pub(super) fn complete(&self, number: u64, id: VersionId, partial: &Path) -> Result<(), MaterialiseError> {
-        let synced = fs::File::open(partial).and_then(|folder| Ok(rustix::fs::syncfs(&folder)?));
-        synced.map_err(MaterialiseError::write(partial))?;
+        durable::sync_file_system(partial).map_err(MaterialiseError::write(partial))?;
         let complete = self.version_path(number);
         if fs::symlink_metadata(&complete).is_ok() {
             return self.replace(number, id, partial);
@@ -193,11 +192,14 @@ impl Layout {
         Ok(removed)
     }
 
-    /// Removes a version's folder. It leaves its place in one step: half removed, it would still pass for complete.
+    /// Removes a version's folder. It leaves its place in one step, durably: half removed, it would still pass for
+    /// complete.
     fn discard(&self, number: u64) -> Result<(), MaterialiseError> {
         let (complete, aside) = (self.version_path(number), self.aside_path(number));
         remove_tree(&aside).map_err(MaterialiseError::write(&aside))?;
-        fs::rename(&complete, &aside).map_err(MaterialiseError::write(&complete))?;
+        fs::rename(&complete, &aside)
+            .and_then(|()| durable::sync_folder(&self.versions))
+            .map_err(MaterialiseError::write(&complete))?;
         remove_tree(&aside).map_err(MaterialiseError::write(&aside))
     }
 

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use super::{ChunkProvider, MaterialiseError, MaterialiseOptions, MaterialiseProgress, MaterialiseReport, Version};
 use crate::beneath;
+use crate::disk;
 use crate::scan::Stamp;
 
 const NANOS_PER_SECOND: i64 = 1_000_000_000;
@@ -161,17 +162,21 @@ impl Writer<'_> {
                     let why = "the hash of a file contradicts the chunk that holds it".to_owned();
                     return Err(MaterialiseError::Unsafe(why));
                 }
-                file.write_all(stretch).map_err(self.failed(record))
+                self.write(record, file, stretch)
             }
             Content::Whole(_) | Content::Paged { .. } => {
                 for stretch in self.tree.stretches(record) {
                     let chunk = stretch?.chunk;
                     let bytes = self.chunk(&chunk, record)?;
-                    file.write_all(&bytes).map_err(self.failed(record))?;
+                    self.write(record, file, &bytes)?;
                 }
                 Ok(())
             }
         }
+    }
+
+    fn write(&self, record: &RecordAt, file: &mut File, bytes: &[u8]) -> Result<(), MaterialiseError> {
+        disk::before_write(self.partial, bytes.len()).and_then(|()| file.write_all(bytes)).map_err(self.failed(record))
     }
 
     fn shared(&mut self, chunk: &ChunkRef, record: &FileRecord) -> Result<Bytes, MaterialiseError> {

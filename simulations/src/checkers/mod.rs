@@ -2,9 +2,12 @@
 //! came about.
 
 mod acknowledged;
+mod budgets;
 mod caps;
 mod converges;
+mod damage;
 mod freed;
+mod hours;
 mod once;
 mod receipts;
 mod scope;
@@ -29,6 +32,9 @@ pub const CHECKERS: &[(&str, Checker)] = &[
     ("freed files stay", freed::check),
     ("wire bytes are bounded", wire::check),
     ("no cap is exceeded", caps::check),
+    ("closed links are silent", hours::check),
+    ("no budget is exceeded", budgets::check),
+    ("damage is mended", damage::check),
     ("every run converges", converges::check),
     ("processes are sound", sound::check),
 ];

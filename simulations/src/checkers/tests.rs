@@ -4,8 +4,8 @@ use headwater_protocol::id::{ChunkId, VersionId};
 
 use super::*;
 use crate::tally::Tally;
-use crate::world::LinkBytes;
 use crate::world::history::{Dataset, Fact, Files, GONE};
+use crate::world::{LinkBytes, Rules};
 
 fn files(bytes: &[u8]) -> Files {
     [("a".to_owned(), ChunkId::of(bytes))].into()
@@ -34,12 +34,12 @@ fn held(device: u8) -> Fact {
 /// A history that ends well, after these facts.
 fn history(facts: Vec<Fact>, up_second_max: u64) -> History {
     let ended = Fact::Ended(Ok(()));
-    let link = LinkBytes { up: 1000, down: 1000, up_second_max };
+    let link = LinkBytes { up: 1000, down: 1000, up_second_max, ..LinkBytes::default() };
     History {
         facts: facts.into_iter().chain([ended]).map(|fact| (0, fact)).collect(),
         datasets: [("cam".to_owned(), Dataset { writer: 0, is_mirror: true, readers: vec![1] })].into(),
         wire: vec![link; 3],
-        caps: vec![Some(500), None, None],
+        rules: vec![Rules { up_kbit: Some(4), ..Rules::default() }, Rules::default(), Rules::default()],
         datagrams: Tally::default(),
         dialled: 1,
         took_ms: 1000,
@@ -56,6 +56,9 @@ fn each_checker_notices_what_it_is_for() {
     let collected = || Fact::Collected { keep_last: Some(1) };
     let old = || [collected(), passed(), version(3, Ok(files(b"1"))), again.clone()];
     assert_eq!(check(&history(with(old().to_vec()), 500)), Vec::<String>::new());
+    let damaged = || Fact::Damaged { pack: 1 };
+    let mended = Fact::Again { dataset: "cam".into(), number: 1, version: Ok(VersionId::of(&[1])) };
+    assert_eq!(check(&history(with(vec![damaged(), mended]), 500)), Vec::<String>::new());
     let other = Fact::Again { dataset: "cam".into(), number: 1, version: Ok(VersionId::of(b"other")) };
     let cases = [
         ("nothing acknowledged is lost", with(vec![again.clone()])),
@@ -73,6 +76,8 @@ fn each_checker_notices_what_it_is_for() {
         ("freed files stay", with(vec![version(2, Ok(Files::new()))])),
         ("freed files stay", vec![wrote(b"1"), version(1, Ok(files(b"1"))), freed(b"1")]),
         ("processes are sound", with(vec![Fact::Broken("a panic".into())])),
+        ("damage is mended", with(vec![damaged()])),
+        ("damage is mended", with(vec![damaged(), version(2, Err("a chunk is damaged".into()))])),
         ("processes are sound", with(vec![Fact::OverBudget(1 << 30)])),
     ];
     for (checker, facts) in cases {
@@ -80,6 +85,23 @@ fn each_checker_notices_what_it_is_for() {
         assert!(found.iter().any(|problem| problem.starts_with(checker)), "`{checker}` in {found:?}");
     }
     assert!(check(&history(good(), 501))[0].starts_with("no cap is exceeded"));
+    let ruled = |rules, bytes| {
+        let mut ruled = history(good(), 500);
+        (ruled.rules[1], ruled.wire[1]) = (rules, bytes);
+        check(&ruled)
+    };
+    let down = Rules { down_kbit: Some(8), ..Rules::default() };
+    for (sent, is_kept) in [(10_500 + 8192, true), (10_500 + 8193, false)] {
+        let found = ruled(down, LinkBytes { down_span_max: sent, ..LinkBytes::default() });
+        assert_eq!(found.is_empty(), is_kept, "{sent}: {found:?}");
+    }
+    let month = Rules { month_mib: Some((12, 2)), ..Rules::default() };
+    for (cost, is_kept) in [(10 << 20, true), ((10 << 20) + 1, false)] {
+        let found = ruled(month, LinkBytes { month_max: cost, ..LinkBytes::default() });
+        assert_eq!(found.is_empty(), is_kept, "{cost}: {found:?}");
+    }
+    let closed = ruled(Rules::default(), LinkBytes { while_closed: 1, ..LinkBytes::default() });
+    assert!(closed[0].starts_with("closed links are silent"), "{closed:?}");
     let mut wasteful = history(good(), 500);
     wasteful.wire[0].up = 1 << 30;
     assert!(check(&wasteful)[0].starts_with("wire bytes are bounded"));

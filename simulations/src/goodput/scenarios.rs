@@ -6,6 +6,7 @@ use headwater_quic::Congestion;
 
 use super::link::{Capacity, MS, Nanos, SECOND, Turns};
 use super::world::{Bar, Scenario};
+use crate::recording;
 
 const MIB: u64 = 1 << 20;
 const MBIT: u64 = 1_000_000;
@@ -61,13 +62,7 @@ pub fn all() -> Vec<Scenario> {
 /// A minute over a recorded link: a file with one time in milliseconds a line, at each of which 1500 bytes may cross. Once with
 /// a queue of one product, which is a few packets, and once with [`CELL_QUEUE_BYTES`], as base stations have them.
 pub fn recorded(path: &Path) -> Result<[Scenario; 2], String> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown} can't be read: {error}"))?;
-    let times: Result<Vec<u64>, _> = text.lines().map(|line| line.trim().parse()).collect();
-    let times = times.map_err(|error| format!("{shown} is no recorded link: {error}"))?;
-    if times.last().is_none_or(|last| *last == 0) || !times.is_sorted() {
-        return Err(format!("{shown} is no recorded link: its times must rise"));
-    }
+    let times = recording::read(path)?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let link = constant(&name, MBIT, 50 * MS, 0, 0.8);
     let short = Scenario {

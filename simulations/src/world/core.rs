@@ -4,13 +4,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use core_node::catalog::{
-    Catalog, DatasetTable, DeviceRecord, DeviceState, DeviceTable, MemoryCatalog, TokenRecord, UnixMs,
+    Catalog, ChunkTable, DatasetTable, DeviceRecord, DeviceState, DeviceTable, MemoryCatalog, PackNumber, TokenRecord,
+    UnixMs,
 };
 use core_node::config::Config;
 use core_node::control::gc_options;
 use core_node::core::{Core, CoreParts, Keys};
 use core_node::daemon;
 use core_node::rights::Rights;
+use core_node::store::format::PACK_HEADER_BYTES;
 use core_node::store::{ChunkStore, ChunkStoreOptions, MemoryPacks, PackStore, RecoveryReport};
 use headwater_host::config::{HumanBytes, HumanDuration};
 use headwater_protocol::id::{ChunkId, VersionId};
@@ -69,6 +71,9 @@ impl CoreMachine {
         let catalog = MemoryCatalog::new();
         if bug == Some(Bug::SkipsPage) {
             catalog.believe_pages();
+        }
+        if bug == Some(Bug::IgnoresDamage) {
+            catalog.ignore_damage();
         }
         Self {
             machine,
@@ -245,7 +250,33 @@ impl CoreMachine {
         true
     }
 
-    /// What a verification found damaged, though nobody damaged anything.
+    /// Some bits of a pack become others, or a sector zeros, wherever they lie behind its header; gives which pack.
+    pub(super) fn damage(&mut self) -> Option<PackNumber> {
+        let behind = PACK_HEADER_BYTES as u64;
+        let packs = self.disk.list().expect("in memory");
+        let filled: Vec<_> = packs.into_iter().filter(|pack| pack.bytes > behind).collect();
+        if filled.is_empty() {
+            return None;
+        }
+        let (pack, random) = (*self.random.pick(&filled), &mut self.random);
+        let at = (behind + random.below(pack.bytes - behind)) as usize;
+        self.disk.with_bytes(pack.number, |bytes| {
+            if random.once_in(2) {
+                bytes[at] ^= 1 << random.below(8);
+            } else {
+                let end = bytes.len().min(at + SECTOR_BYTES);
+                bytes[at..end].fill(0);
+            }
+        })?;
+        Some(pack.number)
+    }
+
+    /// Whether a chunk is known to be damaged now.
+    pub(super) fn knows_damage(&self) -> bool {
+        !self.catalog.damaged().expect("in memory").is_empty()
+    }
+
+    /// What a verification found damaged.
     pub(super) fn damage_found(&self) -> Option<String> {
         lock(&self.running).damage.take()
     }

@@ -3,12 +3,13 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use edge_agent::agent::{Agent, Handler};
 use edge_agent::catalog::{Event, Role};
 use edge_agent::daemon;
 use edge_agent::device::{Card, Device};
+use edge_agent::link::policy::Month;
 use edge_agent::request::Request;
 use headwater_host::control::{ControlHandler, ReplySender};
 use headwater_host::materialise::CURRENT_LINK;
@@ -25,12 +26,16 @@ use super::history::Fact;
 use super::identities::{Identities, device_name, folder};
 use super::net::CORE;
 use super::process::{Machine, Process, lock};
+use super::rules::Rules;
 use super::trace::Trace;
 use super::users::Folder;
 use crate::random::Random;
 
 /// How often somebody tries to join a device.
 const JOIN_EVERY: Duration = Duration::from_secs(5);
+
+/// Bytes of a page of SQLite.
+const PAGE_BYTES: u64 = 4096;
 
 /// A device.
 pub(super) struct DeviceMachine {
@@ -41,7 +46,10 @@ pub(super) struct DeviceMachine {
     mirrors: Vec<bool>,
     subscription: Option<String>,
     urgent: Option<String>,
-    cap_kbit: Option<u64>,
+    rules: Rules,
+    is_budget_lifted: bool,
+    /// How many pages its catalog may still grow by.
+    room_pages: Option<u32>,
     check_in: Option<Duration>,
     /// With this it joins; none if it has.
     token: Option<String>,
@@ -65,8 +73,8 @@ struct Running {
 pub(super) struct DeviceOptions {
     pub(super) scan_every: Duration,
     pub(super) subscription: Option<String>,
-    /// The most that it may send in any second.
-    pub(super) cap_kbit: Option<u64>,
+    /// What its link may carry.
+    pub(super) rules: Rules,
     /// It checks in so often, instead of staying connected.
     pub(super) check_in: Option<Duration>,
     /// With this it has yet to join.
@@ -85,17 +93,29 @@ async fn join(agent: Arc<Agent>, token: String, name: String) {
     }
 }
 
+/// Lets an agent's catalog grow by so many pages at most.
+fn limit(agent: &Agent, pages: Option<u32>) {
+    agent.catalog().limit(pages).expect("a setting of SQLite");
+}
+
+/// A planted bug: the agent doesn't know any more what the month of its clock has cost.
+fn forget_month(agent: &Agent) {
+    let now_s = work::wall_clock().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let month = Month::at(i64::try_from(now_s).unwrap_or(i64::MAX));
+    agent.catalog().put_meta(&format!("spent/{month}"), &0u64.to_le_bytes()).expect("forgotten");
+}
+
 impl DeviceOptions {
     /// A device without anything special.
     pub(super) fn new(trace: Arc<Trace>) -> Self {
         let scan_every = Duration::from_mins(1);
-        Self { scan_every, subscription: None, cap_kbit: None, check_in: None, token: None, bug: None, trace }
+        Self { scan_every, subscription: None, rules: Rules::default(), check_in: None, token: None, bug: None, trace }
     }
 }
 
 impl DeviceMachine {
     pub(super) fn new(index: u8, machine: Machine, options: DeviceOptions, random: Random) -> Self {
-        let DeviceOptions { scan_every, subscription, cap_kbit, check_in, token, bug, trace } = options;
+        let DeviceOptions { scan_every, subscription, rules, check_in, token, bug, trace } = options;
         let root = folder().expect("a folder");
         Self {
             index,
@@ -105,7 +125,9 @@ impl DeviceMachine {
             mirrors: Vec::new(),
             subscription,
             urgent: None,
-            cap_kbit,
+            rules,
+            is_budget_lifted: false,
+            room_pages: None,
             check_in,
             token,
             scan_every,
@@ -118,9 +140,33 @@ impl DeviceMachine {
         }
     }
 
-    /// The most bytes that it may send in any second.
-    pub(super) fn cap_bytes(&self) -> Option<u64> {
-        self.cap_kbit.map(|cap| cap * 125)
+    /// What its link may carry, from the begin on.
+    pub(super) fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    /// From its next start on a month may cost what it will; gives the rules that are left.
+    pub(super) fn lift_budget(&mut self) -> Rules {
+        self.is_budget_lifted = true;
+        self.set_up();
+        self.rules_now()
+    }
+
+    fn rules_now(&self) -> Rules {
+        Rules { month_mib: self.rules.month_mib.filter(|_| !self.is_budget_lifted), ..self.rules }
+    }
+
+    /// Where its agent writes: its own data, and what it is subscribed to.
+    pub(super) fn disk_folders(&self) -> [PathBuf; 2] {
+        ["agent", "taken"].map(|name| self.path(name))
+    }
+
+    /// Bounds its catalog at so many bytes more than it has, or not, from now on.
+    pub(super) fn fill(&mut self, room: Option<u64>) {
+        self.room_pages = room.map(|room| u32::try_from(room / PAGE_BYTES).unwrap_or(u32::MAX));
+        if let Some(agent) = self.agent() {
+            limit(&agent, self.room_pages);
+        }
     }
 
     /// A path on it.
@@ -143,19 +189,19 @@ impl DeviceMachine {
     pub(super) fn set_up(&self) {
         let data = self.path("agent");
         std::fs::create_dir_all(data.join("identity")).expect("a folder");
-        if self.token.is_none() {
+        if self.token.is_none() && !self.is_budget_lifted {
             let card = Card { name: device_name(self.index), labels: Vec::new(), addresses: vec![CORE.to_string()] };
             Device::joined(&data, Identities::get().device(self.index).clone(), card).expect("it joins");
         }
         let every = self.scan_every.as_secs();
         // Writing into a string can't fail.
         let mut text = "[scan]\nthreads = 1\nwatch = false\nsettle = \"0s\"\n[link]\n".to_owned();
-        if let Some(cap) = self.cap_kbit {
-            let _ = writeln!(text, "up = \"{cap} kbit/s\"");
-        }
+        let (keys, tables) = self.rules_now().settings(self.bug);
+        text += &keys;
         if let Some(every) = self.check_in {
             let _ = writeln!(text, "check_in = \"{}s\"", every.as_secs());
         }
+        text += &tables;
         for (folder, is_mirror) in self.folders.iter().zip(&self.mirrors) {
             let (path, dataset) = (folder.path.display(), &folder.dataset);
             let _ = if folder.is_local {
@@ -185,6 +231,7 @@ impl DeviceMachine {
             (Process::new(name.clone(), self.machine.clone(), self.random.split(), forgets), self.token.clone());
         *lock(&self.running) = Running::default();
         let (running, data) = (Arc::clone(&self.running), self.path("agent"));
+        let (bug, room_pages) = (self.bug, self.room_pages);
         process.spawn(async move {
             let agent = match Agent::open(&data, None) {
                 Ok(agent) => agent,
@@ -193,6 +240,12 @@ impl DeviceMachine {
                     return;
                 }
             };
+            if bug == Some(Bug::ForgetsMonth) {
+                forget_month(&agent);
+            }
+            if room_pages.is_some() {
+                limit(&agent, room_pages);
+            }
             agent.set_daemon();
             lock(&running).agent = Arc::downgrade(&agent);
             if let Some(token) = token {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use headwater_protocol::id::{ChunkId, VersionId};
 
-use super::net::LinkBytes;
+use super::rules::Rules;
+use super::watch::LinkBytes;
 use crate::tally::Tally;
 
 /// Files by path, each with the BLAKE3 of its bytes.
@@ -100,6 +101,11 @@ pub enum Fact {
         /// Versions.
         keep_last: Option<u64>,
     },
+    /// Bytes of a pack of the core were damaged.
+    Damaged {
+        /// The pack.
+        pack: u64,
+    },
     /// A machine's process died, or its power went.
     Died {
         /// Whose.
@@ -151,8 +157,8 @@ pub struct History {
     pub datasets: BTreeMap<String, Dataset>,
     /// What went over each device's link.
     pub wire: Vec<LinkBytes>,
-    /// The most that each device may send in any second, if there is a cap.
-    pub caps: Vec<Option<u64>>,
+    /// What each device's link may carry.
+    pub rules: Vec<Rules>,
     /// What befell datagrams.
     pub datagrams: Tally,
     /// Connections that were dialled.

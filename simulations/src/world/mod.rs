@@ -14,15 +14,16 @@
 //! | part | model |
 //! | --- | --- |
 //! | time | tokio's paused clock: it moves to the next thing that is due, when nothing else is to be done |
-//! | links | [`net`]: datagrams with rate, delay, jitter, bursts of losses, repeats, queues, damage, garbage, cuts of one or both directions, stalls of all but small talk |
-//! | the core's disk | packs and catalog in memory; a power cut keeps any subset of what was not synced: of each pack's a prefix, in which sectors may hold zeros, and names that came or went |
-//! | a device's disk | files and SQLite in memory (tmpfs); what SQLite has committed is durable, as `synchronous=FULL` says |
+//! | links | [`net`]: datagrams with rate (constant, wandering or recorded), delay, jitter, bursts of losses, repeats, queues, damage, garbage, cuts of one or both directions, stalls of all but small talk |
+//! | the core's disk | packs and catalog in memory; a power cut keeps any subset of what was not synced: of each pack's a prefix, in which sectors may hold zeros, and names that came or went; and bits turn where they lie |
+//! | a device's disk | [`disk`]: files and SQLite in memory (tmpfs); full for a while; a power cut keeps any subset of what was not synced, but for what SQLite has committed, which `synchronous=FULL` makes durable |
 //! | blocking work | takes a random time and is then done at once; the core may also die within any operation on its disk, half done |
+//! | a link's rules | caps of both directions, hours in which it is closed, what a month may cost; [`watch`] notes what becomes of them |
 //! | wall clocks | right, in 1970, far ahead, too fast, or set while the programs run |
 //! | people | [`users`], and commands to the agent |
 //!
-//! **What is absent**: local sockets, signals, watching folders (they are scanned every few seconds),
-//! a device's full disk, damaged packs. The tests with real processes have these.
+//! **What is absent**: local sockets, signals, watching folders (they are scanned every few seconds). The tests with real
+//! processes have these.
 //!
 //! A run is a seed and a plan. Trouble lasts for a while; then all is well, and everything has to come to rest. In the end
 //! the power of the core goes once more. What happened is a [`History`](history::History), which the
@@ -33,6 +34,7 @@ mod capacity;
 mod contents;
 mod core;
 mod device;
+mod disk;
 mod first_byte;
 pub mod history;
 mod identities;
@@ -43,16 +45,19 @@ mod plan;
 mod play;
 mod process;
 mod rest;
+mod rules;
 mod setup;
 mod trace;
 mod users;
+mod watch;
 
 pub use bugs::{BUGS, Bug};
 pub use first_byte::{FULL_LINKS, FirstByte, first_byte};
 pub use idle::{DAY, IDLING, IdleCost, Idling, idle};
-pub use net::LinkBytes;
 pub use plan::{Plan, PlanError};
+pub use rules::Rules;
 pub use trace::TraceSink;
+pub use watch::LinkBytes;
 
 use std::cell::RefCell;
 use std::path::Path;

@@ -22,7 +22,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::capacity::Capacity;
+use super::process::WallClock;
+use super::rules::Rules;
 use super::trace::Trace;
+use super::watch::{LinkBytes, Watch};
 use crate::random::Random;
 use crate::tally::Tally;
 use crate::trouble::{Past, Trouble};
@@ -88,40 +91,6 @@ struct Link {
     last_left: Option<Instant>,
 }
 
-/// What went over a device's link.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LinkBytes {
-    /// Bytes that the device sent.
-    pub up: u64,
-    /// Bytes that the core sent to it.
-    pub down: u64,
-    /// The most that one process of the device sent within a second.
-    pub up_second_max: u64,
-}
-
-/// What a device sent in the last second.
-#[derive(Debug, Default)]
-struct LastSecond {
-    sent: VecDeque<(Instant, u64)>,
-    bytes: u64,
-}
-
-impl LastSecond {
-    /// So much is sent now; gives what the last second comes to.
-    fn add(&mut self, bytes: u64) -> u64 {
-        let now = Instant::now();
-        self.sent.push_back((now, bytes));
-        self.bytes += bytes;
-        while let Some((at, old)) = self.sent.front()
-            && now.duration_since(*at) >= Duration::from_secs(1)
-        {
-            self.bytes -= old;
-            self.sent.pop_front();
-        }
-        self.bytes
-    }
-}
-
 #[derive(Debug)]
 struct Datagram {
     from: SocketAddr,
@@ -141,8 +110,7 @@ struct Inbox {
 struct State {
     random: Random,
     links: Vec<Link>,
-    bytes: Vec<LinkBytes>,
-    last_second: Vec<LastSecond>,
+    watches: Vec<Watch>,
     sockets: BTreeMap<SocketAddr, Arc<Mutex<Inbox>>>,
     under_way: BTreeMap<(Instant, u64), Datagram>,
     sequence: u64,
@@ -163,8 +131,7 @@ impl Network {
         let state = State {
             random,
             links: Vec::new(),
-            bytes: Vec::new(),
-            last_second: Vec::new(),
+            watches: Vec::new(),
             sockets: BTreeMap::new(),
             under_way: BTreeMap::new(),
             sequence: 0,
@@ -189,8 +156,7 @@ impl Network {
         let mut state = self.state();
         let (up, down) = (direction(up), direction(down));
         state.links.push(Link { up, down, generation: 0, nat: None, nat_ports: 0, sent_at: now, last_left: None });
-        state.bytes.push(LinkBytes::default());
-        state.last_second.push(LastSecond::default());
+        state.watches.push(Watch::new());
     }
 
     /// Makes the link of a device another one from now on.
@@ -224,6 +190,11 @@ impl Network {
         self.state().links[usize::from(device)].nat = forgets_after;
     }
 
+    /// What a device's link may carry, by that clock of its.
+    pub(super) fn rule(&self, device: u8, rules: Rules, clock: Arc<Mutex<WallClock>>) {
+        self.state().watches[usize::from(device)].rule(rules, clock);
+    }
+
     /// When the datagram left the device that came out last at the core.
     pub(super) fn last_up_left(&self, device: u8) -> Option<Instant> {
         self.state().links[usize::from(device)].last_left
@@ -231,7 +202,7 @@ impl Network {
 
     /// What went over the link of a device.
     pub(super) fn bytes(&self, device: u8) -> LinkBytes {
-        self.state().bytes[usize::from(device)]
+        self.state().watches[usize::from(device)].bytes
     }
 
     /// What befell datagrams.
@@ -247,11 +218,10 @@ impl Network {
     /// Closes all sockets of a machine: its process has died.
     pub(super) fn close(&self, machine: IpAddr) {
         let mut state = self.state();
-        if let IpAddr::V4(address) = machine
-            && machine != CORE.ip()
-        {
-            // The next process knows nothing of what this one sent.
-            state.last_second[usize::from(address.octets()[3])] = LastSecond::default();
+        if machine == CORE.ip() {
+            state.watches.iter_mut().for_each(Watch::core_died);
+        } else if let Some(watch) = device_of(machine).and_then(|device| state.watches.get_mut(device)) {
+            watch.device_died();
         }
         state.sockets.retain(|address, inbox| {
             let stays = address.ip() != machine;
@@ -305,9 +275,12 @@ impl Network {
                 link.last_left = Some(left);
             }
             self.trace.bytes(|| format!("arrive {from} {to} {}", payload.len()));
-            if let Some(inbox) = state.sockets.get(&to) {
-                lock(inbox).put(from, payload);
+            let Some(inbox) = state.sockets.get(&to).cloned() else { continue };
+            let bytes = payload.len() as u64 + HEADER_BYTES;
+            if let Some(watch) = device_of(to.ip()).and_then(|device| state.watches.get_mut(device)) {
+                watch.comes(bytes);
             }
+            lock(&inbox).put(from, payload);
         }
     }
 
@@ -322,19 +295,18 @@ impl Network {
         let bytes = payload.len() as u64 + HEADER_BYTES;
         let now = Instant::now();
         let is_forgotten = link.nat.is_some_and(|after| now.duration_since(link.sent_at) > after);
-        let counts = &mut state.bytes[usize::from(device)];
+        let watch = &mut state.watches[usize::from(device)];
         let (direction, seen_from, to) = if upwards {
             if is_forgotten {
                 link.nat_ports = link.nat_ports.wrapping_add(1);
                 state.befallen.count("NATs that forgot a device", 1);
             }
             link.sent_at = now;
-            counts.up += bytes;
-            counts.up_second_max = counts.up_second_max.max(state.last_second[usize::from(device)].add(bytes));
+            watch.sends(bytes);
             let outer = IpAddr::V4(Ipv4Addr::new(10, 2, link.generation, device));
             (&mut link.up, SocketAddr::new(outer, from.port().wrapping_add(link.nat_ports)), to)
         } else {
-            counts.down += bytes;
+            watch.is_sent(payload, bytes);
             if generation != link.generation || is_forgotten {
                 return;
             }
@@ -414,7 +386,7 @@ impl Inbox {
     }
 }
 
-/// The device with this outer address.
+/// The device with this address, outer or inner.
 fn device_of(outer: IpAddr) -> Option<usize> {
     match outer {
         IpAddr::V4(address) if outer != CORE.ip() => Some(usize::from(address.octets()[3])),

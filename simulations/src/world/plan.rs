@@ -1,10 +1,12 @@
 //! What runs are to be like: ranges and probabilities in a file, from which each seed draws its own world.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Deserialize;
 
 use crate::random::Random;
+use crate::recording;
 
 /// The plan of runs for which nobody names one.
 const DEFAULT: &str = include_str!("../../plans/default.toml");
@@ -77,6 +79,14 @@ pub enum PlanError {
         #[source]
         source: std::io::Error,
     },
+    /// A recorded link that it names can't be used.
+    #[error("the plan {path} can't be used: {reason}")]
+    Recording {
+        /// The file.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// It is no plan.
     #[error("the plan {path} can't be used: {source}")]
     Parse {
@@ -142,6 +152,27 @@ pub struct LinkPlan {
     pub capped: Percent,
     /// That cap, in kilobits, scaled.
     pub cap_kbit: Range,
+    /// The core may send a device no more than so much in a second.
+    pub down_capped: Percent,
+    /// That cap, in kilobits, scaled.
+    pub down_cap_kbit: Range,
+    /// A device's link is closed for some minutes of each day of its clock.
+    pub scheduled: Percent,
+    /// The first of these minutes; clocks begin at midnight, but for wrong ones.
+    pub closes_minute: Range,
+    /// How many they are.
+    pub closed_minutes: Range,
+    /// A device's month may cost no more than so much.
+    pub budgeted: Percent,
+    /// So much for everything, in MiB; at least 10.
+    pub month_mib: Range,
+    /// And so much more for model updates alone.
+    pub reserve_mib: Range,
+    /// Files with recorded links, from the plan's own folder on: lines that wander are one of these.
+    pub recorded: Vec<PathBuf>,
+    /// What is in them.
+    #[serde(skip)]
+    pub(super) recordings: Vec<Arc<[u32]>>,
     /// A device checks in every minute, instead of staying connected.
     pub checks_in: Percent,
     /// Between a device and the core is a NAT.
@@ -206,12 +237,16 @@ pub struct TroublePlan {
     pub core_full: Range,
     /// For so many milliseconds, scaled.
     pub full_ms: Range,
+    /// A device's disk is full for a while.
+    pub device_full: Range,
     /// Operations of the core's disk fail.
     pub core_disk_errors: Range,
     /// The core collects garbage.
     pub collections: Range,
     /// The core reads everything again.
     pub verifications: Range,
+    /// Bytes of the core's packs become others.
+    pub damages: Range,
     /// A clock is set.
     pub clock_jumps: Range,
 }
@@ -248,11 +283,36 @@ impl Plan {
         toml::from_str(DEFAULT).expect("the default plan is a plan")
     }
 
+    /// Links with caps, hours and budgets.
+    pub(super) fn metered() -> Self {
+        Self::parse(include_str!("../../plans/metered.toml")).expect("the plan is one")
+    }
+
+    /// The same with a budget for every device, and many a restart.
+    pub(super) fn with_months(mut self) -> Self {
+        self.link.budgeted = Percent(100);
+        self.trouble.device_kills = Range::of(6, 9);
+        self
+    }
+
+    /// A core whose packs are damaged.
+    pub(super) fn damage() -> Self {
+        Self::parse(include_str!("../../plans/damage.toml")).expect("the plan is one")
+    }
+
     /// The plan in a file: what it says, and the default plan for the rest.
     pub fn load(path: &Path) -> Result<Self, PlanError> {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|source| PlanError::Read { path: name.clone(), source })?;
-        Self::parse(&text).map_err(|source| PlanError::Parse { path: name, source: Box::new(source) })
+        let parsed = Self::parse(&text);
+        let mut plan = parsed.map_err(|source| PlanError::Parse { path: name.clone(), source: Box::new(source) })?;
+        for file in &plan.link.recorded {
+            let read = recording::read(&path.parent().unwrap_or(Path::new("")).join(file));
+            let times = read.map_err(|reason| PlanError::Recording { path: name.clone(), reason })?;
+            let times = times.into_iter().map(|time| u32::try_from(time).unwrap_or(u32::MAX)).collect();
+            plan.link.recordings.push(times);
+        }
+        Ok(plan)
     }
 
     fn parse(text: &str) -> Result<Self, toml::de::Error> {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use core_node::catalog::DatasetTable;
 use core_node::core::Core;
+use headwater_host::disk::Disk;
 use headwater_protocol::id::VersionId;
 use headwater_protocol::manifest::Manifest;
 
@@ -13,6 +14,7 @@ use super::bugs::Bug;
 use super::contents::{self, SECRET};
 use super::core::CoreMachine;
 use super::device::DeviceMachine;
+use super::disk::Disks;
 use super::history::{Dataset, Fact, Files, GONE, History};
 use super::net::Network;
 use super::plan::Plan;
@@ -24,8 +26,12 @@ use crate::random::Random;
 /// How long everything may take to come to rest once all is well: the longest waits of the agent, and the time to move what
 /// there is.
 const REST_MAX: Duration = Duration::from_mins(20);
+/// So much before its end, and a little more, a month's budget closes a link.
+const CLOSING_BYTES: u64 = 5 << 18;
 /// How often is looked whether it has.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often packs are read again that were damaged.
+const VERIFY_EVERY: Duration = Duration::from_secs(60);
 /// How long the tasks of a killed process may take to be gone, in steps of a millisecond.
 const GONE_STEPS_MAX: u32 = 1000;
 
@@ -37,6 +43,9 @@ pub(super) struct World {
     pub(super) devices: Vec<DeviceMachine>,
     pub(super) datasets: BTreeMap<String, Dataset>,
     random: Random,
+    disks: Arc<Disks>,
+    /// Devices whose power went, and whose subscriptions nobody has looked at since.
+    lost_power: BTreeSet<u8>,
     bug: Option<Bug>,
     facts: Vec<(u64, Fact)>,
     /// Versions that were seen at the core, and their files.
@@ -45,6 +54,8 @@ pub(super) struct World {
     rest: Rest,
     /// Every version is to be read again.
     looks_again: bool,
+    /// Something of the core's packs was damaged.
+    was_damaged: bool,
 }
 
 impl World {
@@ -62,6 +73,13 @@ impl World {
         let core = setup.core(&network);
         let (devices, datasets) = setup.devices(&network, &core);
         let (schedule, span) = setup.schedule(devices.len() as u8);
+        let disks = Arc::<Disks>::default();
+        for device in &devices {
+            for folder in device.disk_folders() {
+                disks.add(&folder, bug == Some(Bug::SkipsDeviceSync));
+            }
+        }
+        headwater_host::disk::put_below_thread(Some(Arc::clone(&disks) as Arc<dyn Disk>));
         let mut world = Self {
             network,
             trace,
@@ -69,12 +87,15 @@ impl World {
             devices,
             datasets,
             random,
+            disks,
+            lost_power: BTreeSet::new(),
             bug,
             facts: Vec::new(),
             versions: BTreeMap::new(),
             receipts: BTreeSet::new(),
             rest: Rest::default(),
             looks_again: false,
+            was_damaged: false,
         };
         for (name, dataset) in &world.datasets {
             world.trace.line(&format!("`{name}`: {dataset:?}"));
@@ -92,6 +113,7 @@ impl World {
         world.come_to_rest().await;
         world.last_power_cut().await;
         carrying.abort();
+        headwater_host::disk::put_below_thread(None);
         let (hash, lines) = world.trace.hash();
         (world.into_history(), hash, lines)
     }
@@ -99,7 +121,7 @@ impl World {
     fn into_history(self) -> History {
         History {
             wire: (0..self.devices.len() as u8).map(|device| self.network.bytes(device)).collect(),
-            caps: self.devices.iter().map(DeviceMachine::cap_bytes).collect(),
+            rules: self.devices.iter().map(DeviceMachine::rules).collect(),
             datagrams: self.network.befallen(),
             dialled: self.network.sockets_bound(),
             took_ms: self.trace.now_ms(),
@@ -170,10 +192,15 @@ impl World {
             Event::KillCoreAtDisk { operations, power } => self.core.kill_at_disk(operations, power),
             Event::TakeOver => self.take_over().await,
             Event::StartCore => self.start_core(),
-            Event::KillDevice { device } => {
-                self.kill_device(device).await;
-                self.did("devices killed");
+            Event::KillDevice { device, power } => {
+                self.kill_device(device, power).await;
+                self.did(if power { "devices without power" } else { "devices killed" });
             }
+            Event::FillDevice { device, room } => {
+                self.fill_device(device, Some(room));
+                self.did("device's disk full");
+            }
+            Event::EmptyDevice { device } => self.fill_device(device, None),
             Event::StartDevice { device } => self.start_device(device),
             Event::FillDisk { room } => {
                 self.core.set_room(Some(room));
@@ -194,6 +221,13 @@ impl World {
             Event::Verify => {
                 if self.core.verify() {
                     self.did("verifications");
+                }
+            }
+            Event::Damage => {
+                if let Some(pack) = self.core.damage() {
+                    self.was_damaged = true;
+                    self.fact(Fact::Damaged { pack: pack.0 });
+                    self.did("packs damaged");
                 }
             }
             Event::SetClock { device, seconds } => {
@@ -281,18 +315,39 @@ impl World {
         }
     }
 
-    async fn kill_device(&mut self, index: u8) {
+    fn fill_device(&mut self, index: u8, room: Option<u64>) {
+        let device = &mut self.devices[usize::from(index)];
+        for folder in device.disk_folders() {
+            self.disks.set_room(&folder, room);
+        }
+        device.fill(room);
+    }
+
+    async fn kill_device(&mut self, index: u8, power: bool) {
         if self.devices[usize::from(index)].is_running() {
             self.devices[usize::from(index)].kill();
-            self.fact(Fact::Died { who: format!("device {index}"), power: false });
+            self.fact(Fact::Died { who: format!("device {index}"), power });
             for _ in 0..GONE_STEPS_MAX {
                 tokio::time::sleep(Duration::from_millis(1)).await;
                 if self.devices[usize::from(index)].is_gone() {
+                    if power {
+                        self.cut_power_of(index);
+                    }
                     return;
                 }
             }
             self.fact(Fact::Broken(format!("tasks of the killed device {index} go on")));
         }
+    }
+
+    fn cut_power_of(&mut self, index: u8) {
+        let folders = self.devices[usize::from(index)].disk_folders();
+        let lost: u64 = folders.iter().map(|folder| self.disks.lose_power(folder, &mut self.random)).sum();
+        self.trace.line(&format!("device {index} has lost {lost} files and names"));
+        if lost > 0 {
+            self.did("devices that lost what was not synced");
+        }
+        self.lost_power.insert(index);
     }
 
     fn start_device(&mut self, index: u8) {
@@ -310,6 +365,10 @@ impl World {
             self.network.let_pass_only(device, usize::MAX);
             self.network.set_lines(device, good_line(), good_line());
         }
+        for device in 0..self.devices.len() as u8 {
+            self.fill_device(device, None);
+            self.lift_budget(device).await;
+        }
         self.core.spare();
         self.observe_death();
         self.core.set_room(None);
@@ -320,6 +379,25 @@ impl World {
         }
         // A millisecond for the processes to be there.
         tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    /// A month that is spent would last longer than the world: from now on it may cost what it will.
+    async fn lift_budget(&mut self, index: u8) {
+        let device = &self.devices[usize::from(index)];
+        if device.rules().month_mib.is_none() {
+            return;
+        }
+        self.did(if self.has_spent_month(index) { "months spent" } else { "months with budgets" });
+        self.kill_device(index, false).await;
+        let device = &mut self.devices[usize::from(index)];
+        let clock = Arc::clone(&device.machine.clock);
+        self.network.rule(index, device.lift_budget(), clock);
+    }
+
+    /// Whether a month has cost a device nearly all that it may.
+    fn has_spent_month(&self, index: u8) -> bool {
+        let allowed = self.devices[usize::from(index)].rules().month_bytes();
+        allowed.is_some_and(|allowed| self.network.bytes(index).month_max + CLOSING_BYTES >= allowed)
     }
 
     async fn come_to_rest(&mut self) {
@@ -337,6 +415,9 @@ impl World {
                     self.fact(fact);
                 }
             }
+            if self.was_damaged && !self.is_mended(began.elapsed()) && began.elapsed() <= REST_MAX {
+                continue;
+            }
             let folders = self.devices.iter().flat_map(|device| &device.folders);
             let ended = match self.rest.missing(&self.datasets, folders, &self.versions) {
                 None => Ok(()),
@@ -347,6 +428,22 @@ impl World {
         }
     }
 
+    /// Whether the newest version of every dataset is whole again. What nobody has read, a verification has to find.
+    fn is_mended(&mut self, rested: Duration) -> bool {
+        if rested.as_secs() % VERIFY_EVERY.as_secs() == 1 {
+            self.core.verify();
+        }
+        let Some(core) = self.core.core() else { return false };
+        let before = self.facts.len();
+        self.look_again(&core, true);
+        let read = self.facts.split_off(before);
+        let is_whole = read.iter().all(|(_, fact)| matches!(fact, Fact::Again { version: Ok(_), .. }));
+        if is_whole {
+            self.facts.extend(read);
+        }
+        is_whole
+    }
+
     /// What was promised must hold also if nothing was synced since.
     async fn last_power_cut(&mut self) {
         for device in &self.devices {
@@ -355,7 +452,7 @@ impl World {
             }
         }
         for device in 0..self.devices.len() as u8 {
-            self.kill_device(device).await;
+            self.kill_device(device, false).await;
         }
         self.kill_core(true).await;
         self.core.start();
@@ -377,6 +474,9 @@ impl World {
         for index in 0..self.devices.len() {
             if let Some(reason) = self.devices[index].ended() {
                 self.fact(Fact::Broken(format!("the agent of device {index} ended: {reason}")));
+            }
+            if self.devices[index].agent().is_some() && self.lost_power.remove(&(index as u8)) {
+                self.devices[index].held().into_iter().for_each(|fact| self.fact(fact));
             }
             if self.devices[index].joined_now() {
                 self.did("devices joined");
@@ -411,7 +511,11 @@ impl World {
             self.fact(Fact::Broken(format!("the core ended: {reason}")));
         }
         if let Some(damage) = self.core.damage_found() {
-            self.fact(Fact::Broken(format!("a verification found damage: {damage}")));
+            if self.was_damaged {
+                self.did("verifications that found damage");
+            } else {
+                self.fact(Fact::Broken(format!("a verification found damage: {damage}")));
+            }
         }
         let recovered = self.core.recovered();
         let Some(core) = self.core.core() else { return };
@@ -442,14 +546,19 @@ impl World {
             }
         }
         if std::mem::take(&mut self.looks_again) {
-            self.look_again(&core);
+            self.look_again(&core, false);
         }
     }
 
-    /// Reads every version again.
-    fn look_again(&mut self, core: &Core) {
+    /// Reads every version again, or the newest of each dataset.
+    fn look_again(&mut self, core: &Core, newest: bool) {
         let catalog = Arc::clone(&self.core.catalog);
-        for (dataset, number) in self.versions.keys().cloned().collect::<Vec<_>>() {
+        let mut versions: Vec<_> = self.versions.keys().cloned().collect();
+        if newest {
+            let is_newest = |at: usize| versions.get(at + 1).is_none_or(|next| next.0 != versions[at].0);
+            versions = (0..versions.len()).filter(|&at| is_newest(at)).map(|at| versions[at].clone()).collect();
+        }
+        for (dataset, number) in versions {
             let record = catalog.dataset(&dataset).expect("in memory");
             let found = record.and_then(|record| {
                 let version = catalog.version(record.id, number).expect("in memory");
@@ -459,9 +568,21 @@ impl World {
                 None => Err(GONE.to_owned()),
                 Some((id, found)) => match Manifest::decode(&found.manifest) {
                     Err(error) => Err(error.to_string()),
-                    Ok(manifest) => contents::of_version(core, id, &manifest).map(|_| found.summary.version),
+                    Ok(manifest) => contents::of_version(core, id, &manifest).map(|files| {
+                        if let Some((_, seen)) = self.versions.get_mut(&(dataset.clone(), number)) {
+                            // It may have been damaged when it was seen first.
+                            seen.get_or_insert(files);
+                        }
+                        found.summary.version
+                    }),
                 },
             };
+            let is_damaged = self.was_damaged && version.as_ref().is_err_and(|reason| reason != GONE);
+            if is_damaged && !self.core.knows_damage() {
+                self.fact(Fact::Broken(format!(
+                    "`{dataset}@{number}` can't be read, and no chunk is known to be damaged"
+                )));
+            }
             self.fact(Fact::Again { dataset, number, version });
         }
     }

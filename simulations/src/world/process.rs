@@ -45,6 +45,11 @@ impl WallClock {
         self.shows = Duration::from_secs(seconds);
     }
 
+    /// How long ago it was set, or made.
+    pub(super) fn set_for(&self) -> Duration {
+        self.set_at.elapsed()
+    }
+
     /// What it shows, since the epoch.
     pub(super) fn now(&self) -> Duration {
         let passed = self.set_at.elapsed();

@@ -13,6 +13,7 @@ use super::identities::DEVICES_MAX;
 use super::net::{CORE, Line, Network};
 use super::plan::{LinkPlan, MachinePlan, Plan, Range};
 use super::process::{DiskSpeed, Machine, WallClock};
+use super::rules::Rules;
 use super::trace::Trace;
 use super::users::Folder;
 use crate::random::Random;
@@ -26,6 +27,8 @@ const SHORT_BYTES: usize = 200;
 const CHECK_IN: Duration = Duration::from_mins(1);
 /// The core may die within as many operations of its disk.
 const AT_DISK_MAX: u64 = 6;
+/// A device's disk that is full has room for less than this.
+const DEVICE_ROOM_MAX: u64 = 1 << 17;
 /// The link of a device once all is well.
 const GOOD_RATE: u64 = 2_500_000;
 
@@ -65,6 +68,14 @@ pub(super) enum Event {
     StartCore,
     KillDevice {
         device: u8,
+        power: bool,
+    },
+    FillDevice {
+        device: u8,
+        room: u64,
+    },
+    EmptyDevice {
+        device: u8,
     },
     StartDevice {
         device: u8,
@@ -78,6 +89,7 @@ pub(super) enum Event {
     },
     CollectGarbage,
     Verify,
+    Damage,
     SetClock {
         device: Option<u8>,
         seconds: u64,
@@ -165,17 +177,13 @@ impl Setup<'_> {
                 scan_every: Duration::from_secs(self.plan.machine.scan_seconds.draw(&mut self.random)),
                 // Asking for everything gets what one may read.
                 subscription: subscribes.then(|| if self.random.once_in(2) { "**" } else { "open/**" }.to_owned()),
-                cap_kbit: self
-                    .plan
-                    .link
-                    .capped
-                    .draw(&mut self.random)
-                    .then(|| self.plan.link.cap_kbit.draw_scaled(&mut self.random)),
+                rules: Rules::draw(&self.plan.link, &mut self.random),
                 token,
                 check_in: self.plan.link.checks_in.draw(&mut self.random).then_some(CHECK_IN),
                 bug: self.bug,
                 trace: Arc::clone(&self.trace),
             };
+            network.rule(index, options.rules, Arc::clone(&machine.clock));
             let mut device = DeviceMachine::new(index, machine, options, self.random.split());
             self.folders(&mut device, &mut datasets);
             device.set_up();
@@ -304,9 +312,18 @@ impl Drawing {
             self.at(time + lasts, Event::StartCore);
         }
         for _ in 0..trouble.device_kills.draw(&mut self.random) {
-            let (time, device) = self.some_time(|device, _| Event::KillDevice { device });
+            let (time, device) =
+                self.some_time(|device, random| Event::KillDevice { device, power: trouble.power.draw(random) });
             let down = Duration::from_millis(trouble.down_ms.draw_scaled(&mut self.random));
             self.at(time + down, Event::StartDevice { device });
+        }
+        for _ in 0..trouble.device_full.draw(&mut self.random) {
+            let (time, device) = self.some_time(|device, random| {
+                let room = random.below(DEVICE_ROOM_MAX);
+                Event::FillDevice { device, room }
+            });
+            let full = Duration::from_millis(trouble.full_ms.draw_scaled(&mut self.random));
+            self.at(time + full, Event::EmptyDevice { device });
         }
         for _ in 0..trouble.core_full.draw(&mut self.random) {
             let (time, _) = self.some_time(|_, random| Event::FillDisk { room: random.below(1 << 16) });
@@ -321,6 +338,9 @@ impl Drawing {
         }
         for _ in 0..trouble.verifications.draw(&mut self.random) {
             self.some_time(|_, _| Event::Verify);
+        }
+        for _ in 0..trouble.damages.draw(&mut self.random) {
+            self.some_time(|_, _| Event::Damage);
         }
         for _ in 0..trouble.clock_jumps.draw(&mut self.random) {
             self.some_time(|device, random| Event::SetClock {
@@ -351,10 +371,10 @@ fn line(plan: &LinkPlan, random: &mut Random) -> Line {
     let loss = [loss(plan.loss_good), loss(plan.loss_bad)];
     let turn = |datagrams: u64| (1_000_000 / datagrams.max(1)) as u32;
     Line {
-        capacity: if plan.wandering.draw(random) {
-            Capacity::wandering(rate.min(WANDERING_RATE_MAX), random)
-        } else {
-            Capacity::Constant(rate)
+        capacity: match (plan.wandering.draw(random), plan.recordings.is_empty()) {
+            (false, _) => Capacity::Constant(rate),
+            (true, true) => Capacity::wandering(rate.min(WANDERING_RATE_MAX), random),
+            (true, false) => Capacity::recorded(random.pick(&plan.recordings), random),
         },
         delay: Duration::from_millis(plan.delay_ms.draw_scaled(random)),
         jitter: Duration::from_millis(plan.jitter_ms.draw_scaled(random)),

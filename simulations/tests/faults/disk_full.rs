@@ -11,8 +11,12 @@ const MIB: u64 = 1 << 20;
 const LARGE_BYTES: usize = 40 << 20;
 
 /// Writes zeros until nothing fits any more.
-fn use_up(disk: &Path) -> std::path::PathBuf {
-    let path = disk.join("ballast");
+fn use_up(disk: &Path) -> PathBuf {
+    fill_up(disk, "ballast")
+}
+
+fn fill_up(disk: &Path, name: &str) -> PathBuf {
+    let path = disk.join(name);
     let mut file = fs::File::create(&path).expect("made");
     for size in [1 << 20, 4096, 1] {
         while file.write_all(&vec![0; size]).is_ok() {}
@@ -134,6 +138,44 @@ fn the_publisher_s_disk_is_full() {
     fs::remove_file(ballast).expect("removed");
     agent.sync();
     folder::assert_same(&source, &core.export("cam/north"));
+    core.verify();
+}
+
+#[test]
+fn a_device_makes_room_on_a_disk_without_any() {
+    if SmallDisk::elsewhere("disk_full::a_device_makes_room_on_a_disk_without_any") {
+        return;
+    }
+    const FILES: u64 = 10;
+    let Some(disk) = SmallDisk::mount(40 * MIB, MIB) else { return };
+    let core = CoreProcess::start();
+    let mut agent = AgentProcess::at("north", &disk.path().join("agent"));
+    core.admit(&agent, Rights::default());
+    let source = disk.path().join("source");
+    let kept = agent.scratch().join("kept");
+    for number in 0..FILES {
+        let (name, bytes) = (format!("{number}.bin"), Dice::new(70 + number).bytes(MIB as usize));
+        folder::write(&source.join(&name), &bytes);
+        folder::write(&kept.join(&name), &bytes);
+    }
+    let publish = ["publish", source.to_str().expect("plain"), "--dataset", "cam/north", "--min-free", "4MiB"];
+    agent.run_command(&[&publish[..], &["--every", "1s"]].concat()).success();
+    agent.sync();
+    let here = || fs::read_dir(&source).expect("listed").count() as u64;
+    assert_eq!(here(), FILES, "there was room");
+
+    // The first time a command finds no room, the second time the daemon.
+    use_up(disk.path());
+    let _ = agent.sync_once();
+    let after_command = here();
+    assert!(after_command <= FILES - 4, "only {} files were freed", FILES - after_command);
+    agent.run();
+    agent.wait_status("a session", |status| status["link"] == "connected");
+    fill_up(disk.path(), "more-ballast");
+    wait_for("room to be made again", || (here() <= after_command - 4).then_some(()));
+    agent.stop();
+    agent.sync();
+    folder::assert_same(&kept, &core.export("cam/north"));
     core.verify();
 }
 

@@ -107,7 +107,9 @@ impl ChunkTable for MemoryCatalog {
 
     fn mark_damaged(&self, id: &ChunkId, location: &ChunkLocation) -> Result<bool, CatalogError> {
         let mut state = self.state();
+        let ignores = state.ignores_damage;
         Ok(match state.chunks.get_mut(id) {
+            Some(_) if ignores => false,
             Some(chunk) if chunk.entry.location == *location && !chunk.entry.damaged => {
                 chunk.entry.damaged = true;
                 true

@@ -29,6 +29,8 @@ struct State {
     epoch: u64,
     root_sequence: u64,
     believes: bool,
+    /// It never marks a chunk damaged.
+    ignores_damage: bool,
     packs: BTreeMap<PackNumber, PackRecord>,
     chunks: BTreeMap<ChunkId, Chunk>,
     /// And whether each was committed as a page.
@@ -90,6 +92,11 @@ impl MemoryCatalog {
     /// to find.
     pub fn believe_pages(&self) {
         self.state().believes = true;
+    }
+
+    /// From now on it never marks a chunk damaged: a mistake, for simulations to find.
+    pub fn ignore_damage(&self) {
+        self.state().ignores_damage = true;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
