@@ -19,6 +19,10 @@ const COLLECTIONS_EVERY: Duration = Duration::from_secs(5);
 /// How long damage is gathered before sessions hear of it: it seldom comes alone.
 const DAMAGE_GATHERED_FOR: Duration = Duration::from_secs(1);
 
+/// When sessions hear of it again that something is damaged still, for the first time and at the rarest.
+const DAMAGE_AGAIN_FIRST: Duration = Duration::from_mins(1);
+const DAMAGE_AGAIN_MAX: Duration = Duration::from_hours(6);
+
 /// When work is tried again that something else kept from running.
 const LATER: Duration = Duration::from_mins(1);
 
@@ -62,12 +66,31 @@ pub(super) fn start(core: &Arc<Core>) -> Background {
     Background(running.abort_handle())
 }
 
-/// Tells sessions that something is damaged, whoever found it.
+/// Tells sessions that something is damaged, whoever found it; and again, ever more rarely, for as long as it is: what was to
+/// mend it may have failed, as a disk does or a link.
 async fn announce_damage(core: Arc<Core>) {
     let mut found = core.store.damage_found();
-    while found.changed().await.is_ok() {
-        tokio::time::sleep(DAMAGE_GATHERED_FOR).await;
-        found.mark_unchanged();
+    let mut again = DAMAGE_AGAIN_FIRST;
+    loop {
+        tokio::select! {
+            biased;
+            changed = found.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                tokio::time::sleep(DAMAGE_GATHERED_FOR).await;
+                found.mark_unchanged();
+                again = DAMAGE_AGAIN_FIRST;
+            }
+            () = tokio::time::sleep(again) => {
+                again = (again * 2).min(DAMAGE_AGAIN_MAX);
+                let of = core.clone();
+                let counted = work::spawn_blocking(move || of.catalog.counts().map(|counts| counts.chunks.damaged)).await;
+                if !matches!(counted, Ok(Ok(1..))) {
+                    continue;
+                }
+            }
+        }
         core.tell(Announcement::Damaged);
     }
 }

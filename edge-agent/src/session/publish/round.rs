@@ -11,7 +11,7 @@ use headwater_quic::transfer::UnavailableChunk;
 use super::build::{Built, build};
 use super::freed;
 use super::revert::{TakenBack, revert};
-use super::send::{Sent, ask_receipt, send};
+use super::send::{Sent, ask_receipt, note_without_receipt, send};
 use super::standing::{Standing, adopt, standing};
 use crate::agent::{Agent, Folder};
 use crate::blocking::blocking;
@@ -346,7 +346,10 @@ impl Round<'_> {
                 if offered.record.is_empty() {
                     return self.take_over(connected, row).await;
                 }
-                ask_receipt(self.agent, &connected.link, row, offered).await?;
+                if !ask_receipt(self.agent, &connected.link, row, offered.clone()).await? {
+                    note_without_receipt(self.agent, row, offered).await?;
+                    return Ok(false);
+                }
                 let text = format!("version {number} had been committed; the answer was lost");
                 self.agent.note(EventLevel::Info, "", &row.name, text);
                 Ok(false)

@@ -82,13 +82,14 @@ fn priority(version: &VersionRow) -> Priority {
     if totals.bytes <= totals.files.saturating_mul(SMALL_FILE_BYTES) { Priority::Small } else { Priority::Bulk }
 }
 
-/// Asks for the receipt of a version that is committed already: offering it again costs one round trip.
+/// Asks for the receipt of a version that is committed already: offering it again costs one round trip. False if the core would
+/// need bytes for it that are not here any more, as where its own were damaged and the file has changed.
 pub(super) async fn ask_receipt(
     agent: &Agent,
     link: &Link,
     row: &DatasetRow,
     version: VersionRow,
-) -> Result<(), CodedError> {
+) -> Result<bool, CodedError> {
     let catalog = agent.catalog();
     let source = {
         let (catalog, row, version) = (Arc::clone(&catalog), row.clone(), version.clone());
@@ -97,8 +98,31 @@ pub(super) async fn ask_receipt(
     };
     let outgoing = outgoing(&row.name, &version);
     let sent = link.handle().send_version(outgoing, Priority::Bulk, Arc::new(source), no_progress()).await;
-    let report = sent.map_err(|error| transfer_error(&catalog, error))?;
-    acknowledged(agent, &catalog, row, version, &report).await
+    match sent {
+        Ok(report) => acknowledged(agent, &catalog, row, version, &report).await.map(|()| true),
+        Err(TransferError::Unavailable(_)) => Ok(false),
+        Err(error) => Err(transfer_error(&catalog, error)),
+    }
+}
+
+/// Takes the core's word that it has committed a version, for want of a receipt, which comes when the core has mended it. Until
+/// then nothing is freed under it.
+pub(super) async fn note_without_receipt(
+    agent: &Agent,
+    row: &DatasetRow,
+    version: VersionRow,
+) -> Result<(), CodedError> {
+    let number = version.number;
+    let mine = agent.have(&row.name, &row.folder).await;
+    let (catalog, row_here) = (agent.catalog(), row.clone());
+    blocking(move || {
+        let _mine = mine;
+        note_commit(&catalog, &row_here, &VersionRow { receipt: Vec::new(), ..version })
+    })
+    .await?;
+    let text = format!("version {number} had been committed, and its receipt waits until the core has mended it");
+    agent.note(EventLevel::Warn, "", &row.name, text);
+    Ok(())
 }
 
 /// Answers the core when it asks for a version that this device publishes or has subscribed to, as to replace a chunk that
