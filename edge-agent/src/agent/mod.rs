@@ -32,6 +32,7 @@ use crate::link::Gate;
 use crate::request::{ProblemReport, Request, RoomReport};
 use crate::session::Connected;
 use crate::settings::Settings;
+use crate::storage::reserve;
 use crate::watched;
 
 /// Folders that are scanned at once: each scan uses several threads already.
@@ -503,6 +504,7 @@ fn open_catalog(data: &Path) -> Result<(Catalog, Option<String>), CodedError> {
             catalog::set_aside(data, clock::now_s() as u64)?;
             Ok((Catalog::open(data)?, Some(error.to_string())))
         }
+        Err(CatalogError::Full) if reserve::release(data) => Ok((Catalog::open(data)?, None)),
         Err(error) => Err(error.into()),
     }
 }

@@ -5,6 +5,7 @@ pub(crate) mod deletions;
 pub mod free;
 pub mod holdings;
 pub mod quota;
+pub(crate) mod reserve;
 pub(crate) mod room;
 pub mod staging;
 pub mod verify;

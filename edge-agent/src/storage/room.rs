@@ -13,6 +13,7 @@ use headwater_protocol::tree::Tree;
 use super::free::{self, Covered};
 use super::local_path;
 use super::quota::{Candidate, Choice, Limits, Usage};
+use super::reserve;
 use crate::agent::{Agent, Folder};
 use crate::blocking::blocking;
 use crate::catalog::{DatasetPages, EventLevel};
@@ -39,12 +40,20 @@ pub(crate) async fn make(agent: &Arc<Agent>, folder: &Folder) -> Result<(), Code
         match room.free_some(agent).await {
             Ok(true) => {}
             Ok(false) => break,
+            // Not even for the note that it goes is there room.
+            Err(error) if error.is(&codes::DISK_FULL) && release_reserve(agent).await? => {}
             Err(error) => {
                 outcome = Err(error);
                 break;
             }
         }
     }
+    let data = agent.data().to_owned();
+    blocking(move || {
+        reserve::keep(&data);
+        Ok(())
+    })
+    .await?;
     agent.set_room(folder.dataset.as_str(), report(folder.limits, &room.usage));
     match outcome {
         Err(error) if !error.is(&codes::LAST_COPY) => Err(error),
@@ -53,6 +62,11 @@ pub(crate) async fn make(agent: &Arc<Agent>, folder: &Folder) -> Result<(), Code
             Ok(())
         }
     }
+}
+
+async fn release_reserve(agent: &Agent) -> Result<bool, CodedError> {
+    let data = agent.data().to_owned();
+    blocking(move || Ok(reserve::release(&data))).await
 }
 
 /// What a folder with limits holds and may hold: by the newest look of this process, else by one now. Blocks.
