@@ -13,6 +13,7 @@ use headwater_quic::session::MemoryBudget;
 use headwater_quic::{Authority, Identity, IdentityError, WireMeter, work};
 use tokio::sync::broadcast;
 
+use crate::account::Account;
 use crate::admin::Metrics;
 use crate::catalog::{Catalog, CatalogError, Principal, Scope, UnixMs};
 use crate::config::Config;
@@ -71,7 +72,9 @@ pub struct Core {
     pub journal: Journal,
     /// Work in the background.
     pub workers: Workers,
-    /// Counts what goes over the socket for devices.
+    /// What went over the socket for devices, by reason.
+    pub account: Arc<Account>,
+    /// Counts what goes over it.
     pub meter: Arc<WireMeter>,
     /// What all sessions together may hold between the wire and the disk.
     pub memory: MemoryBudget,
@@ -115,6 +118,7 @@ impl Core {
             sessions: Sessions::new(config.network.sessions_max as usize),
             journal: Journal::default(),
             workers: Workers::default(),
+            account: Arc::default(),
             meter: WireMeter::new(),
             memory: MemoryBudget::new(config.memory.transfers.0),
             started: Instant::now(),

@@ -5,6 +5,7 @@
 //! [`rights`] says who may do what, [`control`] answers people's commands, [`admin`] serves
 //! metrics over HTTP, [`daemon`] holds them together, and [`cli`] is the command line.
 
+pub mod account;
 pub mod admin;
 pub mod cache;
 pub mod catalog;

@@ -1,15 +1,17 @@
 //! The numbers that Prometheus reads: counters that the daemon adds to, and gauges that are set just before a scrape.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use headwater_host::error::countable;
+use headwater_quic::endpoint::WireCounts;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::account::{Account, RECEIVED, SENT};
 use crate::cache::CacheStats;
 use crate::store::StoreStats;
 
@@ -18,7 +20,7 @@ use crate::store::StoreStats;
 pub struct WireLabels {
     /// `in` or `out`.
     pub direction: &'static str,
-    /// `pages`, `chunks` or `overhead`.
+    /// One of [`SENT`] or [`RECEIVED`].
     pub reason: &'static str,
 }
 
@@ -40,7 +42,7 @@ pub struct KindLabels {
 #[derive(Clone, Debug)]
 pub struct Metrics {
     registry: Arc<Registry>,
-    /// Bytes of items on the wire.
+    /// Bytes on the wire.
     pub wire_bytes: Family<WireLabels, Counter>,
     /// Bytes that were not sent, because the receiver had them (`dedup`), as deltas (`delta`) or compressed (`compression`).
     pub saved_bytes: Family<KindLabels, Counter>,
@@ -116,7 +118,7 @@ impl Metrics {
                 metric
             }};
         }
-        let wire_bytes = register!(Family::default(), "wire", "Bytes of items on the wire", Bytes);
+        let wire_bytes = register!(Family::default(), "wire", "Bytes on the wire with all headers, by reason", Bytes);
         let saved_bytes = register!(Family::default(), "saved", "Bytes that did not have to be sent", Bytes);
         let plain_bytes_in = register!(Counter::default(), "plain_in", "Plain bytes received", Bytes);
         let plain_bytes_out = register!(Counter::default(), "plain_out", "Plain bytes sent", Bytes);
@@ -184,17 +186,14 @@ impl Metrics {
         }
     }
 
-    /// Adds `bytes` to those that went `direction` for `reason`.
-    pub fn wire(&self, direction: &'static str, reason: &'static str, bytes: u64) {
-        self.wire_bytes.get_or_create(&WireLabels { direction, reason }).inc_by(bytes);
-    }
-
-    /// Bytes that went `direction` so far, by reason.
-    pub fn wire_by_reason(&self, direction: &'static str) -> std::collections::BTreeMap<String, u64> {
-        ["pages", "chunks", "overhead"]
-            .into_iter()
-            .map(|reason| (reason.to_owned(), self.wire_bytes.get_or_create(&WireLabels { direction, reason }).get()))
-            .collect()
+    /// Sets what went over the wire so far, by reason.
+    pub fn wire(&self, account: &Account, counts: &WireCounts) {
+        let set = |direction, reason, bytes| {
+            let labels = WireLabels { direction, reason };
+            self.wire_bytes.get_or_create(&labels).inner().store(bytes, Ordering::Relaxed);
+        };
+        SENT.into_iter().zip(account.sent(counts)).for_each(|(reason, bytes)| set("out", reason, bytes));
+        RECEIVED.into_iter().zip(account.received(counts)).for_each(|(reason, bytes)| set("in", reason, bytes));
     }
 
     /// Sets what the store did since the start.
@@ -219,7 +218,7 @@ impl Metrics {
     }
 
     /// Sets what went over the socket, headers of IP and UDP included.
-    pub fn socket(&self, counts: headwater_quic::endpoint::WireCounts) {
+    pub fn socket(&self, counts: &WireCounts) {
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.socket_bytes.get_or_create(&KindLabels { kind: "in" }).set(gauge(counts.received_bytes));
         self.socket_bytes.get_or_create(&KindLabels { kind: "out" }).set(gauge(counts.sent_bytes));
@@ -250,12 +249,12 @@ mod tests {
     #[test]
     fn numbers_are_rendered() {
         let metrics = Metrics::new();
-        metrics.wire("in", "chunks", 7);
+        metrics.wire(&Account::default(), &WireCounts { sent_bytes: 7, ..WireCounts::default() });
         metrics.error("HW-1010");
         metrics.error("HW-1234");
         metrics.error("} 1\n");
         let page = metrics.render();
-        assert!(page.contains("headwater_core_wire_bytes_total{direction=\"in\",reason=\"chunks\"} 7"), "{page}");
+        assert!(page.contains("headwater_core_wire_bytes_total{direction=\"out\",reason=\"control\"} 7"), "{page}");
         assert!(page.contains("headwater_core_errors_total{code=\"HW-1010\"} 1"), "{page}");
         assert!(page.contains("headwater_core_errors_total{code=\"other\"} 2"), "{page}");
         assert!(page.ends_with("# EOF\n"), "{page}");

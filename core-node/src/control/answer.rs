@@ -98,9 +98,9 @@ pub struct StatusRow {
     pub plain_bytes: u64,
     /// Free bytes on the store's disk.
     pub disk_free_bytes: u64,
-    /// Bytes received on the wire since the start, by reason.
+    /// Bytes received from devices since the start, with all headers: `received`, and `received in vain`, which is a part of it.
     pub wire_in: BTreeMap<String, u64>,
-    /// Bytes sent on the wire since the start, by reason.
+    /// Bytes sent to devices since the start, with all headers, by the reasons of an agent's status.
     pub wire_out: BTreeMap<String, u64>,
     /// Sessions and what they wait for.
     pub sessions: Vec<SessionRow>,

@@ -1,5 +1,6 @@
 //! How the core is: status, the gauges of a scrape, doctor.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use headwater_host::error::{CodedError, find};
 
 use super::handler::{Asker, Emitter, catalog_failed};
 use super::{Answer, Finding, StatusRow};
+use crate::account::{RECEIVED, SENT};
 use crate::admin::KindLabels;
 use crate::catalog::CatalogError;
 use crate::core::Core;
@@ -35,6 +37,7 @@ pub(super) fn status(core: &Arc<Core>, asker: &Asker, out: &Emitter) -> Result<(
 pub(crate) fn status_row(core: &Core) -> Result<StatusRow, CodedError> {
     let counts = core.catalog.counts().map_err(catalog_failed)?;
     let sessions = core.sessions.rows(&|_| true);
+    let wire = core.meter.counts();
     Ok(StatusRow {
         release: env!("CARGO_PKG_VERSION").to_owned(),
         name: core.config.name.clone(),
@@ -51,13 +54,17 @@ pub(crate) fn status_row(core: &Core) -> Result<StatusRow, CodedError> {
         stored_bytes: counts.pack_bytes,
         plain_bytes: counts.chunks.plain_bytes,
         disk_free_bytes: disk_free_bytes(&core.folder),
-        wire_in: core.metrics.wire_by_reason("in"),
-        wire_out: core.metrics.wire_by_reason("out"),
+        wire_in: by_reason(RECEIVED, core.account.received(&wire)),
+        wire_out: by_reason(SENT, core.account.sent(&wire)),
         sessions,
         readers: core.readers.rows(&|_| true),
         workers: core.workers.rows(),
         errors: core.journal.rows(),
     })
+}
+
+fn by_reason<const N: usize>(reasons: [&str; N], bytes: [u64; N]) -> BTreeMap<String, u64> {
+    reasons.into_iter().map(str::to_owned).zip(bytes).collect()
 }
 
 /// Sets the gauges to what is true now, for a scrape. Blocks.
@@ -78,7 +85,9 @@ pub(crate) fn refresh_gauges(core: &Core) -> Result<(), CodedError> {
     metrics.store_bytes.get_or_create(&KindLabels { kind: "stored" }).set(gauge(row.stored_bytes));
     metrics.store_bytes.get_or_create(&KindLabels { kind: "plain" }).set(gauge(row.plain_bytes));
     metrics.up_seconds.set(core.started.elapsed().as_secs_f64());
-    metrics.socket(core.meter.counts());
+    let counts = core.meter.counts();
+    metrics.socket(&counts);
+    metrics.wire(&core.account, &counts);
     metrics.store_stats(&core.store.stats());
     Ok(())
 }

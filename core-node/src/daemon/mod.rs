@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use headwater_host::control::ControlServer;
 use headwater_host::error::{CodedError, codes};
+use headwater_host::listen::bind_failed;
 use headwater_host::lock::DataFolderLock;
 use headwater_host::{durable, signals, systemd};
 use headwater_quic::{Arrival, Arriving, Listener, ServerOptions, TransportOptions, listen, serve_join, work};
@@ -233,19 +234,4 @@ async fn listen_for_admins(config: &Config) -> Result<Option<TcpListener>, Coded
     }
     let bound = TcpListener::bind(config.admin_listen).await;
     bound.map(Some).map_err(|error| bind_failed("admin_listen", config.admin_listen, error))
-}
-
-fn bind_failed(setting: &str, address: SocketAddr, error: std::io::Error) -> CodedError {
-    match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            CodedError::new(&codes::PORT_IN_USE, format!("another program listens on {address} already")).with_hint(
-                format!(
-                    "choose another port with `{setting}` in the configuration, or stop the other program (`ss -lntup`)"
-                ),
-            )
-        }
-        _ => CodedError::new(&codes::ADDRESS_UNUSABLE, format!("can't listen on {address}"))
-            .with_hint(format!("give `{setting}` an address of this machine, as `0.0.0.0:4733`"))
-            .with_source(error),
-    }
 }

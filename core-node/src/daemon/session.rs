@@ -56,7 +56,9 @@ pub(super) async fn serve(
             return;
         }
     };
-    let options = SessionOptions { memory: Some(core.memory.clone()), ..SessionOptions::default() };
+    let (account, _counted) = core.account.begin(admitted.peer.key, connection.clone());
+    let options =
+        SessionOptions { memory: Some(core.memory.clone()), account: Some(account), ..SessionOptions::default() };
     let (handle, events) = Session::start(connection.clone(), control, Side::Listener, options);
     let peer = admitted.peer;
     let (place, end) = Sessions::enter(&core, &peer, remote, handle.clone());

@@ -9,7 +9,7 @@ use headwater_protocol::manifest::Manifest;
 use headwater_protocol::trust::Principal as Peer;
 use headwater_protocol::wire::Refusal;
 use headwater_quic::session::{Priority, SessionHandle};
-use headwater_quic::transfer::{IncomingOffer, OutgoingVersion, Progress, TransferError, WireBytes, no_progress};
+use headwater_quic::transfer::{IncomingOffer, OutgoingVersion, Progress, TransferError, no_progress};
 use headwater_quic::work;
 
 use super::sessions::Doing;
@@ -66,7 +66,7 @@ async fn take(
     };
     match Box::pin(handle.receive_version(offer, publication, no_progress())).await {
         Ok(report) => {
-            count_wire(&core, "in", &report.wire);
+            core.account.received_in_vain(report.wire.wasted);
             core.metrics.plain_bytes_in.inc_by(report.plain_bytes);
             core.metrics.saved("dedup", report.saved_dedup_bytes);
             core.metrics.saved("delta", report.saved_delta_bytes);
@@ -110,7 +110,6 @@ pub(super) async fn send(core: Arc<Core>, peer: Arc<Peer>, handle: SessionHandle
     .await;
     match sent {
         Ok(report) => {
-            count_wire(&core, "out", &report.wire);
             core.metrics.plain_bytes_out.inc_by(report.plain_bytes);
             core.metrics.saved("delta", report.saved_delta_bytes);
             core.metrics.saved("dedup", report.saved_dedup_bytes);
@@ -242,10 +241,4 @@ fn failed(core: &Core, peer: &Peer, dataset: &str, doing: &str, error: &Transfer
     tracing::warn!(device = peer.name, dataset, code, message, "failed while {doing}");
     core.metrics.error(&code);
     core.journal.note(&code, &message, &peer.name);
-}
-
-fn count_wire(core: &Core, direction: &'static str, wire: &WireBytes) {
-    core.metrics.wire(direction, "pages", wire.pages);
-    core.metrics.wire(direction, "chunks", wire.chunks);
-    core.metrics.wire(direction, "overhead", wire.overhead + wire.wasted);
 }

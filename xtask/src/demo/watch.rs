@@ -75,7 +75,7 @@ impl Counters {
         };
         let (wire, saved) = ("headwater_core_wire_bytes_total{", "headwater_core_saved_bytes_total{");
         Ok(Self {
-            wire_in: sum(wire, "direction=\"in\""),
+            wire_in: sum(wire, "reason=\"received\""),
             wire_out: sum(wire, "direction=\"out\""),
             saved_dedup: sum(saved, "kind=\"dedup\""),
             saved_delta: sum(saved, "kind=\"delta\""),
