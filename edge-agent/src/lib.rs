@@ -6,6 +6,7 @@
 //! - [`link`] is what may go over the link and when.
 //! - [`settings`] and [`device`] are small files that outlive the catalog; [`watched`] is a value that tasks wait for.
 
+mod admin;
 pub mod agent;
 mod blocking;
 pub mod catalog;

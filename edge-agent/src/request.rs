@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use headwater_protocol::manifest::Totals;
+use headwater_protocol::name::NameTemplate;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Event, Role, VersionState};
-use crate::settings::PublishSettings;
+use crate::settings::PublishOptions;
 
 /// A command.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,8 +26,12 @@ pub enum Request {
     Sync,
     /// Publish a folder.
     Publish {
-        /// The folder, absolute, with all that is set of it.
-        entry: PublishSettings,
+        /// The folder, absolute.
+        folder: PathBuf,
+        /// The dataset.
+        dataset: NameTemplate,
+        /// What else is said of it. A folder that is published already keeps what is not.
+        options: PublishOptions,
     },
     /// Subscribe to datasets.
     Subscribe {

@@ -6,6 +6,7 @@
 mod link;
 mod week;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub struct Settings {
     pub core: CoreSettings,
     /// What may go over the link.
     pub link: LinkSettings,
+    /// Where numbers can be read.
+    pub metrics: MetricsSettings,
     /// How to scan folders.
     pub scan: ScanSettings,
     /// Folders that become datasets.
@@ -79,6 +82,15 @@ impl Default for LogSettings {
     fn default() -> Self {
         Self { filter: "info".to_owned(), json: false }
     }
+}
+
+/// Where numbers can be read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsSettings {
+    /// Where the daemon serves `/metrics` over HTTP, as `127.0.0.1:4735`; nowhere if it is left out. Read at the start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
 }
 
 /// How to reach the core.
@@ -178,10 +190,38 @@ impl PublishSettings {
         }
     }
 
+    /// The same with what a command says of it; what it leaves out stays as it is.
+    pub fn with(self, options: &PublishOptions) -> Self {
+        Self {
+            mode: options.mode.unwrap_or(self.mode),
+            every: options.every.unwrap_or(self.every),
+            quota: options.quota.or(self.quota),
+            min_free: options.min_free.or(self.min_free),
+            durability: options.durability.unwrap_or(self.durability),
+            ..self
+        }
+    }
+
     /// What the folder may hold.
     pub fn limits(&self) -> Limits {
         Limits { quota_bytes: self.quota.map(|bytes| bytes.0), free_bytes_min: self.min_free.map(|bytes| bytes.0) }
     }
+}
+
+/// What a command that publishes a folder says of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PublishOptions {
+    /// What happens to deleted files.
+    pub mode: Option<Mode>,
+    /// Time between two scans.
+    pub every: Option<HumanDuration>,
+    /// The most that its files may take on the disk.
+    pub quota: Option<HumanBytes>,
+    /// The least that must stay free on the folder's file system.
+    pub min_free: Option<HumanBytes>,
+    /// How well the core must keep what is freed for these.
+    pub durability: Option<Durability>,
 }
 
 /// A dataset that is kept here.

@@ -41,11 +41,11 @@ pub(super) async fn answer(agent: &Arc<Agent>, request: Request, reply: ReplySen
                 if agent.is_daemon() && agent.device().is_some() { Some(wait_for_session(agent)) } else { None };
             to_value(Box::pin(sync(agent, access, reply)).await)
         }
-        Request::Publish { entry } => {
-            let dataset = entry.dataset.as_str().to_owned();
-            let text = format!("`{}` is published as `{dataset}`", entry.folder.display());
-            blocking(agent, move |agent| agent.add_publish(&entry)).await?;
-            Ok(json!({ "dataset": dataset, "text": text }))
+        Request::Publish { folder, dataset, options } => {
+            let text = format!("`{}` is published as `{}`", folder.display(), dataset.as_str());
+            let name = dataset.as_str().to_owned();
+            blocking(agent, move |agent| agent.add_publish(folder, dataset, &options)).await?;
+            Ok(json!({ "dataset": name, "text": text }))
         }
         Request::Subscribe { dataset, to, keep } => {
             let text = format!("`{dataset}` comes to `{}`", to.display());
@@ -235,7 +235,7 @@ mod tests {
         std::fs::write(files.join("a"), "a").expect("written");
         let agent = Agent::open(&data, None).expect("opened");
         let name = headwater_protocol::name::NameTemplate::new("data").expect("a name");
-        agent.add_publish(&crate::settings::PublishSettings::new(files.clone(), name)).expect("added");
+        agent.add_publish(files.clone(), name, &crate::settings::PublishOptions::default()).expect("added");
         let folder = agent.folder("data").expect("configured");
         // A core that never answers stands for a transfer that takes its time.
         let round = tokio::spawn({

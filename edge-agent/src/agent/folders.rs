@@ -12,7 +12,8 @@ use crate::catalog::{CatalogError, DatasetRow, EventLevel, Role};
 use crate::device::Device;
 use crate::session::subscribe::folder_of;
 use crate::settings::{
-    KEEP_VERSIONS, LocalSettings, Mode, PublishSettings, SCAN_EVERY, Settings, SubscribeSettings, is_in, overlap,
+    KEEP_VERSIONS, LocalSettings, Mode, PublishOptions, PublishSettings, SCAN_EVERY, Settings, SubscribeSettings,
+    is_in, overlap,
 };
 use crate::storage::quota::Limits;
 
@@ -156,13 +157,19 @@ impl Agent {
         Ok(rows)
     }
 
-    /// Publishes a folder from now on.
-    pub fn add_publish(&self, entry: &PublishSettings) -> Result<(), CodedError> {
-        self.check_folder(&entry.folder)?;
-        self.check_name(&entry.dataset, &entry.folder)?;
+    /// Publishes a folder from now on. One that is published under this name already keeps what `options` leave out.
+    pub fn add_publish(
+        &self,
+        folder: PathBuf,
+        dataset: NameTemplate,
+        options: &PublishOptions,
+    ) -> Result<(), CodedError> {
+        self.check_folder(&folder)?;
+        self.check_name(&dataset, &folder)?;
         self.change_added(|added| {
-            added.publish.retain(|known| known.dataset != entry.dataset);
-            added.publish.push(entry.clone());
+            let known = added.publish.iter().find(|known| known.dataset == dataset && known.folder == folder).cloned();
+            added.publish.retain(|known| known.dataset != dataset);
+            added.publish.push(known.unwrap_or_else(|| PublishSettings::new(folder, dataset)).with(options));
             Ok(())
         })
     }

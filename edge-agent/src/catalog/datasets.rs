@@ -38,6 +38,15 @@ pub enum Role {
 }
 
 impl Role {
+    /// As people read it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Subscribe => "subscribe",
+            Self::Local => "local",
+        }
+    }
+
     const fn number(self) -> i64 {
         match self {
             Self::Publish => 0,

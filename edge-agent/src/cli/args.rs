@@ -47,7 +47,8 @@ pub(super) enum Command {
         once: bool,
     },
     /// Publish a folder as a dataset. A file goes once it has been left alone for a moment; the first version waits until
-    /// there is one, or is empty if the folder is.
+    /// there is one, or is empty if the folder is. A folder that is published already keeps the settings that are not given;
+    /// to be rid of one, `remove` the dataset first, which costs nothing of it.
     Publish(PublishArgs),
     /// Keep datasets of others here.
     Subscribe {
@@ -121,9 +122,9 @@ pub(super) struct PublishArgs {
     /// The dataset's name; may hold `{device}` and `{label.KEY}`.
     #[arg(long)]
     pub(super) dataset: String,
-    /// What happens when files are deleted here: `append` keeps them in the dataset, `mirror` follows.
-    #[arg(long, value_enum, default_value_t = ModeArg::Append)]
-    pub(super) mode: ModeArg,
+    /// What happens when files are deleted here: `append`, the default, keeps them in the dataset, `mirror` follows.
+    #[arg(long, value_enum)]
+    pub(super) mode: Option<ModeArg>,
     /// Time between two scans, as `5m`.
     #[arg(long)]
     pub(super) every: Option<HumanDuration>,
@@ -133,9 +134,9 @@ pub(super) struct PublishArgs {
     /// The least that must stay free on the disk, as `1GB`: below it, files are freed likewise.
     #[arg(long)]
     pub(super) min_free: Option<HumanBytes>,
-    /// How well the core must keep what is freed for these.
-    #[arg(long, value_enum, default_value_t = DurabilityArg::LocalDisk)]
-    pub(super) durability: DurabilityArg,
+    /// How well the core must keep what is freed for these; `local-disk` by default.
+    #[arg(long, value_enum)]
+    pub(super) durability: Option<DurabilityArg>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -22,7 +22,7 @@ use serde_json::Value;
 
 use crate::agent::{Agent, Handler};
 use crate::request::Request;
-use crate::settings::{PublishSettings, Settings};
+use crate::settings::{PublishOptions, Settings};
 use crate::{daemon, doctor};
 use args::{Arguments, Command, ConfigCommand, PublishArgs};
 
@@ -239,17 +239,14 @@ fn join(core_or_token: String, name: Option<String>) -> Result<Request, CodedErr
 fn publish(args: &PublishArgs) -> Result<Request, CodedError> {
     let dataset = NameTemplate::new(args.dataset.as_str())
         .map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
-    let entry = PublishSettings::new(absolute(&args.dir)?, dataset);
-    Ok(Request::Publish {
-        entry: PublishSettings {
-            mode: args.mode.into(),
-            every: args.every.unwrap_or(entry.every),
-            quota: args.quota,
-            min_free: args.min_free,
-            durability: args.durability.into(),
-            ..entry
-        },
-    })
+    let options = PublishOptions {
+        mode: args.mode.map(Into::into),
+        every: args.every,
+        quota: args.quota,
+        min_free: args.min_free,
+        durability: args.durability.map(Into::into),
+    };
+    Ok(Request::Publish { folder: absolute(&args.dir)?, dataset, options })
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, CodedError> {

@@ -13,7 +13,6 @@ use indicatif::HumanBytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::catalog::Role;
 use crate::request::{
     FreeReport, LogReport, ProblemReport, Request, RoomReport, SkippedReport, StatusReport, SyncReport, VerifyReport,
     VersionReport,
@@ -221,14 +220,9 @@ fn status(out: &mut Out, report: &StatusReport) {
     if !report.datasets.is_empty() {
         let mut rows = Rows::new(&["dataset", "role", "folder", ">version", ">files", ">size", ">remote", "state"]);
         for dataset in &report.datasets {
-            let role = match dataset.role {
-                Role::Publish => "publish",
-                Role::Subscribe => "subscribe",
-                Role::Local => "local",
-            };
             rows.add([
                 dataset.name.clone(),
-                role.to_owned(),
+                dataset.role.as_str().to_owned(),
                 dataset.folder.display().to_string(),
                 if dataset.number == 0 { "none".to_owned() } else { dataset.number.to_string() },
                 dataset.totals.files.to_string(),

@@ -19,6 +19,7 @@ use headwater_host::error::{CodedError, codes};
 use headwater_host::{signals, systemd};
 use headwater_quic::work;
 
+use crate::admin;
 use crate::agent::{Agent, Handler};
 use crate::catalog::EventLevel;
 
@@ -37,6 +38,10 @@ pub async fn run(data: &Path, config: Option<&Path>) -> Result<(), CodedError> {
     let agent = Agent::open(data, config)?;
     agent.set_daemon();
     let server = ControlServer::bind(data)?;
+    let metrics = match agent.settings().metrics.listen {
+        Some(address) => Some(admin::listen(address).await?),
+        None => None,
+    };
     let handler = Arc::new(Handler(Arc::clone(&agent)));
     let serving = work::spawn(async move { server.serve(handler).await });
     let alive = systemd::watchdog_interval().map(|interval| {
@@ -47,6 +52,7 @@ pub async fn run(data: &Path, config: Option<&Path>) -> Result<(), CodedError> {
             }
         })
     });
+    let metrics = metrics.map(|listener| work::spawn(admin::serve(Arc::clone(&agent), listener)));
     systemd::ready("started");
     agent.note(EventLevel::Info, "", "", format!("started, release {}", env!("CARGO_PKG_VERSION")));
     let outcome = tokio::select! {
@@ -61,9 +67,8 @@ pub async fn run(data: &Path, config: Option<&Path>) -> Result<(), CodedError> {
         },
     };
     systemd::stopping();
-    serving.abort();
-    if let Some(alive) = alive {
-        alive.abort();
+    for task in [Some(serving), alive, metrics].into_iter().flatten() {
+        task.abort();
     }
     let connected = agent.link().send_replace(crate::agent::LinkState::default()).connected;
     if let Some(connected) = connected {

@@ -1,7 +1,7 @@
 //! What an operator does besides syncing: joining again, watching, the doctor, the service manager, ignore rules.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
 use std::time::Duration;
@@ -73,6 +73,64 @@ fn removing_a_dataset_leaves_the_others_of_its_folder() {
     assert!(said.contains("site"), "{said}");
     let said = device.fails(&["publish", other, "--dataset", "often", "--every", "0s"]);
     assert!(said.contains("every second"), "{said}");
+}
+
+#[test]
+fn numbers_can_be_read_where_the_settings_say() {
+    let core = Core::start();
+    let device = core.device("cam1");
+    let files = device.files("data");
+    put(&files, "a.txt", "a");
+    device.publish(&files, "data");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    device.settings(&format!("[metrics]\nlisten = \"{free}\"\n"));
+    let daemon = device.start();
+    let ask = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(free).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").ok()?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said).ok()?;
+        Some(said)
+    };
+    let line = "headwater_agent_dataset_version{dataset=\"data\",role=\"publish\"} 1";
+    let page = eventually("the version in the metrics", || ask("/metrics").filter(|page| page.contains(line)));
+    for reason in ["first send", "re-sent after a cut", "retransmitted", "control", "received"] {
+        let name = format!("headwater_agent_wire_bytes_total{{reason=\"{reason}\"}}");
+        assert!(page.contains(&name), "no {name} in {page}");
+    }
+    assert!(ask("/healthz").is_some_and(|said| said.ends_with("ok\n")));
+    daemon.stop();
+    // Another program has the port: said as such.
+    let _taken = std::net::TcpListener::bind(free).expect("free again");
+    assert!(device.fails(&["run"]).contains("metrics.listen"));
+    // Nowhere, if nobody says where.
+    device.settings("");
+    let daemon = device.start();
+    assert!(device.json(&["status"])["running"] == true);
+    daemon.stop();
+}
+
+#[test]
+fn a_folder_that_is_published_again_keeps_its_settings() {
+    let device = Device::new();
+    let files = device.files("data");
+    put(&files, "a.txt", "a");
+    let settings = || fs::read_to_string(device.data().join("folders.toml")).expect("kept");
+    let folder = files.to_str().expect("plain");
+    let publish = |more: &[&str]| device.run(&[&["publish", folder, "--dataset", "data"], more].concat());
+    publish(&["--mode", "mirror", "--every", "7m", "--quota", "1GiB", "--min-free", "2GiB", "--durability", "backup"]);
+    let before = settings();
+    for value in ["mirror", "7m", "1GiB", "2GiB", "backup"] {
+        assert!(before.contains(value), "no {value}: {before}");
+    }
+    publish(&[]);
+    assert_eq!(settings(), before);
+    publish(&["--every", "8m"]);
+    assert_eq!(settings(), before.replace("7m", "8m"));
+    // Another folder has nothing of it, and neither has one that was removed in between.
+    device.run(&["remove", "data"]);
+    publish(&[]);
+    assert!(!settings().contains("quota") && !settings().contains("mirror"), "{}", settings());
 }
 
 #[test]

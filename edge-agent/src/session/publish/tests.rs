@@ -298,7 +298,7 @@ fn what_was_published_and_is_local_now_answers_no_question() {
     assert!(settings().publish.is_empty());
     let (agent, catalog) = (&site.agent, site.catalog());
     let name = headwater_protocol::name::NameTemplate::new("data").expect("a name");
-    agent.add_publish(&crate::settings::PublishSettings::new(files.clone(), name)).expect("added");
+    agent.add_publish(files.clone(), name, &crate::settings::PublishOptions::default()).expect("added");
     site.write("a");
     let chunk = ChunkId::of(&fs::read(site.path("a")).expect("read"));
     let row = site.scan().row;
