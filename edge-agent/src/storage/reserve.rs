@@ -1,7 +1,7 @@
 //! Room that is kept for the moment when the disk is full: before a file is freed that has to be noted, and a note needs room.
 //!
 //! A file of the data folder holds it, on devices that have a quota. It goes when the catalog finds no room, and comes back when
-//! there is plenty.
+//! there is some again.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -13,8 +13,8 @@ use rustix::fs::FallocateFlags;
 const FILE: &str = "reserve";
 /// What it holds: the notes of a round, many times over.
 const BYTES: u64 = 1 << 20;
-/// It is made where so many times that is free.
-const PLENTY: u64 = 8;
+/// It is made where so many times that is free: also on a disk on which a quota has just made room.
+const PLENTY: u64 = 2;
 
 /// Keeps the reserve, if it is not kept yet and there is plenty of room. Without it all works but on a full disk.
 pub(crate) fn keep(data: &Path) {

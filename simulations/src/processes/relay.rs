@@ -47,6 +47,9 @@ struct State {
     held: AtomicBool,
     /// Only the flow that reaches the limit stops, not the link.
     one_flow: bool,
+    /// The first flow is forgotten once so many bytes have come from the core.
+    forget_after_down_bytes: u64,
+    forgot: AtomicBool,
     /// After so many bytes up, the flow that reaches it gets another address, once.
     rebind_after_bytes: AtomicU64,
     rebound: AtomicBool,
@@ -95,6 +98,11 @@ impl Relay {
     /// has forgotten a flow.
     pub fn forgetting(core: SocketAddr, after_bytes: u64) -> Self {
         Self::with(State { hold_after_bytes: after_bytes.into(), one_flow: true, ..State::new(core) })
+    }
+
+    /// The same after so many bytes from the core, with their headers.
+    pub fn forgetting_after_down(core: SocketAddr, bytes: u64) -> Self {
+        Self::with(State { forget_after_down_bytes: bytes, ..State::new(core) })
     }
 
     /// A relay that then gives the flow another address towards the core, as a NAT that was restarted.
@@ -163,6 +171,8 @@ impl State {
             hold_after_bytes: u64::MAX.into(),
             held: false.into(),
             one_flow: false,
+            forget_after_down_bytes: u64::MAX,
+            forgot: false.into(),
             rebind_after_bytes: u64::MAX.into(),
             rebound: false.into(),
             ended: false.into(),
@@ -177,14 +187,15 @@ impl State {
         !self.held.load(Ordering::Relaxed)
     }
 
-    /// A datagram has come from the core; it may be the first of its flow.
-    fn note(&self, datagram: &[u8], is_first: bool) {
+    /// A datagram has come from the core; it may be the first of its flow. Gives how many bytes came so far.
+    fn note(&self, datagram: &[u8], is_first: bool) -> u64 {
         let now = Instant::now();
         let mut came = locked(&self.came);
         let came = came.get_or_insert(Came { first: now, last: now, bytes: 0, flows: 0 });
         came.last = now;
         came.bytes += datagram.len() as u64 + HEADER_BYTES;
         came.flows += usize::from(is_first);
+        came.bytes
     }
 }
 
@@ -232,7 +243,10 @@ impl Flow {
                     || forgotten.load(Ordering::Relaxed),
                     &state,
                     |datagram, _| {
-                        state.note(datagram, std::mem::take(&mut is_first));
+                        let came_bytes = state.note(datagram, std::mem::take(&mut is_first));
+                        if came_bytes >= state.forget_after_down_bytes && !state.forgot.swap(true, Ordering::Relaxed) {
+                            dead.store(true, Ordering::Relaxed);
+                        }
                         if !dead.load(Ordering::Relaxed) && state.passes() {
                             // A device that is gone needs no answer.
                             pass(state.down.as_ref(), datagram, |datagram| drop(near.send_to(datagram, device)));

@@ -40,6 +40,7 @@ pub mod history;
 mod identities;
 mod idle;
 mod net;
+mod observe;
 mod packs;
 mod plan;
 mod play;

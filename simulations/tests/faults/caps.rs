@@ -43,13 +43,13 @@ fn a_device_gets_what_it_subscribes_to_no_faster_than_its_cap() {
 
 #[test]
 fn a_cap_counts_all_connections_of_a_device_together() {
-    /// Acknowledgements and questions of a part of the transfer.
-    const AFTER: u64 = 6_000;
+    /// A part of the transfer.
+    const AFTER: u64 = BYTES as u64 / 3;
     let mut pair = Pair::synced();
     folder::write(&pair.source.join("large.bin"), &Dice::new(84).bytes(BYTES));
     pair.publisher.sync();
     // The first connection falls silent in the middle; the core goes on sending over it while the device dials another.
-    let relay = Relay::forgetting(pair.core.address(), AFTER);
+    let relay = Relay::forgetting_after_down(pair.core.address(), AFTER);
     pair.subscriber.dial(relay.address());
     pair.subscriber.set(&format!("[link]\ndown = \"{}\"", CAP.0));
     pair.subscriber.run();
