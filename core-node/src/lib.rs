@@ -18,5 +18,6 @@ pub mod generations;
 pub mod ingest;
 pub mod pages;
 pub mod rights;
+mod samples;
 pub mod serve;
 pub mod store;

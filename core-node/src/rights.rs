@@ -136,6 +136,7 @@ fn action(request: &Request) -> Action {
         | Request::CollectionShow { .. } => Action::Read,
         Request::DatasetTag { .. }
         | Request::DatasetUntag { .. }
+        | Request::DatasetSamples { .. }
         | Request::CollectionCreate(_)
         | Request::CollectionDelete { .. } => Action::Curate,
         Request::Status | Request::DeviceList | Request::DeviceShow { .. } => Action::Observe,

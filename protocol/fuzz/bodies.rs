@@ -15,6 +15,7 @@ use headwater_protocol::name::{DatasetName, NamePattern, NameTemplate, parse_lab
 use headwater_protocol::page::{ChildRef, ExtentChildRef, LeafPage, Page};
 use headwater_protocol::path::RelPath;
 use headwater_protocol::record::{ChunkRef, Content, Extent, FileKind, FileRecord};
+use headwater_protocol::samples::{FILE_SAMPLES_MAX, RecordSink, Rule};
 use headwater_protocol::trust::{Certificate, Signature, Token};
 use headwater_protocol::wire::{
     DeltaSource, Encoding, Following, Hello, ItemHeader, ItemKey, JoinMessage, JoinReply, Message, News, OrdinalRange,
@@ -51,8 +52,59 @@ pub(crate) const BODIES: &[Body] = &[
     Body { name: "page", run: page, seeds: page_seeds },
     Body { name: "path", run: path, seeds: || vec![b"train/0001.png".to_vec(), b"../../etc/passwd".to_vec()] },
     Body { name: "receipt", run: receipt, seeds: receipt_seeds },
+    Body { name: "records", run: records, seeds: records_seeds },
     Body { name: "token", run: token, seeds: token_seeds },
 ];
+
+/// Files that should hold records: the first byte says how large the parts are in which their bytes come. Whatever is found lies in
+/// the file, in order, and does not depend on the parts.
+pub(crate) fn records(bytes: &[u8]) {
+    let Some((part, file)) = bytes.split_first() else { return };
+    let size = file.len() as u64;
+    for (rule, path) in [("tar", "a.tar"), ("npy", "a.npy"), ("lines", "a.jsonl"), ("records:7", "a.bin")] {
+        let rule = Rule::parse(rule).expect("a rule");
+        let split = |part: usize| {
+            let mut found = Records { size, ..Records::default() };
+            let Ok(Some(mut splitter)) = rule.splitter(path.as_bytes(), size) else { return None };
+            let pushed = file.chunks(part.max(1)).try_for_each(|part| splitter.push(part, &mut found));
+            pushed.and_then(|()| splitter.finish(&mut found)).ok().map(|()| found)
+        };
+        let (whole, parted) = (split(file.len()), split(usize::from(*part) * 3));
+        assert_eq!(whole, parted, "records of {path} depend on how its bytes come");
+        if let Some(found) = whole {
+            assert!(!found.is_open, "a record that never ends");
+        }
+    }
+}
+
+/// The records that were found: sample, name, and bytes from where to where.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Records {
+    size: u64,
+    found: Vec<(u64, Vec<u8>, std::ops::Range<u64>)>,
+    is_open: bool,
+}
+
+impl RecordSink for Records {
+    fn begin(&mut self, sample: u64, name: &[u8]) {
+        assert!(!self.is_open && sample <= FILE_SAMPLES_MAX, "one record at a time");
+        RelPath::new(name.to_vec()).expect("a name that can stand in a version");
+        self.is_open = true;
+        self.found.push((sample, name.to_vec(), 0..0));
+    }
+
+    fn bytes(&mut self, at: u64, part: &[u8]) {
+        let (.., range) = self.found.last_mut().expect("a record is open");
+        assert!(self.is_open && (range.is_empty() || range.end == at), "bytes of a record lie together");
+        let start = if range.is_empty() { at } else { range.start };
+        *range = start..at + part.len() as u64;
+        assert!(range.end <= self.size, "bytes past the end of the file");
+    }
+
+    fn end(&mut self) {
+        self.is_open = false;
+    }
+}
 
 /// What a job asks for, and what comes into its slot.
 pub(crate) fn delivery(bytes: &[u8]) {
@@ -302,6 +354,20 @@ fn receipt_seeds() -> Vec<Vec<u8>> {
         core: PublicKey([1; 32]),
         signature: Signature([4; 64]),
     })]
+}
+
+fn records_seeds() -> Vec<Vec<u8>> {
+    let mut header = [0u8; 512];
+    header[..8].copy_from_slice(b"0001.png");
+    header[124..135].copy_from_slice(b"00000000005");
+    header[148..156].copy_from_slice(b"        ");
+    header[156] = b'0';
+    let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+    header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    let mut tar = [&[100][..], &header, b"image"].concat();
+    tar.resize(1 + 512 + 512 + 1024, 0);
+    let npy = b"\x05\x93NUMPY\x01\x00\x3c\x00{'descr': '<u2', 'fortran_order': False, 'shape': (2, 2), }\nabcdefgh";
+    vec![tar, npy.to_vec(), b"\x02{\"a\":1}\r\n\n{}\n".to_vec(), b"\x01seven bytes, or more".to_vec()]
 }
 
 fn delivery_seeds() -> Vec<Vec<u8>> {

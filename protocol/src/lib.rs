@@ -19,6 +19,7 @@ pub mod pace;
 pub mod page;
 pub mod path;
 pub mod record;
+pub mod samples;
 pub mod sync;
 pub mod time;
 pub mod tree;

@@ -6,6 +6,8 @@
 
 pub mod policy;
 mod slabs;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

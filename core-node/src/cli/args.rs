@@ -75,6 +75,9 @@ pub(super) enum Command {
         /// What it means that a file is gone from the folder: `append` keeps it in later versions, `mirror` does not.
         #[arg(long, default_value = "append", value_parser = ["append", "mirror"])]
         mode: String,
+        /// What its samples are from now on: `stems`, or a list of `tar`, `lines`, `npy` and `records:BYTES`.
+        #[arg(long, value_name = "RULE")]
+        samples: Option<String>,
     },
     /// Read everything that is stored again and check every hash.
     ///
@@ -260,6 +263,16 @@ pub(super) enum DatasetCommand {
         /// The core becomes the writer.
         #[arg(long, conflicts_with = "to")]
         to_core: bool,
+    },
+    /// Say what the samples of a dataset are.
+    ///
+    /// `stems`: files, those that share a stem together. Or a list of forms, and then samples are the records inside the files of these forms:
+    /// `tar` (members of .tar, by stem), `lines` (.jsonl, .ndjson, .txt), `npy` (rows of .npy), `records:BYTES` (.bin).
+    Samples {
+        /// Its name.
+        dataset: String,
+        /// The rule; without one it is shown.
+        rule: Option<String>,
     },
     /// Say which versions of a dataset are kept.
     Retention {

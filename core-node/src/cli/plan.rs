@@ -75,9 +75,9 @@ impl Plan {
             Command::Device(command) => device(command),
             Command::Dataset(command) => dataset(command)?,
             Command::Collection(command) => collection(command)?,
-            Command::Import { folder, dataset, mode } => {
+            Command::Import { folder, dataset, mode, samples } => {
                 let mode = if mode == "mirror" { PublishMode::Mirror } else { PublishMode::Append };
-                Request::Import { folder: absolute(&folder)?, dataset, mode }
+                Request::Import { folder: absolute(&folder)?, dataset, mode, samples }
             }
             Command::Verify => Request::Verify,
             Command::Gc { last_copy, dry_run } => Request::Gc { last_copy, dry_run },
@@ -148,6 +148,7 @@ fn dataset(command: DatasetCommand) -> Result<Request, CodedError> {
         DatasetCommand::Delete { dataset, last_copy, from_collections } => {
             Request::DatasetDelete { dataset, last_copy, from_collections }
         }
+        DatasetCommand::Samples { dataset, rule } => Request::DatasetSamples { dataset, rule },
         DatasetCommand::HandOver { dataset, to, to_core: _ } => Request::DatasetHandOver { dataset, to },
         DatasetCommand::Retention { dataset, keep_last, keep_days, reset } => {
             if keep_last.is_none() && keep_days.is_none() && !reset {

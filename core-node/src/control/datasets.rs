@@ -8,6 +8,7 @@ use headwater_protocol::manifest::Manifest;
 use headwater_protocol::name::{DatasetName, NamePattern};
 use headwater_protocol::path::RelPath;
 use headwater_protocol::record::{FileKind, FileRecord};
+use headwater_protocol::samples::Rule;
 use headwater_protocol::tree::{self, Change, Tree, TreeError};
 use headwater_protocol::trust::Action;
 use serde_json::json;
@@ -19,6 +20,7 @@ use crate::catalog::{
     VersionRecord,
 };
 use crate::core::Core;
+use crate::samples;
 use crate::serve::HeldLease;
 
 /// Seconds in a day.
@@ -140,6 +142,39 @@ pub(super) fn tag(core: &Arc<Core>, asker: &Asker, version: &str, tag: &str, out
     out.done(
         format!("`{}@{number}` is `{}@{tag}`, and kept", dataset.name, dataset.name),
         json!({ "dataset": dataset.name, "number": number, "tag": tag }),
+    )
+}
+
+/// Reads what samples are.
+pub(super) fn parse_rule(text: &str) -> Result<Rule, CodedError> {
+    Rule::parse(text).map_err(|error| CodedError::new(&codes::USAGE, error.to_string()))
+}
+
+/// Says or sets what the samples of a dataset are, and finds those of its newest version.
+pub(super) fn samples(
+    core: &Arc<Core>,
+    asker: &Asker,
+    name: &str,
+    rule: Option<&str>,
+    out: &Emitter,
+) -> Result<(), CodedError> {
+    let dataset = readable(core, asker, name)?;
+    if let Some(rule) = rule {
+        samples::set_rule(core, dataset.id, &parse_rule(rule)?)?;
+    }
+    let rule = samples::rule_of(core, dataset.id)?.to_string();
+    let Some(head) = dataset.head else {
+        return out.done(format!("`{name}` is read as `{rule}`"), json!({ "dataset": name, "rule": rule }));
+    };
+    let version = core.catalog.version(dataset.id, head.number).map_err(catalog_failed)?;
+    let version = version.ok_or_else(|| absent_version(name))?;
+    let count = match samples::index_of(core, &dataset, &version)? {
+        Some(index) => index.totals().samples,
+        None => manifest_of(&version)?.totals().samples,
+    };
+    out.done(
+        format!("`{name}` is read as `{rule}`; `{name}@{}` has {count} samples", head.number),
+        json!({ "dataset": name, "rule": rule, "number": head.number, "samples": count }),
     )
 }
 

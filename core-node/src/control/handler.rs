@@ -155,6 +155,7 @@ fn carry_out(core: &Arc<Core>, asker: &Asker, request: Request, out: &Emitter) -
         Request::DatasetFiles { version, under, limit } => datasets::files(core, asker, &version, &under, limit, out),
         Request::DatasetDiff { from, to } => datasets::diff(core, asker, &from, &to, out),
         Request::DatasetExport { version, to } => export::export(core, asker, &version, &to, out),
+        Request::DatasetSamples { dataset, rule } => datasets::samples(core, asker, &dataset, rule.as_deref(), out),
         Request::DatasetTag { version, tag } => datasets::tag(core, asker, &version, &tag, out),
         Request::DatasetUntag { dataset, tag } => datasets::untag(core, asker, &dataset, &tag, out),
         Request::DatasetDelete { dataset, last_copy, from_collections } => {
@@ -169,7 +170,10 @@ fn carry_out(core: &Arc<Core>, asker: &Asker, request: Request, out: &Emitter) -
         Request::CollectionDelete { name } => collections::delete(core, asker, &name, out),
         Request::CollectionList => collections::list(core, asker, out),
         Request::CollectionShow { name, number } => collections::show(core, asker, &name, number, out),
-        Request::Import { folder, dataset, mode } => import::import(core, &folder, &dataset, mode, out),
+        Request::Import { folder, dataset, mode, samples } => {
+            let rule = samples.as_deref().map(datasets::parse_rule).transpose()?;
+            import::import(core, &folder, &dataset, mode, rule.as_ref(), out)
+        }
     }
 }
 

@@ -5,22 +5,21 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use headwater_host::error::{CodedError, codes};
 use headwater_host::scan::ScanOptions;
 use headwater_host::version::{
-    BuildContext, BuildOptions, BuildReport, BuiltVersion, ChunkSink, Earlier, NoStamps, PublishMode, StatCache, build,
+    BuildContext, BuildOptions, BuildReport, BuiltVersion, Earlier, NoStamps, PublishMode, StatCache, build,
 };
 use headwater_protocol::commit::CommitRecord;
 use headwater_protocol::id::{ChunkId, VersionId};
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::name::DatasetName;
-use headwater_protocol::page::Page;
-use headwater_protocol::record::ChunkRef;
-use headwater_protocol::tree::{PageSink, SinkError, Tree};
+use headwater_protocol::samples::Rule;
+use headwater_protocol::tree::Tree;
 use serde_json::{Value, json};
 
 use super::Progress;
@@ -28,24 +27,22 @@ use super::handler::{Emitter, catalog_failed};
 use super::stamps::StampFile;
 use crate::catalog::{Principal, Scope};
 use crate::core::Core;
-use crate::ingest::{create, enter, second_writer};
-use crate::store::{NewChunk, StoreBatch};
-
-/// Bytes that are gathered before they are stored: one sync for so many.
-const BATCH_BYTES: usize = 8 << 20;
+use crate::ingest::{StoreSink, create, enter, second_writer};
+use crate::samples;
 
 pub(super) fn import(
     core: &Arc<Core>,
     folder: &Path,
     name: &str,
     mode: PublishMode,
+    rule: Option<&Rule>,
     out: &Emitter,
 ) -> Result<(), CodedError> {
     let dataset_name =
         DatasetName::new(name).map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
     check_folder(core, folder)?;
     let earlier = earlier(core, name)?;
-    let work = Import { core, folder, mode, sink: StoreSink { core, pending: Mutex::default() }, out };
+    let work = Import { core, folder, mode, sink: StoreSink::new(core), out };
     let mut stamps = StampFile::load(&core.folder, name, folder);
     if earlier.is_some() && !core.catalog.damaged().map_err(catalog_failed)?.is_empty() {
         // All of the folder is cut anew, so that what is damaged in the store is stored again. The version that this
@@ -64,6 +61,7 @@ pub(super) fn import(
             stamps.save(&leaves(core, manifest));
         }
         fields["number"] = json!(last);
+        read_as(core, name, rule, &mut fields)?;
         return out.done(format!("`{name}@{last}` is as the folder is: nothing changed{notes}"), fields);
     };
     // A deleted dataset's numbers go on.
@@ -76,7 +74,22 @@ pub(super) fn import(
     fields["files"] = json!(totals.files);
     fields["bytes"] = json!(totals.bytes);
     tracing::info!(dataset = name, number, files = totals.files, bytes = totals.bytes, "imported");
+    read_as(core, name, rule, &mut fields)?;
     out.done(format!("`{name}@{number}` has {} files of {} bytes{notes}", totals.files, totals.bytes), fields)
+}
+
+/// Notes what the samples of a dataset are, if that was said, and finds those of its newest version.
+fn read_as(core: &Arc<Core>, name: &str, rule: Option<&Rule>, fields: &mut Value) -> Result<(), CodedError> {
+    let Some(dataset) = core.catalog.dataset(name).map_err(catalog_failed)? else { return Ok(()) };
+    if let Some(rule) = rule {
+        samples::set_rule(core, dataset.id, rule)?;
+    }
+    let Some(head) = dataset.head else { return Ok(()) };
+    let Some(version) = core.catalog.version(dataset.id, head.number).map_err(catalog_failed)? else { return Ok(()) };
+    if let Some(index) = samples::index_of(core, &dataset, &version)? {
+        fields["samples"] = json!(index.totals().samples);
+    }
+    Ok(())
 }
 
 /// The newest version of `name`, if the core is its writer: its number, id and manifest.
@@ -179,47 +192,4 @@ fn check_folder(core: &Core, folder: &Path) -> Result<(), CodedError> {
         ));
     }
     Ok(())
-}
-
-/// Gathers chunks and pages, and stores them in batches.
-struct StoreSink<'a> {
-    core: &'a Core,
-    pending: Mutex<(Vec<NewChunk>, usize)>,
-}
-
-impl StoreSink<'_> {
-    fn put(&self, id: ChunkId, plain: Bytes) -> Result<(), SinkError> {
-        let full = {
-            let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-            pending.1 += plain.len();
-            pending.0.push(NewChunk { id, plain, frame: None });
-            if pending.1 < BATCH_BYTES {
-                return Ok(());
-            }
-            std::mem::take(&mut *pending).0
-        };
-        self.store(full)
-    }
-
-    fn flush(&self) -> Result<(), SinkError> {
-        let rest = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner)).0;
-        if rest.is_empty() { Ok(()) } else { self.store(rest) }
-    }
-
-    fn store(&self, chunks: Vec<NewChunk>) -> Result<(), SinkError> {
-        let batch = StoreBatch { uploader: Principal::Core, pin_until: self.core.pin_until(), chunks };
-        self.core.store.store_blocking(batch).map(|_| ()).map_err(SinkError::new)
-    }
-}
-
-impl ChunkSink for StoreSink<'_> {
-    fn put_chunk(&self, chunk: ChunkRef, bytes: &[u8]) -> Result<(), SinkError> {
-        self.put(chunk.id, Bytes::copy_from_slice(bytes))
-    }
-}
-
-impl PageSink for &StoreSink<'_> {
-    fn put_page(&mut self, id: ChunkId, bytes: Vec<u8>, _page: &Page) -> Result<(), SinkError> {
-        self.put(id, bytes.into())
-    }
 }

@@ -118,6 +118,13 @@ pub enum Request {
         /// Name of the device; none is the core itself.
         to: Option<String>,
     },
+    /// What the samples of a dataset are.
+    DatasetSamples {
+        /// Its name.
+        dataset: String,
+        /// The rule; none asks what it is.
+        rule: Option<String>,
+    },
     /// Which versions of a dataset are kept.
     DatasetRetention {
         /// Its name.
@@ -154,6 +161,9 @@ pub enum Request {
         /// Whether files that are gone from the folder leave the next version.
         #[serde(default)]
         mode: PublishMode,
+        /// What its samples are from now on; none leaves it.
+        #[serde(default)]
+        samples: Option<String>,
     },
     /// Re-reads and re-hashes what is stored.
     Verify,

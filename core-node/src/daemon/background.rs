@@ -12,6 +12,7 @@ use crate::catalog::CatalogError;
 use crate::control::{add_edition, collect_garbage, gc_due_in, members_of};
 use crate::core::{Announcement, Core};
 use crate::ingest::error_chain;
+use crate::samples;
 
 /// How often is looked whether a collection is due.
 const COLLECTIONS_EVERY: Duration = Duration::from_secs(5);
@@ -22,6 +23,9 @@ const DAMAGE_GATHERED_FOR: Duration = Duration::from_secs(1);
 /// When sessions hear of it again that something is damaged still, for the first time and at the rarest.
 const DAMAGE_AGAIN_FIRST: Duration = Duration::from_mins(1);
 const DAMAGE_AGAIN_MAX: Duration = Duration::from_hours(6);
+
+/// How often is looked whether the samples of a version are missing, or are there without a version.
+const SAMPLES_EVERY: Duration = Duration::from_hours(1);
 
 /// When work is tried again that something else kept from running.
 const LATER: Duration = Duration::from_mins(1);
@@ -41,6 +45,7 @@ pub(super) fn start(core: &Arc<Core>) -> Background {
     work::spawn_on(&mut tasks, announce_damage(core.clone()));
     let editions = make_editions(core);
     work::spawn_on(&mut tasks, every("collections", COLLECTIONS_EVERY, COLLECTIONS_EVERY, core.clone(), editions));
+    work::spawn_on(&mut tasks, find_samples(core.clone()));
     let gc_every = core.config.gc.every.0;
     if !gc_every.is_zero() {
         let core = core.clone();
@@ -92,6 +97,34 @@ async fn announce_damage(core: Arc<Core>) {
             }
         }
         core.tell(Announcement::Damaged);
+    }
+}
+
+/// Finds the samples of each version that comes, where they are inside files, and from time to time those that were missed.
+async fn find_samples(core: Arc<Core>) {
+    const NAME: &str = "samples";
+    let mut announcements = core.announcements();
+    loop {
+        let of = core.clone();
+        core.workers.doing(NAME, "working");
+        let kept_up = work::spawn_blocking(move || samples::keep_up(&of)).await;
+        core.workers.done(
+            NAME,
+            match kept_up {
+                Ok(Ok(said)) => said,
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            },
+        );
+        let until = tokio::time::Instant::now() + SAMPLES_EVERY;
+        // What was missed may have been anything.
+        while let Ok(Ok(announced)) = tokio::time::timeout_at(until, announcements.recv()).await {
+            let Announcement::Changed(name) = announced else { continue };
+            let (of, name) = (core.clone(), name.to_string());
+            if let Ok(Err(error)) = work::spawn_blocking(move || samples::follow(&of, &name)).await {
+                tracing::warn!(%error, "samples could not be looked for");
+            }
+        }
     }
 }
 

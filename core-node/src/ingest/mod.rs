@@ -7,12 +7,14 @@ mod commit;
 mod freed;
 mod prefixes;
 mod publication;
+mod sink;
 
 pub use commit::{CommitJob, commit_version};
 pub(crate) use commit::{create, enter};
 pub(crate) use freed::note_freed;
 pub use prefixes::Prefixes;
 pub use publication::Publication;
+pub(crate) use sink::StoreSink;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::commit::CommitRecord;

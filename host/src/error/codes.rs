@@ -207,4 +207,7 @@ codes! {
     ANOTHER_VERSION = "HW-7007", "Ranks read different versions",
         "A rank of a job reads another version of a dataset than the job's other ranks.",
         "let all ranks name the same version, or give what is another job another id (`HEADWATER_JOB`)";
+    SAMPLES_NOT_FOUND = "HW-7008", "Samples inside files not found",
+        "A file of the version does not hold the samples that the dataset is said to hold.",
+        "mend the file and publish again, or say otherwise what samples are: `core-node dataset samples`";
 }

@@ -6,6 +6,7 @@ mod commands;
 mod jobs;
 #[cfg(feature = "rdma")]
 mod rdma;
+mod records;
 mod samples;
 mod support;
 mod trouble;

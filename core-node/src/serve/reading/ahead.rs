@@ -105,8 +105,8 @@ fn leaf(core: &Core, place: &Place<'_>) -> Option<Arc<LaidLeaf>> {
     if let Some(leaf) = core.readers.leaves().get(&id) {
         return Some(leaf);
     }
-    let page = Tree::new(&place.member.manifest, &core.pages).leaf(place.leaf).ok()?;
-    let leaf = Arc::new(LaidLeaf::new(&page));
+    let page = Tree::new(place.member.sampled(), &core.pages).leaf(place.leaf).ok()?;
+    let leaf = Arc::new(LaidLeaf::new(&page, place.member.index.is_some()));
     core.readers.leaves().keep(id, leaf.clone(), leaf.cost());
     Some(leaf)
 }

@@ -136,13 +136,14 @@ fn plan_samples(
     let mut payload_bytes = 0u64;
     for Wanted { place, leaf } in &wanted {
         let files = leaf.sample(place.sample).ok_or_else(|| out_of_step(place.member))?;
-        for file in files {
-            payload_bytes = payload_bytes.saturating_add(file.size);
+        for parts in files.chunk_by(|_, next| next.continues) {
+            let file = &parts[0];
+            payload_bytes = payload_bytes.saturating_add(parts.iter().map(|part| part.size).sum());
             if payload_bytes > u64::from(request.slot_bytes) {
                 // It is only counted from here on.
                 continue;
             }
-            let is_paged = file.body == FileBody::Paged;
+            let is_paged = parts.iter().any(|part| part.body == FileBody::Paged);
             if is_paged && !may_wait {
                 return Ok(None);
             }
@@ -150,18 +151,26 @@ fn plan_samples(
             let sample = at.1 + place.sample as u64;
             let sample = sample..sample + 1;
             if !is_paged && !*paths && lost.is_empty() {
-                plan.add_file(at, file, leaf.suffix_of(file), (&[], &sample), lost);
+                plan.add_file(at, parts, leaf.suffix_of(file), (&[], &sample), lost);
                 continue;
             }
             if !may_wait {
                 return Ok(None);
             }
             let record = record_of(core, place.member, place.leaf, file)?;
-            let extents = if is_paged { extents(core, place.member, &record)? } else { Vec::new() };
+            let mut paged = Vec::new();
+            for part in parts.iter().filter(|_| is_paged) {
+                let record = record_of(core, place.member, place.leaf, part)?;
+                paged.push(if part.body == FileBody::Paged {
+                    extents(core, place.member, &record)?
+                } else {
+                    Vec::new()
+                });
+            }
             let is_lost = !lost.is_empty();
             // One that can't be read is named whole.
             let name = if *paths || is_lost { record.path.as_slice() } else { leaf.suffix_of(file) };
-            plan.add_file(at, file, name, (&extents, &sample), lost);
+            plan.add_file(at, parts, name, (&paged, &sample), lost);
         }
         plan.end_sample();
     }
@@ -200,8 +209,9 @@ fn find<'a>(
     }
     let mut read = BTreeMap::new();
     for (id, place) in missing {
-        let tree = Tree::new(&place.member.manifest, &core.pages);
-        let leaf = Arc::new(LaidLeaf::new(&*tree.leaf(place.leaf).map_err(tree_failed)?));
+        let tree = Tree::new(place.member.sampled(), &core.pages);
+        let page = tree.leaf(place.leaf).map_err(tree_failed)?;
+        let leaf = Arc::new(LaidLeaf::new(&page, place.member.index.is_some()));
         core.readers.leaves().keep(id, leaf.clone(), leaf.cost());
         read.insert(id, leaf);
     }
@@ -223,12 +233,12 @@ fn out_of_step(member: &Member) -> CodedError {
 }
 
 fn record_of(core: &Core, member: &Member, leaf: &LeafRef, file: &LaidFile) -> Result<RecordAt, CodedError> {
-    let leaf = Tree::new(&member.manifest, &core.pages).leaf(leaf).map_err(tree_failed)?;
+    let leaf = Tree::new(member.sampled(), &core.pages).leaf(leaf).map_err(tree_failed)?;
     Ok(RecordAt { leaf, index: file.record as usize })
 }
 
 fn extents(core: &Core, member: &Member, record: &RecordAt) -> Result<Vec<ChunkRef>, CodedError> {
-    let tree = Tree::new(&member.manifest, &core.pages);
+    let tree = Tree::new(member.sampled(), &core.pages);
     tree.stretches(record)
         .map(|stretch| stretch.map(|stretch| stretch.chunk))
         .collect::<Result<_, _>>()

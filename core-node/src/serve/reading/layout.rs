@@ -16,7 +16,9 @@ pub(crate) struct Member {
     pub(crate) number: u64,
     /// The version.
     pub(crate) manifest: Manifest,
-    /// Its leaf pages in order.
+    /// The index of its samples, where they are inside files.
+    pub(crate) index: Option<Manifest>,
+    /// The leaf pages that hold its samples, in order.
     leaves: Vec<LeafRef>,
     /// Samples of the source before this version.
     first: u64,
@@ -46,13 +48,19 @@ impl Member {
         dataset: DatasetId,
         name: String,
         number: u64,
-        manifest: Manifest,
+        (manifest, index): (Manifest, Option<Manifest>),
         pages: &dyn PageSource,
     ) -> Result<Self, TreeError> {
-        let leaves: Result<Vec<_>, _> = Tree::new(&manifest, pages).leaves().collect();
+        let sampled = index.as_ref().unwrap_or(&manifest);
+        let leaves: Result<Vec<_>, _> = Tree::new(sampled, pages).leaves().collect();
         // A leaf without samples (folders only) is no place for one.
         let leaves = leaves?.into_iter().filter(|leaf| leaf.child.samples > 0).collect();
-        Ok(Self { dataset, name, number, manifest, leaves, first: 0 })
+        Ok(Self { dataset, name, number, manifest, index, leaves, first: 0 })
+    }
+
+    /// The tree that holds its samples: the index, or the version itself.
+    pub(crate) fn sampled(&self) -> &Manifest {
+        self.index.as_ref().unwrap_or(&self.manifest)
     }
 
     /// Its name and number.
@@ -73,7 +81,7 @@ impl Layout {
         let mut samples = 0u64;
         for member in &mut members {
             member.first = samples;
-            samples = samples.saturating_add(member.manifest.totals().samples);
+            samples = samples.saturating_add(member.sampled().totals().samples);
         }
         Self { members, samples }
     }

@@ -10,6 +10,7 @@ use headwater_protocol::record::{ChunkRef, Content, FileKind};
 use headwater_protocol::tree::stem_groups;
 
 use crate::cache::Samples;
+use crate::samples::CONTINUES;
 
 /// What a laid out file, chunk or name takes in memory, at most, in bytes.
 const FILE_COST: u64 = 80;
@@ -49,6 +50,8 @@ pub(crate) struct LaidFile {
     pub(crate) body: FileBody,
     /// Its index in the page.
     pub(crate) record: u32,
+    /// Whether its bytes continue those of the file before it.
+    pub(crate) continues: bool,
     /// Index of its suffix in the page's suffixes.
     suffix: u32,
 }
@@ -69,8 +72,8 @@ pub(crate) struct LaidLeaf {
 }
 
 impl LaidLeaf {
-    /// Lays out a page.
-    pub(crate) fn new(page: &LeafPage) -> Self {
+    /// Lays out a page: one of a version, or one of an index of records `inside` files.
+    pub(crate) fn new(page: &LeafPage, inside: bool) -> Self {
         let mut laid = Self {
             chunks: page.chunks.clone(),
             extents: Vec::new(),
@@ -89,7 +92,8 @@ impl LaidLeaf {
                 let body = laid.body(&record.content);
                 laid.note_chunks(body);
                 let suffix = laid.suffix(&record.path[path::stem(&record.path).len()..]);
-                laid.files.push(LaidFile { size: record.size, body, record: index as u32, suffix });
+                let continues = inside && record.mode == CONTINUES && laid.files.len() > before;
+                laid.files.push(LaidFile { size: record.size, body, record: index as u32, continues, suffix });
             }
             if laid.files.len() > before {
                 laid.samples.push(laid.files.len() as u32);
@@ -140,7 +144,7 @@ impl LaidLeaf {
         }) as u32
     }
 
-    /// The files of sample number `sample` of the page.
+    /// The files of sample number `sample` of the page; what continues a file stands behind it.
     pub(crate) fn sample(&self, sample: usize) -> Option<&[LaidFile]> {
         let end = *self.samples.get(sample)? as usize;
         let start = if sample == 0 { 0 } else { self.samples[sample - 1] as usize };

@@ -38,48 +38,44 @@ impl BatchPlan {
         self.tables.table_bytes() as u64 + self.tables.payload_bytes()
     }
 
-    /// Adds a file of the current sample, which is in a page whose first sample is number `first`; `extents` are the chunks of one that is paged, and
-    /// `sample` is what they are of. Chunks in `lost` can't be had: a file
-    /// with one of them is said to be unreadable.
+    /// Adds a file of the current sample, which is in a page whose first sample is number `first`. It has its `parts` one after
+    /// the other, and `extents` are the chunks of those that are paged, which are of `sample`. Chunks in `lost` can't be had: a
+    /// file with one of them is said to be unreadable.
     pub(crate) fn add_file(
         &mut self,
         (leaf, first): (&LaidLeaf, u64),
-        file: &LaidFile,
+        parts: &[LaidFile],
         name: &[u8],
-        (extents, sample): (&[ChunkRef], &Samples),
+        (extents, sample): (&[Vec<ChunkRef>], &Samples),
         lost: &BTreeSet<ChunkId>,
     ) {
         let units_before = self.tables.units.len();
-        if let (FileBody::Shared { chunk, offset, hash }, true) = (file.body, lost.is_empty()) {
-            // Most files of most jobs: nothing is allocated for one.
-            let length = file.size as u32;
-            let unit = Unit { id: hash, total: length, offset: 0, bytes: length };
-            self.add(leaf.chunks[chunk as usize].id, leaf.samples_of(chunk, first), offset, unit, 0);
-            return self.end_file(file.size, name, 0, length, FileStatus::Whole, units_before);
+        let size: u64 = parts.iter().map(|part| part.size).sum();
+        let paged = |index: usize| extents.get(index).map_or(&[][..], Vec::as_slice);
+        let gone = (!lost.is_empty())
+            .then(|| parts.iter().enumerate().find_map(|(index, part)| find_lost(leaf, part, paged(index), lost)))
+            .flatten();
+        if let Some(gone) = gone {
+            self.tables.units.push((Unit { id: gone, total: 0, offset: 0, bytes: 0 }, 0));
+            return self.end_file(size, name, 0, 0, FileStatus::Unreadable, units_before);
         }
-        let of_leaf = |index: u32| (leaf.chunks[index as usize], leaf.samples_of(index, first));
-        let chunks: Vec<(ChunkRef, Samples)> = match file.body {
-            FileBody::Empty => Vec::new(),
-            FileBody::Shared { chunk, .. } => vec![of_leaf(chunk)],
-            FileBody::Whole { first, count } => {
-                leaf.extents[first as usize..(first + count) as usize].iter().map(|index| of_leaf(*index)).collect()
-            }
-            FileBody::Paged => extents.iter().map(|extent| (*extent, sample.clone())).collect(),
-        };
-        if let Some(gone) = chunks.iter().map(|(chunk, _)| chunk).find(|chunk| lost.contains(&chunk.id)) {
-            self.tables.units.push((Unit { id: gone.id, total: 0, offset: 0, bytes: 0 }, 0));
-            return self.end_file(file.size, name, 0, 0, FileStatus::Unreadable, units_before);
-        }
-        if let FileBody::Shared { offset, hash, .. } = file.body {
-            let length = file.size as u32;
-            let (chunk, samples) = chunks[0].clone();
-            self.add(chunk.id, samples, offset, Unit { id: hash, total: length, offset: 0, bytes: length }, 0);
-        } else {
-            for (chunk, samples) in chunks {
-                self.add_whole(chunk, samples);
+        for (index, part) in parts.iter().enumerate() {
+            match part.body {
+                FileBody::Empty => {}
+                FileBody::Shared { chunk, offset, hash } => {
+                    let length = part.size as u32;
+                    let unit = Unit { id: hash, total: length, offset: 0, bytes: length };
+                    self.add(leaf.chunks[chunk as usize].id, leaf.samples_of(chunk, first), offset, unit, 0);
+                }
+                FileBody::Whole { first: from, count } => {
+                    for &chunk in &leaf.extents[from as usize..(from + count) as usize] {
+                        self.add_whole(leaf.chunks[chunk as usize], leaf.samples_of(chunk, first));
+                    }
+                }
+                FileBody::Paged => paged(index).iter().for_each(|chunk| self.add_whole(*chunk, sample.clone())),
             }
         }
-        self.end_file(file.size, name, 0, file.size as u32, FileStatus::Whole, units_before);
+        self.end_file(size, name, 0, size as u32, FileStatus::Whole, units_before);
     }
 
     /// Notes a file whose units were added since there were `units_before`.
@@ -124,4 +120,18 @@ impl BatchPlan {
     pub(crate) fn end_sample(&mut self) {
         self.tables.samples.push(self.tables.files.len() as u32);
     }
+}
+
+/// The first chunk of a part that can't be had.
+fn find_lost(leaf: &LaidLeaf, part: &LaidFile, paged: &[ChunkRef], lost: &BTreeSet<ChunkId>) -> Option<ChunkId> {
+    let of_leaf = |index: &u32| leaf.chunks[*index as usize].id;
+    let mut all: Box<dyn Iterator<Item = ChunkId> + '_> = match part.body {
+        FileBody::Empty => Box::new(std::iter::empty()),
+        FileBody::Shared { chunk, .. } => Box::new(std::iter::once(of_leaf(&chunk))),
+        FileBody::Whole { first, count } => {
+            Box::new(leaf.extents[first as usize..(first + count) as usize].iter().map(of_leaf))
+        }
+        FileBody::Paged => Box::new(paged.iter().map(|chunk| chunk.id)),
+    };
+    all.find(|id| lost.contains(id))
 }

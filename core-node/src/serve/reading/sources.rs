@@ -13,6 +13,7 @@ use crate::cache::{Reader, Track};
 use crate::catalog::{DatasetRecord, Edition, VersionRecord};
 use crate::control::{Asker, catalog_failed, held_version, manifest_of, not_found, tree_failed};
 use crate::core::Core;
+use crate::samples;
 use crate::serve::HeldLease;
 
 /// Most names that are offered for one that is not known.
@@ -25,7 +26,7 @@ pub(crate) struct OpenSource {
     core: Arc<Core>,
     /// What the cache knows it as.
     pub(crate) reader: Reader,
-    /// The id of the version or of the collection's edition.
+    /// The id of the version or of the collection's edition, and of how it is read.
     pub(crate) id: [u8; ID_BYTES],
     /// Number of the version or edition.
     pub(crate) number: u64,
@@ -45,8 +46,9 @@ impl OpenSource {
         let dataset = core.catalog.dataset(plain).map_err(catalog_failed)?;
         if dataset.is_some_and(|dataset| asker.may_read(core, &dataset)) {
             let (dataset, version, lease) = held_version(core, &asker, name)?;
-            let (id, number) = (*version.summary.version.as_bytes(), version.summary.number);
+            let number = version.summary.number;
             let member = member(core, &dataset, &version)?;
+            let id = what_is_read(*version.summary.version.as_bytes(), std::slice::from_ref(&member));
             return Ok(Self::new(core, plain, (id, number), vec![member], vec![lease]));
         }
         match edition(core, &asker, plain, wanted)? {
@@ -69,7 +71,8 @@ impl OpenSource {
             leases.push(lease);
         }
         let plain = name.split_once('@').map_or(name, |(plain, _)| plain);
-        Ok(Self::new(core, plain, (edition.id.0, edition.number), members, leases))
+        let id = what_is_read(edition.id.0, &members);
+        Ok(Self::new(core, plain, (id, edition.number), members, leases))
     }
 
     fn new(
@@ -146,7 +149,7 @@ impl OpenSource {
             let version = headwater_protocol::id::VersionId::of(&member.manifest.encode());
             SourceMember {
                 version: Following { dataset: member.name.clone(), number: member.number, version },
-                samples: totals.samples,
+                samples: member.sampled().totals().samples,
                 files: totals.files,
                 bytes: totals.bytes,
             }
@@ -162,8 +165,22 @@ impl Drop for OpenSource {
 }
 
 fn member(core: &Core, dataset: &DatasetRecord, version: &VersionRecord) -> Result<Member, CodedError> {
-    let manifest = manifest_of(version)?;
-    Member::new(dataset.id, dataset.name.clone(), version.summary.number, manifest, &core.pages).map_err(tree_failed)
+    let manifests = (manifest_of(version)?, samples::index_of(core, dataset, version)?);
+    Member::new(dataset.id, dataset.name.clone(), version.summary.number, manifests, &core.pages).map_err(tree_failed)
+}
+
+/// The id of what was opened as `id`: the same, unless samples are inside files. Then it is one of version and rule, so that an
+/// order is never that of other samples.
+fn what_is_read(id: [u8; ID_BYTES], members: &[Member]) -> [u8; ID_BYTES] {
+    if members.iter().all(|member| member.index.is_none()) {
+        return id;
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&id);
+    for index in members.iter().filter_map(|member| member.index.as_ref()) {
+        hasher.update(&index.encode());
+    }
+    *hasher.finalize().as_bytes()
 }
 
 /// The edition that is meant, if the collection has it and all its members may be read.
