@@ -23,11 +23,16 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(20);
 /// How often a condition is looked at.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(25);
 
+/// The example of a training job, in `client/examples`.
+const JOB_EXAMPLE: &str = "classify";
+
 /// Where the programs are.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
     pub(crate) core: PathBuf,
     pub(crate) agent: PathBuf,
+    /// The example of a training job.
+    pub(crate) job: PathBuf,
 }
 
 impl Programs {
@@ -35,6 +40,7 @@ impl Programs {
     pub(crate) fn build(release: bool) -> anyhow::Result<Self> {
         let mut command = cargo();
         command.args(["build", "--locked", "--quiet", "--workspace", "--exclude", "xtask", "--bins"]);
+        command.args(["--example", JOB_EXAMPLE]);
         command.args(lab::rdma_features());
         if release {
             command.arg("--release");
@@ -54,7 +60,11 @@ impl Programs {
     }
 
     fn in_folder(folder: &Path) -> Self {
-        Self { core: folder.join("core-node"), agent: folder.join("edge-agent") }
+        Self {
+            core: folder.join("core-node"),
+            agent: folder.join("edge-agent"),
+            job: folder.join("examples").join(JOB_EXAMPLE),
+        }
     }
 }
 
@@ -216,6 +226,15 @@ impl Core {
             "**",
         ])?;
         Ok(made["token"].as_str().ok_or_else(|| anyhow!("`token create` printed no token: {made}"))?.to_owned())
+    }
+
+    /// A file with a token that lets a training job read everything.
+    pub(crate) fn reader_token(&self) -> anyhow::Result<PathBuf> {
+        let made = self.json(&["token", "create", "--role", "reader", "--read", "**"])?;
+        let token = made["token"].as_str().ok_or_else(|| anyhow!("`token create` printed no token: {made}"))?;
+        let file = self.data.with_extension("reader-token");
+        fs::write(&file, token)?;
+        Ok(file)
     }
 
     /// The running process.

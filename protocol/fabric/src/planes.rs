@@ -43,6 +43,10 @@ impl JobPlanes {
 
     /// The best lane to the core on the other end of `tcp`. It never fails: without RDMA it is `tcp` itself. `packet_number` is drawn by
     /// chance.
+    #[cfg_attr(
+        not(feature = "rdma"),
+        expect(clippy::unused_async, reason = "only RDMA has to wait for the other side")
+    )]
     pub async fn lane(&self, tcp: TcpJobLane, way: &DataWay, packet_number: u32) -> (Box<dyn JobLane>, Option<Runner>) {
         #[cfg(feature = "rdma")]
         if let Ok(domain) = &self.rdma {

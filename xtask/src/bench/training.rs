@@ -45,8 +45,7 @@ impl Served {
         let folder = data.to_str().context("a folder's name is text")?;
         output(core.command().args(["import", folder, "--dataset", "bench/data"]))?;
         fs::remove_dir_all(&data)?;
-        let token = scratch.path().join("token");
-        fs::write(&token, output(core.command().args(["token", "create", "--role", "reader", "--read", "**"]))?)?;
+        let token = core.reader_token()?;
         let programs = bench.programs.core.parent().context("programs lie in a folder")?.to_owned();
         Ok(Self { _core: core, _scratch: scratch, token, programs, samples: count })
     }

@@ -42,6 +42,11 @@ impl Data {
         }
     }
 
+    /// Whether it is images with labels.
+    pub(crate) const fn has_labels(&self) -> bool {
+        !matches!(self, Self::Folder(_))
+    }
+
     /// Writes a different part of the data into each of `folders`.
     pub(crate) fn deal(&self, folders: &[PathBuf]) -> anyhow::Result<()> {
         match self {

@@ -1,11 +1,13 @@
 //! `demo`: the main job on real data, with real processes on loopback, and nothing taken on trust.
 //!
 //! Devices publish their folders to a core; one of them is killed half-way and started again; one file changes; another
-//! device subscribes to the collection of all. At the end every file is compared byte by byte with where it came from.
+//! device subscribes to the collection of all, and every file is compared byte by byte with where it came from. Then a training job reads
+//! the collection; it is killed in mid-epoch, goes on with two ranks, and learns to tell the images apart.
 
 mod compare;
 mod data;
 mod idx;
+mod job;
 mod show;
 mod watch;
 
@@ -20,6 +22,7 @@ use crate::setup;
 use crate::world::{Core, Device, Programs, wait_for};
 use data::Data;
 pub(crate) use data::fashion_mnist_pngs;
+use job::Job;
 use show::{Row, Table, bytes_text};
 use watch::{Counters, Published};
 
@@ -83,6 +86,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     stage.change_one_file(&mut table)?;
     let copies = stage.subscribe_to_all(&programs, &work.path, &mut table)?;
     let differing = stage.compare(&copies)?;
+    let job = Job::new(&programs, &stage.core, &work.path)?;
+    job.read_killed_and_resumed(&mut table)?;
+    if data.has_labels() {
+        job.train(&mut table)?;
+    }
     stage.stop()?;
 
     println!("\n{}", table.text());

@@ -87,6 +87,7 @@ images.read([1])
 print("ready", flush=True)
 sys.stdin.readline()
 try:
+    print("reads", flush=True)
     images.read([2])
 except KeyboardInterrupt:
     print("interrupted", flush=True)
@@ -103,6 +104,7 @@ def test_control_c_ends_a_read_that_waits():
             try:
                 child.stdin.write("go\n")
                 child.stdin.flush()
+                assert child.stdout.readline() == "reads\n"
                 time.sleep(0.5)
                 child.send_signal(signal.SIGINT)
                 assert child.stdout.readline() == "interrupted\n"
