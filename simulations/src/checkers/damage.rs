@@ -12,7 +12,9 @@ pub(super) fn check(history: &History) -> Option<String> {
         match fact {
             Fact::Damaged { pack } => {
                 damaged = Some(*pack);
-                newest.values_mut().for_each(|(_, is_whole)| *is_whole = false);
+                for (_, is_whole) in newest.values_mut() {
+                    *is_whole = false;
+                }
             }
             Fact::Version { dataset, number, files, .. } => {
                 newest.insert(dataset, (*number, files.is_ok()));

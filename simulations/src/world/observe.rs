@@ -13,7 +13,7 @@ use super::history::{Fact, GONE};
 use super::play::World;
 
 /// How often packs are read again that were damaged.
-const VERIFY_EVERY: Duration = Duration::from_secs(60);
+const VERIFY_EVERY: Duration = Duration::from_mins(1);
 
 impl World {
     /// Looks at everything that has changed.

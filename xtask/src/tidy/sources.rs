@@ -32,7 +32,7 @@ const ONLY_IN: &[OnlyIn] = &[
     OnlyIn { path: "axum", places: &["/src/admin/"], reason: "HTTP lives in admin/" },
     OnlyIn {
         path: "clap",
-        places: &["/src/cli/", "/src/cli.rs", "/src/main.rs"],
+        places: &["/src/cli/", "/src/cli.rs", "/src/main.rs", "/examples/"],
         reason: "the command line lives in cli/",
     },
     OnlyIn { path: "object_store", places: &["/src/store/"], reason: "S3 lives in store/" },
