@@ -11,6 +11,8 @@ const SEEDS: u64 = 1000;
 const SEEDS_OF_BAD_LINKS: u64 = 40;
 /// Seeds of links with caps, hours and budgets: much has to move before a budget is spent.
 const SEEDS_OF_RULED_LINKS: u64 = 6;
+/// Seeds of packs that are damaged, on a disk that fails when they are mended.
+const SEEDS_OF_DAMAGE: u64 = 120;
 /// Threads that play them.
 const THREADS: u64 = 2;
 /// What must have happened somewhere in these seeds, and to datagrams.
@@ -94,7 +96,7 @@ fn links_that_deliver_garbage_and_stall_stop_nothing() {
 fn links_with_rules_and_packs_with_damage_stop_nothing() {
     for (name, seeds, happened) in [
         ("metered", SEEDS_OF_RULED_LINKS, "months with budgets"),
-        ("damage", SEEDS_OF_BAD_LINKS, "verifications that found damage"),
+        ("damage", SEEDS_OF_DAMAGE, "verifications that found damage"),
     ] {
         let path = format!("{}/plans/{name}.toml", env!("CARGO_MANIFEST_DIR"));
         let plan = Plan::load(path.as_ref()).expect("a plan");

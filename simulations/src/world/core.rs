@@ -56,6 +56,7 @@ pub(super) struct CoreMachine {
 struct Running {
     core: Weak<Core>,
     recovered: Option<RecoveryReport>,
+    has_opened: bool,
     damage: Option<String>,
     /// It ended by itself, and why.
     ended: Option<String>,
@@ -185,6 +186,7 @@ impl CoreMachine {
                 let mut running = lock(&running);
                 running.core = Arc::downgrade(&core);
                 running.recovered = Some(recovered);
+                running.has_opened = true;
             }
             let served = daemon::serve(core).await;
             lock(&running).ended = Some(served.err().map_or_else(String::new, |error| error.to_string()));
@@ -342,6 +344,11 @@ impl CoreMachine {
     /// What the start found, once.
     pub(super) fn recovered(&self) -> Option<RecoveryReport> {
         lock(&self.running).recovered.take()
+    }
+
+    /// Whether the process has not come so far that its store was open.
+    pub(super) fn could_not_open(&self) -> bool {
+        !lock(&self.running).has_opened
     }
 
     /// Why the process ended by itself, if it did.

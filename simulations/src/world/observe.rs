@@ -10,6 +10,7 @@ use headwater_protocol::manifest::Manifest;
 use super::bugs::Bug;
 use super::contents;
 use super::history::{Fact, GONE};
+use super::packs::DISK_FAILED;
 use super::play::World;
 
 /// How often packs are read again that were damaged.
@@ -60,7 +61,13 @@ impl World {
     fn observe_core(&mut self) {
         self.observe_death();
         if let Some(reason) = self.core.ended() {
-            self.fact(Fact::Broken(format!("the core ended: {reason}")));
+            if self.core.could_not_open() && reason.contains(DISK_FAILED) {
+                // Whoever keeps services running tries again.
+                self.core.start();
+                self.did("cores that a failing disk kept from starting");
+            } else {
+                self.fact(Fact::Broken(format!("the core ended: {reason}")));
+            }
         }
         if let Some(damage) = self.core.damage_found() {
             if self.was_damaged {

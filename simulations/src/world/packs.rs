@@ -12,6 +12,9 @@ use core_node::store::{MemoryPacks, PackError, PackInfo, PackStore};
 use super::bugs::Bug;
 use super::process::{Process, lock};
 
+/// What a disk says that fails.
+pub(super) const DISK_FAILED: &str = "the disk failed";
+
 /// What was appended, and is only in the process's memory.
 type Behind = (PackNumber, u64, Vec<Bytes>);
 
@@ -131,7 +134,7 @@ impl DiskPacks {
     fn may_fail(&self, action: &'static str, pack: PackNumber) -> Result<(), PackError> {
         let left = self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         match left {
-            Ok(_) => Err(PackError::Io { action, pack, source: io::Error::other("the disk failed") }),
+            Ok(_) => Err(PackError::Io { action, pack, source: io::Error::other(DISK_FAILED) }),
             Err(_) => Ok(()),
         }
     }
