@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::batch::Batch;
 use crate::buffers::Buffer;
-use crate::client::Shared;
+use crate::client::{Client, Shared};
 use crate::link::Link;
 
 /// How often what arrived damaged is fetched before that is an error.
@@ -71,6 +71,11 @@ impl Dataset {
                 open: Mutex::new(Open { at: Some((link, found.source)), reading: None }),
             }),
         })
+    }
+
+    /// The client that it was opened with.
+    pub(crate) fn client(&self) -> Client {
+        Client { shared: self.inner.shared.clone() }
     }
 
     /// How many samples it has.

@@ -1,5 +1,7 @@
 //! Files of a version by their paths: listing them, and reading large ones piece by piece.
 
+use std::ops::Range;
+
 use futures_util::{StreamExt, stream};
 use headwater_host::error::{CodedError, codes};
 use serde_json::{Value, json};
@@ -100,6 +102,35 @@ impl Client {
 }
 
 impl Dataset {
+    /// Which of its samples have a file that one of `patterns` matches, as `train/**` or `**/*.png` (`*` stays within a folder): runs of
+    /// neighbours, ascending, as [`Reading::kept`](crate::order::Reading) takes them. An error if there are none.
+    pub async fn select(&self, patterns: &[String]) -> Result<Vec<Range<u64>>, CodedError> {
+        let (mut runs, mut before): (Vec<Range<u64>>, u64) = (Vec::new(), 0);
+        for member in self.members() {
+            let version = format!("{}@{}", member.version.dataset, member.version.number);
+            let request = json!({ "command": "dataset-select", "version": version, "patterns": patterns });
+            let take = |part: Value| {
+                let number = |key: &str| part["value"][key].as_u64();
+                if let (Some(first), Some(end)) = (number("first"), number("end")) {
+                    let run = before + first..before + end;
+                    match runs.last_mut() {
+                        Some(last) if last.end == run.start => last.end = run.end,
+                        _ => runs.push(run),
+                    }
+                }
+            };
+            self.client().command(&request, take).await?;
+            before += member.samples;
+        }
+        if runs.is_empty() {
+            let message = format!("no sample of `{}` has a file that matches {}", self.label(), patterns.join(" or "));
+            return Err(CodedError::new(&codes::NOT_FOUND, message).with_hint(
+                "`*` stays within a folder: say `**/*.png` for all folders; `headwater ls NAME@VERSION` lists paths",
+            ));
+        }
+        Ok(runs)
+    }
+
     /// Reads a file from its start to its end, piece by piece; several pieces are under way.
     pub(crate) async fn read_file(
         &self,

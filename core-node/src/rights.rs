@@ -131,6 +131,7 @@ fn action(request: &Request) -> Action {
         | Request::DatasetShow { .. }
         | Request::DatasetLog { .. }
         | Request::DatasetFiles { .. }
+        | Request::DatasetSelect { .. }
         | Request::DatasetDiff { .. }
         | Request::CollectionList
         | Request::CollectionShow { .. } => Action::Read,

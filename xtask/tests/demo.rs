@@ -24,7 +24,10 @@ fn the_short_demo_kills_a_device_and_ends_with_every_file_equal() {
     let stdout = demo(&["--short"]);
     says(&stdout, &["killed with SIGKILL", "the kill cost", "change one file", "subscribe"]);
     says(&stdout, &["3594 files compared byte by byte", "0 differ"]);
-    says(&stdout, &["read each of 1797 samples exactly once, over tcp", "% of 100 samples that it never saw are told right"]);
+    says(
+        &stdout,
+        &["read each of 1797 samples exactly once, over ", "% of 100 samples that it never saw are told right"],
+    );
 }
 
 #[test]
@@ -42,5 +45,8 @@ fn a_folder_of_ones_own_is_dealt_out_to_as_many_devices_as_wanted() {
         std::fs::write(folder.join(format!("{number}.bin")), bytes).unwrap();
     }
     let stdout = demo(&["--data", data.path().to_str().unwrap(), "--devices", "2"]);
-    says(&stdout, &["the kill cost", "6 files compared byte by byte", "0 differ", "read each of 6 samples exactly once"]);
+    says(
+        &stdout,
+        &["the kill cost", "6 files compared byte by byte", "0 differ", "read each of 6 samples exactly once"],
+    );
 }

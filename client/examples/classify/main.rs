@@ -26,6 +26,7 @@ use model::Model;
 use serde_json::json;
 use state::State;
 
+/// Samples of a batch that is learnt from.
 const BATCH: u32 = 128;
 /// Batches that are under way at once.
 const AHEAD: usize = 4;
@@ -67,6 +68,9 @@ struct Read {
     /// The numbers of the samples that came go to this file, one a line
     #[arg(long)]
     seen: Option<PathBuf>,
+    /// Samples of a batch
+    #[arg(long, default_value_t = BATCH)]
+    batch: u32,
     /// How long a step of training takes after each batch, in microseconds
     #[arg(long, default_value_t = 0)]
     step_us: u64,
@@ -96,7 +100,7 @@ async fn read(client: &Client, arguments: &Read) -> anyhow::Result<()> {
         None => 0,
     };
     let reading = Reading {
-        batch: BATCH,
+        batch: arguments.batch,
         start,
         rank: arguments.rank,
         world_size: arguments.world_size,

@@ -105,6 +105,13 @@ impl Dataset {
         Batch::new(py, connected, batch.map_err(|error| raised(py, &error))?, 0)
     }
 
+    /// The samples that have a file which one of the patterns matches: (first, one after the last) of each run.
+    fn select(&self, py: Python<'_>, patterns: Vec<String>) -> PyResult<Vec<(u64, u64)>> {
+        let (connected, dataset) = self.here(py)?;
+        let found = connected.wait(py, async move { dataset.select(&patterns).await })?;
+        Ok(found.map_err(|error| raised(py, &error))?.into_iter().map(|run| (run.start, run.end)).collect())
+    }
+
     /// Reads a range of a file.
     #[pyo3(signature = (path, offset, length, member=0))]
     fn read_range(&self, py: Python<'_>, path: Vec<u8>, offset: u64, length: u64, member: u32) -> PyResult<Batch> {

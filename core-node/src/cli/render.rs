@@ -106,6 +106,7 @@ impl<W: Write> Renderer<W> {
                     row.path
                 )
             }
+            Answer::Run(row) => writeln!(self.out, "samples {} to {}", row.first, row.end.saturating_sub(1)),
             Answer::Change(row) => {
                 let mark = match row.change.as_str() {
                     "added" => '+',

@@ -28,6 +28,8 @@ pub enum Answer {
     Version(VersionRow),
     /// A file.
     File(FileRow),
+    /// Samples that were selected.
+    Run(RunRow),
     /// A difference.
     Change(ChangeRow),
     /// A collection.
@@ -370,6 +372,16 @@ pub struct FileRow {
     pub bytes: u64,
     /// Modification time, in nanoseconds since the Unix epoch.
     pub mtime_ns: i64,
+}
+
+/// Neighbouring samples that were selected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RunRow {
+    /// Number of the first.
+    pub first: u64,
+    /// Number of the one after the last.
+    pub end: u64,
 }
 
 /// A difference between two versions.

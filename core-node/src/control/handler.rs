@@ -14,7 +14,7 @@ use headwater_quic::work;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use super::{Answer, Done, Request, collections, datasets, export, housekeeping, import, people, upkeep};
+use super::{Answer, Done, Request, collections, datasets, export, housekeeping, import, people, select, upkeep};
 use crate::catalog::{CatalogError, DatasetRecord, Deletion};
 use crate::core::Core;
 use crate::rights::check_request;
@@ -153,6 +153,7 @@ fn carry_out(core: &Arc<Core>, asker: &Asker, request: Request, out: &Emitter) -
         Request::DatasetShow { version } => datasets::show(core, asker, &version, out),
         Request::DatasetLog { dataset, limit } => datasets::log(core, asker, &dataset, limit, out),
         Request::DatasetFiles { version, under, limit } => datasets::files(core, asker, &version, &under, limit, out),
+        Request::DatasetSelect { version, patterns } => select::samples(core, asker, &version, &patterns, out),
         Request::DatasetDiff { from, to } => datasets::diff(core, asker, &from, &to, out),
         Request::DatasetExport { version, to } => export::export(core, asker, &version, &to, out),
         Request::DatasetSamples { dataset, rule } => datasets::samples(core, asker, &dataset, rule.as_deref(), out),

@@ -9,12 +9,13 @@ mod housekeeping;
 mod import;
 mod people;
 mod request;
+mod select;
 pub mod stamps;
 mod upkeep;
 
 pub use answer::{
     Answer, ChangeRow, CollectionRow, DamageRow, DatasetRow, DeviceRow, Done, ErrorRow, FileRow, Finding, MemberRow,
-    NewToken, Progress, ReadRow, ReaderRow, SessionRow, StatusRow, TokenRow, VersionRow, WorkerRow,
+    NewToken, Progress, ReadRow, ReaderRow, RunRow, SessionRow, StatusRow, TokenRow, VersionRow, WorkerRow,
 };
 pub use handler::{Asker, Emitter, LocalHandler, answer};
 pub use housekeeping::gc_options;

@@ -73,6 +73,13 @@ pub enum Request {
         /// Most files to list; 0 lists all.
         limit: u64,
     },
+    /// Which samples of a version, as jobs count them, have a file that a pattern matches.
+    DatasetSelect {
+        /// The version.
+        version: String,
+        /// The patterns, as `train/**` or `*.png`: one has to match.
+        patterns: Vec<String>,
+    },
     /// What changed between two versions.
     DatasetDiff {
         /// The older.

@@ -15,13 +15,19 @@ use crate::world::{Core, Daemon, Programs};
 /// What the job reads: the collection that the subscriber has too.
 const COLLECTION: &str = "all@latest";
 /// A step of training in the epoch that is cut short, in microseconds: reading alone would be too fast to aim at its middle.
-const STEP_US: &str = "5000";
+const STEP_US: &str = "1500";
+/// Samples of its batches: few enough that also a handful of files has a middle.
+const BATCH: &str = "64";
+/// Files that are too few for a middle.
+const SAMPLES_MIN: usize = 256;
 /// How often the job's state is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// How long the job may take to the middle of its epoch.
 const HALF_WITHIN: Duration = Duration::from_mins(2);
 /// Ranks that go on where the killed one was.
 const RANKS: usize = 2;
+/// What a classifier reaches that was given the right labels with the right images; one of ten classes is right by chance.
+const ACCURACY_MIN: f64 = 0.7;
 /// Epochs of training.
 const EPOCHS: &str = "3";
 
@@ -65,8 +71,10 @@ impl Job {
         println!("\nA training job reads them all in random order, and is killed half-way");
         let killed = self.read_until_killed()?;
         println!(
-            "killed with SIGKILL after {} of {} samples; {RANKS} ranks go on in its place",
-            killed.position, killed.samples
+            "killed with SIGKILL; its last saved state counts {} of {} samples. {} more had come and are read again; {RANKS} ranks go on",
+            killed.position,
+            killed.samples,
+            killed.seen.len() - killed.position,
         );
         let start = Instant::now();
         let mut ranks = Vec::new();
@@ -106,8 +114,10 @@ impl Job {
 
     fn read_until_killed(&self) -> anyhow::Result<Killed> {
         let state = self.file("state.json");
-        let arguments = ["read", COLLECTION, "--state", &state, "--seen", &self.file("seen"), "--step-us", STEP_US];
-        let mut job = Daemon::start("the training job", &mut self.command(&arguments), &self.work.join("job.log"))?;
+        let arguments =
+            ["read", COLLECTION, "--state", &state, "--seen", &self.file("seen"), "--step-us", STEP_US, "--batch"];
+        let mut job =
+            Daemon::start("the training job", self.command(&arguments).arg(BATCH), &self.work.join("job.log"))?;
         let began = Instant::now();
         loop {
             // A state is there once the first batch was learnt from.
@@ -126,6 +136,9 @@ impl Job {
         let found: Value = serde_json::from_slice(&fs::read(&state)?)?;
         let number = |key: &str| found[key].as_u64().map(|number| number as usize).context("the state is whole");
         let killed = Killed { position: number("position")?, samples: number("samples")?, seen: self.seen("seen")? };
+        if killed.samples >= SAMPLES_MIN && killed.position >= killed.samples {
+            bail!("the job had read all {} samples before it could be killed", killed.samples);
+        }
         if killed.seen.len() < killed.position {
             bail!("the state counts {} samples, and {} came", killed.position, killed.seen.len());
         }
@@ -146,6 +159,9 @@ impl Job {
         let said = output(&mut self.command(&["train", COLLECTION, "--epochs", EPOCHS]))?;
         let said: Value = serde_json::from_str(&said).context("the job says how well it does")?;
         let accuracy = said["accuracy"].as_f64().context("the job says how well it does")?;
+        if accuracy < ACCURACY_MIN {
+            bail!("the classifier tells only {:.1} % right: the samples are not what they should be", accuracy * 100.0);
+        }
         table.note(format!(
             "a small classifier, trained on them for {EPOCHS} epochs in {:.1} s: {:.1} % of {} samples that it never saw are told right",
             start.elapsed().as_secs_f64(),

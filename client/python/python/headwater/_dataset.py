@@ -35,6 +35,7 @@ class Dataset:
     def __init__(self, client: Client, opened: native.Dataset) -> None:
         self._client = client
         self._opened = opened
+        self._kept: dict[tuple[str, ...], list[tuple[int, int]]] = {}
 
     @property
     def client(self) -> Client:
@@ -93,6 +94,14 @@ class Dataset:
             settings = settings.resumed(state, self.label, self.id)
         return Batches(self, settings, batch_size)
 
+    def epoch(self, order: Order, batch_size: int, worker: int = 0, workers: int = 1) -> native.Epoch:
+        """What a rank, or a worker of it, reads of an epoch: `batches` and ``headwater.torch`` stand on it."""
+        patterns = order.patterns
+        if patterns and patterns not in self._kept:
+            self._kept[patterns] = self._opened.select(list(patterns))
+        kept = self._kept[patterns] if patterns else []
+        return self._opened.epoch(order.arguments(batch_size, kept, worker, workers))
+
     def files(self, under: str = "") -> list[FileInfo]:
         """The files, folders and links at or below a path, in path order."""
         return [FileInfo(*row) for row in self._client._client.files(self.label, under.strip("/"))]
@@ -117,14 +126,16 @@ class Dataset:
         return io.BufferedReader(_File(self, path.strip("/"), size), block_size)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self._client, self.label)
+        return _reopen, (self._client, self.label, self._kept)
 
     def __repr__(self) -> str:
         return f"Dataset({self.label!r}, {len(self)} samples)"
 
 
-def _reopen(client: Client, label: str) -> Dataset:
-    return client.dataset(label)
+def _reopen(client: Client, label: str, kept: dict[tuple[str, ...], list[tuple[int, int]]]) -> Dataset:
+    dataset = client.dataset(label)
+    dataset._kept.update(kept)
+    return dataset
 
 
 class Batches(Iterator[Batch]):
@@ -133,7 +144,7 @@ class Batches(Iterator[Batch]):
     def __init__(self, dataset: Dataset, order: Order, batch_size: int) -> None:
         self._dataset = dataset
         self._order = order
-        self._epoch = dataset._opened.epoch(order.arguments(batch_size))
+        self._epoch = dataset.epoch(order, batch_size)
         self._received = 0
 
     def __len__(self) -> int:

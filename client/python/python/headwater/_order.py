@@ -44,6 +44,9 @@ class Order:
     """Samples of a block."""
     seed: int = 0
     epoch: int = 0
+    filter: str | tuple[str, ...] | None = None
+    """Only samples that have a file which a pattern matches are read: ``"train/**"``, or several, of which one has to match. ``*`` stays
+    within a folder, ``**`` does not."""
     fraction: float = 1.0
     """Which share of the samples is read: the same ones in each epoch of a seed, spread evenly."""
     rank: int | None = None
@@ -60,8 +63,15 @@ class Order:
     ahead: int = 4
     """Batches that are under way at a time."""
 
-    def arguments(self, batch_size: int, worker: int = 0, workers: int = 1) -> dict[str, Any]:
-        """What the native half takes: for one of ``workers``, each of which reads every so many-th batch."""
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns of the filter."""
+        return () if self.filter is None else (self.filter,) if isinstance(self.filter, str) else tuple(self.filter)
+
+    def arguments(
+        self, batch_size: int, kept: list[tuple[int, int]], worker: int = 0, workers: int = 1
+    ) -> dict[str, Any]:
+        """What the native half takes, with the samples that the filter keeps: for one of ``workers``, each of which reads every so many-th batch."""
         rank, world_size = (0, 1) if self.rank is not None and self.world_size is not None else ranks()
         rank = rank if self.rank is None else self.rank
         world_size = world_size if self.world_size is None else self.world_size
@@ -85,6 +95,7 @@ class Order:
         return {
             **numbers,
             "shuffle": shuffle,
+            "kept": kept,
             "fraction": float(self.fraction),
             "remainder": self.remainder,
             "drop_last": bool(self.drop_last),
@@ -103,6 +114,7 @@ class Order:
             "epoch": self.epoch,
             "shuffle": self.shuffle,
             "block_size": self.block_size,
+            "filter": list(self.patterns),
             "fraction": self.fraction,
             "position": position,
         }
@@ -117,6 +129,8 @@ class Order:
             )
         mixed = ("seed", "shuffle", "block_size", "fraction")
         other = [name for name in mixed if state[name] != getattr(self, name)]
+        if tuple(state["filter"]) != self.patterns:
+            other.append("filter")
         if other:
             differs = ", ".join(f"{name}={state[name]!r} (here {getattr(self, name)!r})" for name in other)
             raise ValueError(f"the state is of another order: {differs}")

@@ -47,7 +47,7 @@ class _Epochs:
     def __init__(self, dataset: Dataset, batch_size: int, order: dict[str, Any]) -> None:
         if order.get("rank") is None or order.get("world_size") is None:
             # Settled here: a worker knows nothing of torch.distributed.
-            found = Order(**order).arguments(batch_size)
+            found = Order(**order).arguments(batch_size, [])
             order = {**order, "rank": found["rank"], "world_size": found["world_size"]}
         self.dataset = dataset
         self.batch_size = batch_size
@@ -62,7 +62,7 @@ class _Epochs:
         return replace(self._order, epoch=epoch, start=start)
 
     def plan(self, worker: int = 0, workers: int = 1) -> native.Epoch:
-        return self.dataset._opened.epoch(self.order().arguments(self.batch_size, worker, workers))
+        return self.dataset.epoch(self.order(), self.batch_size, worker, workers)
 
     def set_epoch(self, epoch: int) -> None:
         """Goes to the beginning of an epoch."""

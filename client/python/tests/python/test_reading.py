@@ -131,6 +131,27 @@ def test_an_epoch_resumes_at_any_number_of_ranks(images):
         images.batches(25, seed=6, state=state)
 
 
+def test_a_filter_keeps_samples_by_their_paths(client, images):
+    def numbers(**order):
+        return sorted(n for batch in images.batches(32, **order) for n in batch.numbers.tolist())
+
+    assert numbers(filter="00*.img") == list(range(1000))
+    assert numbers(filter=("0000*.label", "0199?.img")) == [*range(10), *range(1990, 2000)]
+    assert len(numbers(filter="00*.img", fraction=0.1)) == 100
+    first = images.batches(32, filter="00*.img", seed=3)
+    read = [n for _ in range(4) for n in next(first).numbers.tolist()]
+    rest = images.batches(32, filter="00*.img", seed=3, state=first.state_dict())
+    assert sorted(read + [n for batch in rest for n in batch.numbers.tolist()]) == list(range(1000))
+    with pytest.raises(ValueError, match="another order: filter"):
+        images.batches(32, seed=3, state=first.state_dict())
+    with pytest.raises(headwater.NotFoundError, match="no sample of `lab/images@1` has a file that matches"):
+        images.batches(32, filter="*.png")
+    with pytest.raises(headwater.Error, match="filter can't be read"):
+        images.batches(32, filter="[")
+    deep = client.dataset("lab/table@latest")
+    assert [n for batch in deep.batches(8, filter="**/*.csv") for n in batch.numbers.tolist()] == [0]
+
+
 def test_a_state_of_another_dataset_is_refused(images, mixed):
     with pytest.raises(ValueError, match="lab/mixed@1"):
         images.batches(8, state=mixed.batches(8).state_dict())

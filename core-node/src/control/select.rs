@@ -1,0 +1,88 @@
+//! Which samples of a version match a filter: asked once by a job, which then reads by number.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use headwater_host::error::{CodedError, codes};
+use headwater_protocol::order::READING_RUNS_MAX;
+use headwater_protocol::record::FileKind;
+use headwater_protocol::tree::{Tree, TreeError, stem_groups};
+
+use super::answer::{Answer, RunRow};
+use super::datasets::{hold, manifest_of, tree_failed};
+use super::handler::{Asker, Emitter};
+use crate::core::Core;
+use crate::samples::index_of;
+
+/// Most patterns of a filter.
+const PATTERNS_MAX: usize = 64;
+
+/// Gives the samples of `version` that have a file which one of `patterns` matches, as runs that ascend. Where samples are inside files,
+/// patterns are matched with the paths of the records.
+pub(super) fn samples(
+    core: &Arc<Core>,
+    asker: &Asker,
+    version: &str,
+    patterns: &[String],
+    out: &Emitter,
+) -> Result<(), CodedError> {
+    let matched = compiled(patterns)?;
+    let (dataset, version, lease) = hold(core, asker, version)?;
+    let (manifest, index) = (manifest_of(&version)?, index_of(core, &dataset, &version)?);
+    let tree = Tree::new(index.as_ref().unwrap_or(&manifest), &core.pages);
+    let runs = runs(&tree, |path| matched.is_match(path), || lease.renew_if_old()).map_err(tree_failed)?;
+    if runs.len() > READING_RUNS_MAX {
+        let message = format!("the filter keeps samples of {} places, and {READING_RUNS_MAX} is the most", runs.len());
+        return Err(CodedError::new(&codes::USAGE, message).with_hint(
+            "filter by folders, whose samples are neighbours, or publish what is read together as a dataset of its own",
+        ));
+    }
+    runs.into_iter().try_for_each(|run| out.send(&Answer::Run(run)))
+}
+
+fn compiled(patterns: &[String]) -> Result<GlobSet, CodedError> {
+    if patterns.is_empty() || patterns.len() > PATTERNS_MAX {
+        let message = format!("a filter has 1 to {PATTERNS_MAX} patterns, and not {}", patterns.len());
+        return Err(CodedError::new(&codes::USAGE, message));
+    }
+    let mut set = GlobSetBuilder::new();
+    let wrong = |error: globset::Error| {
+        CodedError::new(&codes::USAGE, format!("a filter can't be read: {error}"))
+            .with_hint("as in `.gitignore`: `train/**`, `*/left/*.png`, `**/0001.*`")
+    };
+    for pattern in patterns {
+        set.add(GlobBuilder::new(pattern).literal_separator(true).build().map_err(wrong)?);
+    }
+    set.build().map_err(wrong)
+}
+
+fn runs(tree: &Tree<'_>, matches: impl Fn(&Path) -> bool, mut keep: impl FnMut()) -> Result<Vec<RunRow>, TreeError> {
+    let mut runs: Vec<RunRow> = Vec::new();
+    let mut number = 0;
+    for at in tree.leaves() {
+        keep();
+        let leaf = tree.leaf(&at?)?;
+        for group in stem_groups(&leaf.records) {
+            let mut files = leaf.records[group].iter().filter(|record| record.kind == FileKind::File).peekable();
+            if files.peek().is_none() {
+                continue;
+            }
+            if files.any(|record| matches(path_of(&record.path))) {
+                match runs.last_mut() {
+                    Some(last) if last.end == number => last.end += 1,
+                    _ => runs.push(RunRow { first: number, end: number + 1 }),
+                }
+            }
+            number += 1;
+        }
+    }
+    Ok(runs)
+}
+
+/// A path as patterns see it; names that are not UTF-8 too.
+fn path_of(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
+}
