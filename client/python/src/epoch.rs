@@ -62,7 +62,6 @@ impl EpochArguments {
             batch: self.batch_size,
             workers: self.workers,
             worker: self.worker,
-            ..Reading::default()
         })
     }
 }
