@@ -40,7 +40,7 @@ struct Figure {
     measure: fn(&Bench, &mut Report) -> anyhow::Result<()>,
 }
 
-const FIGURES: [Figure; 14] = [
+const FIGURES: [Figure; 15] = [
     Figure { name: "scan", measure: large::scan },
     Figure { name: "send", measure: large::send },
     Figure { name: "insert", measure: large::insert },
@@ -54,6 +54,7 @@ const FIGURES: [Figure; 14] = [
     Figure { name: "read-small", measure: training::small },
     Figure { name: "read-images", measure: training::images },
     Figure { name: "read-start", measure: training::start },
+    Figure { name: "read-memory", measure: training::client_memory },
     Figure { name: "read-many", measure: training::many },
 ];
 
