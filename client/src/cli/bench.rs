@@ -112,9 +112,9 @@ async fn epoch(dataset: &Dataset, load: &Load, seed: u64, number: u64, limit: Du
     let shuffle = if load.in_order { Shuffle::None } else { Shuffle::Full };
     let batch = u32::try_from(load.batch).unwrap_or(u32::MAX);
     let reading = Reading { seed, epoch: number, shuffle, batch, ..Reading::default() };
-    let mut batches = dataset.read_in_order(&reading, load.ahead).await?;
     let mut came = Came::default();
     let began = Instant::now();
+    let mut batches = dataset.read_in_order(&reading, load.ahead).await?;
     while let Some(batch) = batches.next().await {
         let batch = batch?;
         came.samples += batch.len() as u64;

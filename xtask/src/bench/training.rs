@@ -103,14 +103,14 @@ fn interpreter() -> anyhow::Result<(PathBuf, bool)> {
     let environment = target_dir().join("python-peers");
     let python = environment.join("bin/python");
     if !python.is_file() {
-        // Debian's torch is the light one.
+        // Debian's torch is the light one; it was built for the numpy before 2.
         run_command(Command::new("/usr/bin/python3").args(["-m", "venv", "--system-site-packages"]).arg(&environment))?;
     }
     let wheel = wheel::build(&target_dir())?;
     let pip =
         |arguments: &[&str]| run_command(Command::new(&python).args(["-m", "pip", "install", "-q"]).args(arguments));
     pip(&["--force-reinstall", "--no-deps", wheel.to_str().context("a wheel's name is text")?])?;
-    let has_streaming = pip(&["mosaicml-streaming"]);
+    let has_streaming = pip(&["mosaicml-streaming", "numpy<2"]);
     if let Err(error) = &has_streaming {
         println!("no comparison with streaming: {error:#}");
     }
