@@ -11,6 +11,7 @@ pub mod codec;
 pub mod commit;
 pub mod compress;
 pub mod delivery;
+pub mod federated;
 pub mod id;
 pub mod manifest;
 pub mod name;

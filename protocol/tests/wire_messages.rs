@@ -9,6 +9,9 @@ use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use headwater_protocol::codec::{self, DecodeError};
+use headwater_protocol::federated::{
+    DeviceReport, Participation, Settled, Task, TaskKind, TrainingMessage, UPDATES_PREFIX,
+};
 use headwater_protocol::id::{ChunkId, PublicKey, VersionId};
 use headwater_protocol::order::{Fraction, Reading, Remainder, Shuffle};
 use headwater_protocol::trust::Signature;
@@ -74,6 +77,48 @@ fn reader_messages() -> Vec<(&'static str, Message)> {
     ]
     .into_iter()
     .map(|(name, message)| (name, Message::Reader(Box::new(message))))
+    .collect()
+}
+
+fn task() -> Task {
+    Task {
+        run: "digits-2".into(),
+        round: 3,
+        kind: TaskKind::Train,
+        model: Following { dataset: "models/digits".into(), number: 9, version: VersionId::of(b"a manifest") },
+        config: r#"{"epochs":2,"learning-rate":0.1}"#.into(),
+        encodings: vec!["int8".into(), "full".into()],
+        wait_ms: Some(600_000),
+        program: Some(Following { dataset: "programs/cnn".into(), number: 2, version: VersionId::of(b"a program") }),
+    }
+}
+
+/// What is said of federated training.
+fn training_messages() -> Vec<(&'static str, Message)> {
+    let stands = |state| TrainingMessage::Stands { task: task().key(), state };
+    let report = DeviceReport {
+        on_power: Some(true),
+        unmetered: None,
+        memory_free_bytes: 1 << 30,
+        samples: 2_000,
+        tasks_max: 1,
+        encodings: vec!["int8".into(), "bf16".into(), "full".into()],
+        has_program: true,
+        takes_programs: false,
+    };
+    let settled = Settled { task: task().key(), accepted: false, reason: "the round has ended".into() };
+    [
+        ("training-report", TrainingMessage::Report(report)),
+        ("training-do", TrainingMessage::Do(task())),
+        ("training-waiting", stands(Participation::Waiting { reason: "the model comes".into() })),
+        ("training-runs", stands(Participation::Training { step: 17, steps: 100 })),
+        ("training-sending", stands(Participation::Sending { bytes: 100_000_000, acknowledged: 99_000_000 })),
+        ("training-declined", stands(Participation::Declined { reason: "on battery".into() })),
+        ("training-failed", stands(Participation::Failed { reason: "exit status 1: no such file".into() })),
+        ("training-settled", TrainingMessage::Settled(settled)),
+    ]
+    .into_iter()
+    .map(|(name, message)| (name, Message::Training(Box::new(message))))
     .collect()
 }
 
@@ -154,6 +199,7 @@ fn messages() -> Vec<(&'static str, Message)> {
     ]
     .into_iter()
     .chain(reader_messages())
+    .chain(training_messages())
     .collect()
 }
 
@@ -273,6 +319,9 @@ fn reason(result: Result<impl std::fmt::Debug, DecodeError>) -> String {
 fn lists_over_their_limits_are_refused() {
     let ranges = |count| vec![OrdinalRange { first: 1, count }; 1];
     let long = |length| vec![OrdinalRange { first: 1, count: 1 }; length];
+    let asked = |task| Message::Training(Box::new(TrainingMessage::Do(task)));
+    let said =
+        TrainingMessage::Stands { task: task().key(), state: Participation::Failed { reason: "x".repeat(5000) } };
     let cases = [
         (Message::NeedPages { transfer: 1, ids: vec![ChunkId::default(); MESSAGE_LIST_MAX + 1] }, "4097 pages"),
         (Message::Stored { transfer: 1, ranges: long(MESSAGE_LIST_MAX + 1) }, "4097 runs"),
@@ -287,6 +336,14 @@ fn lists_over_their_limits_are_refused() {
         ),
         (Message::Follow { question: 1, names: vec!["x".repeat(5000)] }, "a name of 5000 bytes"),
         (Message::Again { transfer: 1, keys: vec![ItemKey::Chunk(1); 5000] }, "5000 items"),
+        (asked(Task { run: "a/b".into(), ..task() }), "`a/b` can't name a run"),
+        (asked(Task { config: "x".repeat(70_000), ..task() }), "a configuration of 70000 bytes"),
+        (asked(Task { encodings: vec![String::new(); 17], ..task() }), "17 encodings"),
+        (
+            asked(Task { model: Following { dataset: format!("{UPDATES_PREFIX}a/b"), ..task().model }, ..task() }),
+            "is no model",
+        ),
+        (Message::Training(Box::new(said)), "a reason of 5000 bytes"),
     ];
     for (message, expected) in cases {
         let reason = reason(Message::decode(&message.encode()));

@@ -324,6 +324,11 @@ pub enum Message {
         /// None lifts the cap.
         bytes_per_s: Option<u64>,
     },
+
+    /// What a core and a device say of federated training.
+    ///
+    /// Boxed, so that every other message is no longer for it.
+    Training(Box<crate::federated::TrainingMessage>),
 }
 
 impl Encoded for Message {
@@ -411,6 +416,7 @@ impl Message {
             Self::Stored { ranges, .. } | Self::Unavailable { ranges, .. } => check_ranges(ranges),
             Self::Again { keys, .. } => check_list("items", keys, MESSAGE_LIST_MAX),
             Self::Reader(message) => message.check(),
+            Self::Training(message) => message.check(),
             Self::Grant { .. }
             | Self::Incomplete { .. }
             | Self::Withdraw { .. }
