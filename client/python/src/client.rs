@@ -97,7 +97,7 @@ impl Client {
     /// What the datasets are that this token reads: (name, newest version, files, bytes) of each.
     fn datasets(&self, py: Python<'_>) -> PyResult<Vec<(String, u64, u64, u64)>> {
         let here = self.here(py)?;
-        let client = here.client.clone().expect("it is connected");
+        let client = here.client();
         let found = here.wait(py, async move { client.datasets().await })?.map_err(|error| raised(py, &error))?;
         Ok(found.into_iter().map(|dataset| (dataset.name, dataset.number, dataset.files, dataset.bytes)).collect())
     }
@@ -105,7 +105,7 @@ impl Client {
     /// The files of a version at or below a path: (path, kind, bytes, modification time in ns) of each.
     fn files(&self, py: Python<'_>, version: String, under: String) -> PyResult<Vec<(String, String, u64, i64)>> {
         let here = self.here(py)?;
-        let client = here.client.clone().expect("it is connected");
+        let client = here.client();
         let found = here.wait(py, async move { client.files(&version, &under).await })?;
         let found = found.map_err(|error| raised(py, &error))?;
         Ok(found.into_iter().map(|file| (file.path, file.kind, file.bytes, file.mtime_ns)).collect())
@@ -114,7 +114,7 @@ impl Client {
     /// What it has done in this process.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let here = self.here(py)?;
-        let client = here.client.clone().expect("it is connected");
+        let client = here.client();
         let stats = here.wait(py, async move { client.stats().await })?;
         let found = PyDict::new(py);
         found.set_item("samples", stats.samples)?;
@@ -132,7 +132,7 @@ impl Client {
         let found = self.connected.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match found {
             Some(found) if found.is_here() => {
-                let client = found.client.clone().expect("it is connected");
+                let client = found.client();
                 found.wait(py, async move { client.close().await })
             }
             _ => Ok(()),

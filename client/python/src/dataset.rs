@@ -69,7 +69,7 @@ impl Dataset {
 }
 
 fn open(py: Python<'_>, connected: &Arc<Connected>, name: &str) -> PyResult<client::Dataset> {
-    let client = connected.client.clone().expect("it is connected");
+    let client = connected.client();
     let name = name.to_owned();
     connected.wait(py, async move { client.dataset(&name).await })?.map_err(|error| raised(py, &error))
 }

@@ -23,7 +23,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub(crate) struct Connected {
     process: u32,
     runtime: Option<Runtime>,
-    pub(crate) client: Option<Client>,
+    client: Option<Client>,
     waited_ns: AtomicU64,
 }
 
@@ -41,6 +41,11 @@ impl Connected {
         let client = made.wait(py, Client::connect(options))?.map_err(|error| raised(py, &error))?;
         made.client = Some(client);
         Ok(Arc::new(made))
+    }
+
+    /// The client.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone().expect("it is there from when it connected until it is dropped")
     }
 
     /// Whether this is the process that it was made in: no thread of it runs in a child.

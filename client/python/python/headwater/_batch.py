@@ -6,6 +6,7 @@ The buffer is used again when no array, tensor or batch over it lives any more; 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NoReturn, overload
 
 import numpy as np
@@ -113,7 +114,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self._read)
 
-    @property
+    @cached_property
     def numbers(self) -> npt.NDArray[np.int64]:
         """The samples' numbers in the dataset."""
         return np.frombuffer(self._read.numbers, "<i8")

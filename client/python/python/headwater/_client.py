@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Union
 
 from ._dataset import Dataset
@@ -33,7 +34,17 @@ class Stats:
 
 
 class Client:
-    """A connection to one core. It is made anew when it breaks, and by each process that needs it."""
+    """A connection to one core. It is made anew when it breaks, and by each process that needs it.
+
+    :param core: ``host:port``; else ``HEADWATER_CORE``, else the addresses in the token.
+    :param token: a token of the role reader; else the one in ``token_file``, ``HEADWATER_TOKEN`` or the file that
+        ``HEADWATER_TOKEN_FILE`` names.
+    :param verify: whether what arrives is checked against its hashes.
+    :param buffer_bytes: bytes of a receive buffer at the start; it grows where an answer needs more.
+    :param reconnect_seconds: how long a core that has gone is waited for before a read fails (300).
+    :param job: the id that all ranks and workers of a job share: what ``latest`` means is settled once for it. By default
+        ``HEADWATER_JOB``, what the batch system or ``torchrun`` says, or one that was drawn by chance.
+    """
 
     def __init__(
         self,
@@ -93,43 +104,11 @@ class Client:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _connect, (self._arguments,)
+        return partial(Client, **self._arguments), ()
 
 
-def _connect(arguments: dict[str, Any]) -> Client:
-    return Client(**arguments)
-
-
-def connect(
-    core: str | None = None,
-    *,
-    token: str | None = None,
-    token_file: PathLike | None = None,
-    verify: bool = True,
-    buffer_bytes: int | None = None,
-    reconnect_seconds: float | None = None,
-    job: str | None = None,
-) -> Client:
-    """Connects to a core.
-
-    :param core: ``host:port``; else ``HEADWATER_CORE``, else the addresses in the token.
-    :param token: a token of the role reader; else the one in ``token_file``, ``HEADWATER_TOKEN`` or the file that
-        ``HEADWATER_TOKEN_FILE`` names.
-    :param verify: whether what arrives is checked against its hashes.
-    :param buffer_bytes: bytes of a receive buffer at the start; it grows where an answer needs more.
-    :param reconnect_seconds: how long a core that has gone is waited for before a read fails (300).
-    :param job: the id that all ranks and workers of a job share: what ``latest`` means is settled once for it. By default
-        ``HEADWATER_JOB``, what the batch system or ``torchrun`` says, or one that was drawn by chance.
-    """
-    return Client(
-        core,
-        token=token,
-        token_file=token_file,
-        verify=verify,
-        buffer_bytes=buffer_bytes,
-        reconnect_seconds=reconnect_seconds,
-        job=job,
-    )
+connect = Client
+"""Connects to a core: the connection's own name for it."""
 
 
 def log(filter: str = "info") -> None:

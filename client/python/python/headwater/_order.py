@@ -68,10 +68,11 @@ class Order:
         """The patterns of the filter."""
         return () if self.filter is None else (self.filter,) if isinstance(self.filter, str) else tuple(self.filter)
 
-    def arguments(
-        self, batch_size: int, kept: list[tuple[int, int]], worker: int = 0, workers: int = 1
-    ) -> dict[str, Any]:
-        """What the native half takes, with the samples that the filter keeps: for one of ``workers``, each of which reads every so many-th batch."""
+    def arguments(self, batch_size: int, kept: list[tuple[int, int]], worker: int = 0, workers: int = 1) -> dict[str, Any]:
+        """What the native half takes, with the samples that the filter keeps.
+
+        It is for one of ``workers``, each of which reads every so many-th batch.
+        """
         rank, world_size = (0, 1) if self.rank is not None and self.world_size is not None else ranks()
         rank = rank if self.rank is None else self.rank
         world_size = world_size if self.world_size is None else self.world_size

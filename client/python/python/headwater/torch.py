@@ -41,7 +41,8 @@ def to_tensors(read: Batch | Sample) -> dict[str, Any]:
 class _Epochs:
     """Where a rank is: in which epoch, where that was begun, and how many batches the training loop has received since.
 
-    Epoch and start lie in shared memory, so that workers that live on from one epoch to the next see them change.
+    Epoch and start lie in shared memory, so that workers that live on from one epoch to the next see them change; and whether workers read
+    for a loader that does not count what the loop receives.
     """
 
     def __init__(self, dataset: Dataset, batch_size: int, order: dict[str, Any]) -> None:
@@ -52,13 +53,12 @@ class _Epochs:
         self.dataset = dataset
         self.batch_size = batch_size
         self._order = Order(**order)
-        self._at = torch.tensor([self._order.epoch, self._order.start], dtype=torch.int64).share_memory_()
+        self._at = torch.tensor([self._order.epoch, self._order.start, 0], dtype=torch.int64).share_memory_()
         self._received = 0
-        self._in_workers = False
         self.plan()
 
     def order(self) -> Order:
-        epoch, start = self._at.tolist()
+        epoch, start, _ = self._at.tolist()
         return replace(self._order, epoch=epoch, start=start)
 
     def plan(self, worker: int = 0, workers: int = 1) -> native.Epoch:
@@ -66,11 +66,20 @@ class _Epochs:
 
     def set_epoch(self, epoch: int) -> None:
         """Goes to the beginning of an epoch."""
-        self._at[0], self._at[1], self._received = epoch, 0, 0
+        self._go_to(epoch, 0)
+
+    def _go_to(self, epoch: int, start: int) -> None:
+        self._at[0], self._at[1] = epoch, start
+        self.begin()
 
     def begin(self) -> None:
         """What was received of an epoch that was broken off is read again from where it was begun."""
         self._received = 0
+        self._at[2] = 0
+
+    def note_workers(self) -> None:
+        """In a worker: nobody counts what the loop receives of this."""
+        self._at[2] = 1
 
     def receive(self, samples: int) -> None:
         self._received += samples
@@ -80,7 +89,7 @@ class _Epochs:
 
     def state_dict(self) -> dict[str, Any]:
         """What a later run goes on from, with any number of ranks and workers. Each rank must have received as many batches."""
-        if self._in_workers:
+        if self._at[2]:
             raise RuntimeError("only `headwater.torch.DataLoader` knows what was received from worker processes: use it, or no workers")
         position = self.plan().position_after(self._received)
         return self.order().state(self.dataset.label, self.dataset.id, position)
@@ -88,10 +97,31 @@ class _Epochs:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where a run was that gave this state."""
         resumed = self.order().resumed(state, self.dataset.label, self.dataset.id)
-        self._at[0], self._at[1], self._received = resumed.epoch, resumed.start, 0
+        self._go_to(resumed.epoch, resumed.start)
 
 
-class IterableDataset(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
+class _Resumable:
+    """What goes through epochs, and can be resumed."""
+
+    epochs: _Epochs
+
+    def set_epoch(self, epoch: int) -> None:
+        """Goes to the beginning of an epoch."""
+        self.epochs.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a later run goes on from, with any number of ranks and workers. Each rank must have received as many batches.
+
+        Where there are worker processes, only `DataLoader` knows it.
+        """
+        return self.epochs.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on where a run was that gave this state."""
+        self.epochs.load_state_dict(state)
+
+
+class IterableDataset(_Resumable, torch.utils.data.IterableDataset):  # type: ignore[type-arg]
     """Batches of an epoch, as one rank reads it. Each iteration to the end is one epoch, and the next one another.
 
     With worker processes, each reads every so many-th batch, so that the loop gets them in the same order as without. Pass
@@ -123,45 +153,29 @@ class IterableDataset(torch.utils.data.IterableDataset):  # type: ignore[type-ar
 
     def __iter__(self) -> Iterator[Any]:
         worker = torch.utils.data.get_worker_info()
-        if worker is not None:
-            return self._read(worker.id, worker.num_workers)
-        if self._counted_elsewhere:
-            return self._read(0, 1)
-        return self._counted()
+        if worker is None and not self._counted_elsewhere:
+            return self._counted()
+        if worker is None:
+            return self._read(0, 1, lambda samples: None)
+        if not self._counted_elsewhere:
+            self.epochs.note_workers()
+        return self._read(worker.id, worker.num_workers, lambda samples: None)
 
-    def _read(self, worker: int, workers: int) -> Iterator[Any]:
+    def _read(self, worker: int, workers: int, receive: Callable[[int], None]) -> Iterator[Any]:
         for native_batch in self.epochs.plan(worker, workers):
             batch = Batch(native_batch)
             if self._samples:
-                yield from (self._transform(sample) for sample in batch)
+                for sample in batch:
+                    receive(1)
+                    yield self._transform(sample)
             else:
+                receive(len(batch))
                 yield self._transform(batch)
 
     def _counted(self) -> Iterator[Any]:
         self.epochs.begin()
-        plan = self.epochs.plan()
-        for native_batch in plan:
-            batch = Batch(native_batch)
-            if self._samples:
-                for sample in batch:
-                    self.epochs.receive(1)
-                    yield self._transform(sample)
-            else:
-                self.epochs.receive(len(batch))
-                yield self._transform(batch)
+        yield from self._read(0, 1, self.epochs.receive)
         self.epochs.end()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Goes to the beginning of an epoch."""
-        self.epochs.set_epoch(epoch)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a later run goes on from, where this is iterated without worker processes; else ask the `DataLoader`."""
-        return self.epochs.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where a run was that gave this state."""
-        self.epochs.load_state_dict(state)
 
 
 class MapDataset(torch.utils.data.Dataset):  # type: ignore[type-arg]
@@ -184,7 +198,7 @@ class MapDataset(torch.utils.data.Dataset):  # type: ignore[type-arg]
         return [self._transform(sample) for sample in self.dataset[numbers]]
 
 
-class BatchSampler(torch.utils.data.Sampler):  # type: ignore[type-arg]
+class BatchSampler(_Resumable, torch.utils.data.Sampler):  # type: ignore[type-arg]
     """The numbers of the samples of batch after batch, as one rank reads an epoch."""
 
     def __init__(self, dataset: Dataset, batch_size: int, **order: Any) -> None:
@@ -207,20 +221,8 @@ class BatchSampler(torch.utils.data.Sampler):  # type: ignore[type-arg]
         if counted:
             self.epochs.end()
 
-    def set_epoch(self, epoch: int) -> None:
-        """Goes to the beginning of an epoch."""
-        self.epochs.set_epoch(epoch)
 
-    def state_dict(self) -> dict[str, Any]:
-        """What a later run goes on from, where a stock ``DataLoader`` has no worker processes; else ask `DataLoader`."""
-        return self.epochs.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where a run was that gave this state."""
-        self.epochs.load_state_dict(state)
-
-
-class DataLoader(torch.utils.data.DataLoader):  # type: ignore[type-arg]
+class DataLoader(_Resumable, torch.utils.data.DataLoader):  # type: ignore[type-arg]
     """PyTorch's ``DataLoader``, which counts what the training loop has received from its workers.
 
     It takes an `IterableDataset` that yields batches, or a `MapDataset` with ``sampler=BatchSampler(...)``, and everything else that the
@@ -235,28 +237,16 @@ class DataLoader(torch.utils.data.DataLoader):  # type: ignore[type-arg]
             if rest.pop(said, None) is not None:
                 raise TypeError(f"`{said}` is said where the order is: to the IterableDataset or the BatchSampler")
         counted._counted_elsewhere = True
-        self._epochs = counted.epochs
+        self.epochs = counted.epochs
         super().__init__(dataset, batch_size=None, sampler=sampler, **rest)
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        self._epochs.begin()
-        steps, size = self._epochs.plan().steps, self._epochs.batch_size
+        self.epochs.begin()
+        steps, size = self.epochs.plan().steps, self.epochs.batch_size
         received = 0
         for item in super().__iter__():
             samples = min(size, steps - received)
             received += samples
-            self._epochs.receive(samples)
+            self.epochs.receive(samples)
             yield item
-        self._epochs.end()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Goes to the beginning of an epoch."""
-        self._epochs.set_epoch(epoch)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a later run goes on from, with any number of ranks and workers. Each rank must have received as many batches."""
-        return self._epochs.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where a run was that gave this state."""
-        self._epochs.load_state_dict(state)
+        self.epochs.end()

@@ -52,6 +52,14 @@ def test_a_stock_loader_reads_the_epoch_in_order(images, context):
     loader = torch.utils.data.DataLoader(dataset, batch_size=None, **workers)
     assert len(loader) == -(-IMAGES // BATCH)
     assert read(loader) == whole(images)
+    if context is None:
+        assert dataset.state_dict()["epoch"] == 1
+        return
+    # What the loop received is not known here, so no wrong position is given.
+    with pytest.raises(RuntimeError, match="only `headwater.torch.DataLoader` knows"):
+        dataset.state_dict()
+    dataset.set_epoch(3)
+    assert dataset.state_dict()["epoch"] == 3
 
 
 def test_a_stock_loader_without_workers_resumes_where_the_loop_was(images):

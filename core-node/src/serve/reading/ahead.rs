@@ -8,9 +8,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use headwater_protocol::record::ChunkRef;
-use headwater_protocol::tree::Tree;
 use headwater_quic::work;
 
+use super::answer::lay_out;
 use super::declared::Declared;
 use super::layout::Place;
 use super::leaf::{FileBody, LaidLeaf};
@@ -101,14 +101,8 @@ fn find(
 }
 
 fn leaf(core: &Core, place: &Place<'_>) -> Option<Arc<LaidLeaf>> {
-    let id = place.leaf.child.id;
-    if let Some(leaf) = core.readers.leaves().get(&id) {
-        return Some(leaf);
-    }
-    let page = Tree::new(place.member.sampled(), &core.pages).leaf(place.leaf).ok()?;
-    let leaf = Arc::new(LaidLeaf::new(&page, place.member.index.is_some()));
-    core.readers.leaves().keep(id, leaf.clone(), leaf.cost());
-    Some(leaf)
+    let kept = core.readers.leaves().get(&place.leaf.child.id);
+    kept.or_else(|| lay_out(core, place).ok())
 }
 
 /// The chunks of a sample; files with extent pages of their own are large, and are read as they are asked for.

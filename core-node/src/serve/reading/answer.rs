@@ -10,7 +10,7 @@ use headwater_protocol::delivery::{FileStatus, ReadFailure, ReadRequest, ReadWha
 use headwater_protocol::id::ChunkId;
 use headwater_protocol::path::RelPath;
 use headwater_protocol::record::{ChunkRef, Content, FileKind};
-use headwater_protocol::tree::{LeafRef, RecordAt, Tree};
+use headwater_protocol::tree::{LeafRef, RecordAt, Tree, TreeError};
 use headwater_quic::work;
 
 use super::ahead;
@@ -209,17 +209,21 @@ fn find<'a>(
     }
     let mut read = BTreeMap::new();
     for (id, place) in missing {
-        let tree = Tree::new(place.member.sampled(), &core.pages);
-        let page = tree.leaf(place.leaf).map_err(tree_failed)?;
-        let leaf = Arc::new(LaidLeaf::new(&page, place.member.index.is_some()));
-        core.readers.leaves().keep(id, leaf.clone(), leaf.cost());
-        read.insert(id, leaf);
+        read.insert(id, lay_out(core, &place).map_err(tree_failed)?);
     }
     let wanted = places.into_iter().zip(found).map(|(place, leaf)| {
         let leaf = leaf.or_else(|| read.get(&place.leaf.child.id).cloned());
         leaf.map(|leaf| Wanted { place, leaf }).ok_or_else(broken_off)
     });
     wanted.collect::<Result<Vec<_>, _>>().map(Some)
+}
+
+/// Reads the page of a place and keeps it ready for the next plan. Blocks.
+pub(super) fn lay_out(core: &Core, place: &Place<'_>) -> Result<Arc<LaidLeaf>, TreeError> {
+    let page = Tree::new(place.member.sampled(), &core.pages).leaf(place.leaf)?;
+    let leaf = Arc::new(LaidLeaf::new(&page, place.member.index.is_some()));
+    core.readers.leaves().keep(place.leaf.child.id, leaf.clone(), leaf.cost());
+    Ok(leaf)
 }
 
 fn out_of_range(source: &OpenSource, sample: u64) -> CodedError {
