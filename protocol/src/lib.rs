@@ -22,6 +22,7 @@ pub mod path;
 pub mod record;
 pub mod samples;
 pub mod sync;
+pub mod tensors;
 pub mod time;
 pub mod tree;
 pub mod trust;

@@ -18,6 +18,7 @@ mod datasets;
 mod devices;
 mod memory;
 mod notes;
+mod runs;
 mod sqlite;
 mod upkeep;
 
@@ -40,12 +41,13 @@ pub use datasets::{
 pub use devices::{DeviceRecord, DeviceState, DeviceTable, RedeemError, TokenRecord};
 pub use memory::MemoryCatalog;
 pub use notes::NoteTable;
+pub use runs::{AppendRunError, BeginRunError, RunEntry, RunRecord, RunTable};
 pub use sqlite::{LAYOUT_KNOWN, SqliteCatalog};
 pub use upkeep::{CatalogCounts, Upkeep};
 
 /// Everything that a core knows, as one object.
 pub trait Catalog:
-    ChunkTable + DatasetTable + CollectionTable + DeviceTable + CollectorTable + NoteTable + Upkeep + Send + Sync + 'static
+    ChunkTable + DatasetTable + CollectionTable + DeviceTable + CollectorTable + NoteTable + RunTable + Upkeep + Send + Sync + 'static
 {
 }
 
@@ -56,6 +58,7 @@ impl<T> Catalog for T where
         + DeviceTable
         + CollectorTable
         + NoteTable
+        + RunTable
         + Upkeep
         + Send
         + Sync

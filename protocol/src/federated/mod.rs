@@ -6,14 +6,20 @@
 //! content; what is said on the control stream ([`TrainingMessage`]) only starts work and reports on it, and each of its
 //! messages may be lost or come twice.
 
+mod entry;
 mod message;
 mod name;
+mod plan;
+pub mod run;
 
+pub use entry::{Closing, Counted, Entry, ModelVersion, Outcome};
 pub use message::{
     CONFIG_BYTES_MAX, DeviceReport, ENCODINGS_MAX, Participation, REASON_BYTES_MAX, Settled, Task, TaskKey, TaskKind,
     TrainingMessage,
 };
 pub use name::{RUN_NAME_BYTES_MAX, RunName, RunNameError, UPDATE_FILE, UPDATES_PREFIX, UpdatesName, updates_dataset};
+
+pub use plan::{DAY_MINUTES, Eligibility, Late, Plan, PlanError, Program, ROUNDS_MAX, SELECTED_MAX};
 
 /// Keys of an update file's `__metadata__`, which says what the file is: it needs no other file beside it, so it is whole or not
 /// there.

@@ -9,9 +9,11 @@ use headwater_protocol::wire::PeerStatus;
 
 use super::*;
 use devices::{device, devices_keep_their_nonces, tokens_are_used_up};
+use runs::logs_of_runs_only_grow;
 use sweeping::{leases_are_roots, members_are_trimmed, packs_are_swept_whole, sweeps_stop_at_new_roots};
 
 mod devices;
+mod runs;
 mod sweeping;
 
 const DEVICE: Principal = Principal::Device(PublicKey([1; 32]));
@@ -52,6 +54,7 @@ conformance!(
     members_are_trimmed,
     leases_are_roots,
     notes_are_kept,
+    logs_of_runs_only_grow,
     counts_follow_every_change,
 );
 

@@ -6,6 +6,7 @@ mod collect;
 mod collections;
 mod datasets;
 mod devices;
+mod runs;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -44,6 +45,7 @@ struct State {
     tokens: BTreeMap<[u8; 32], TokenRecord>,
     leases: BTreeMap<String, (u64, Lease)>,
     notes: BTreeMap<String, Vec<u8>>,
+    runs: BTreeMap<String, runs::Run>,
 }
 
 #[derive(Clone)]

@@ -188,3 +188,21 @@ CREATE TABLE note (
     key   TEXT PRIMARY KEY,
     value BLOB NOT NULL
 ) WITHOUT ROWID;
+
+CREATE TABLE run (
+    name          TEXT PRIMARY KEY,
+    plan          TEXT NOT NULL,            -- JSON
+    model_number  INTEGER NOT NULL,
+    model_version BLOB NOT NULL,
+    began_at      INTEGER NOT NULL,
+    is_over       INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE run_entry (
+    run        TEXT NOT NULL,
+    number     INTEGER NOT NULL,
+    at         INTEGER NOT NULL,
+    elapsed_ms INTEGER NOT NULL,
+    body       TEXT NOT NULL,               -- JSON
+    PRIMARY KEY (run, number)
+) WITHOUT ROWID;

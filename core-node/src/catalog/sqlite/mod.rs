@@ -8,6 +8,7 @@ mod collect;
 mod collections;
 mod datasets;
 mod devices;
+mod runs;
 mod upkeep;
 mod versions;
 
