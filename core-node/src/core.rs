@@ -18,6 +18,7 @@ use crate::admin::Metrics;
 use crate::catalog::{Catalog, CatalogError, Principal, Scope, UnixMs};
 use crate::config::Config;
 use crate::daemon::{Journal, Sessions, Workers};
+use crate::federation::Federation;
 use crate::pages::StorePages;
 use crate::rights::Rights;
 use crate::serve::Readers;
@@ -70,6 +71,8 @@ pub struct Core {
     pub sessions: Sessions,
     /// The last errors that someone met.
     pub journal: Journal,
+    /// Federated runs.
+    pub federation: Federation,
     /// Work in the background.
     pub workers: Workers,
     /// What went over the socket for devices, by reason.
@@ -117,6 +120,7 @@ impl Core {
             metrics: Metrics::new(),
             sessions: Sessions::new(config.network.sessions_max as usize),
             journal: Journal::default(),
+            federation: Federation::default(),
             workers: Workers::default(),
             account: Arc::default(),
             meter: WireMeter::new(),

@@ -14,6 +14,7 @@ pub mod config;
 pub mod control;
 pub mod core;
 pub mod daemon;
+pub mod federation;
 pub mod generations;
 pub mod ingest;
 pub mod pages;

@@ -5,6 +5,8 @@
 //! neither token nor rule says anything of a kind, the configuration's defaults hold. What it may not read looks to it as
 //! if it didn't exist, so callers answer "not found", never "not allowed", about someone else's dataset.
 
+use std::sync::Arc;
+
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::id::PublicKey;
 use headwater_protocol::name::{DatasetName, NamePattern, PatternError};
@@ -16,6 +18,7 @@ use headwater_protocol::trust::{
 use crate::catalog::{DatasetRecord, DeviceRecord, Principal};
 use crate::config::Config;
 use crate::control::Request;
+use crate::federation::Participants;
 
 /// What the configuration says of rights, checked and ready to be asked.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +26,7 @@ pub struct Rights {
     rules: AccessRules,
     default_write: Vec<NamePattern>,
     default_read: Vec<NamePattern>,
+    participants: Arc<Participants>,
 }
 
 /// A configuration whose rules can't be used.
@@ -64,7 +68,13 @@ impl Rights {
             rules: AccessRules { rules },
             default_write: patterns(&config.defaults.write, "defaults.write")?,
             default_read: patterns(&config.defaults.read, "defaults.read")?,
+            participants: Arc::default(),
         })
+    }
+
+    /// Who takes part in federated runs, and may do what that needs.
+    pub fn participants(&self) -> &Participants {
+        &self.participants
     }
 
     /// A device as decisions see it.
@@ -99,11 +109,15 @@ impl Rights {
     pub fn may_read(&self, peer: &Peer, dataset: &DatasetRecord) -> bool {
         DatasetName::new(dataset.name.as_str()).is_ok_and(|name| {
             self.rules.may_read(peer, &DatasetFacts { name: &name, writer: writer_key(dataset.writer) })
+                || (peer.role == Role::Device && self.participants.may_read(&peer.name, name.as_str()))
         })
     }
 
     /// Whether `peer` may publish under `name`, if nobody else does.
     pub fn may_write(&self, peer: &Peer, name: &DatasetName, writer: Option<Principal>) -> bool {
+        if let Some(may) = self.participants.may_write(&peer.name, name.as_str()) {
+            return may && peer.role == Role::Device;
+        }
         self.rules.may_write(peer, &DatasetFacts { name, writer: writer.and_then(writer_key) })
     }
 }
@@ -134,7 +148,18 @@ fn action(request: &Request) -> Action {
         | Request::DatasetSelect { .. }
         | Request::DatasetDiff { .. }
         | Request::CollectionList
-        | Request::CollectionShow { .. } => Action::Read,
+        | Request::CollectionShow { .. }
+        | Request::ModelList
+        | Request::ModelShow { .. }
+        | Request::ModelLog { .. } => Action::Read,
+        Request::FederationStart(_)
+        | Request::FederationStatus { .. }
+        | Request::FederationLog { .. }
+        | Request::FederationPause { .. }
+        | Request::FederationResume { .. }
+        | Request::FederationAbort { .. }
+        | Request::FederationExplain { .. }
+        | Request::ModelVerify { .. } => Action::Federate,
         Request::DatasetTag { .. }
         | Request::DatasetUntag { .. }
         | Request::DatasetSamples { .. }
@@ -152,6 +177,9 @@ fn action(request: &Request) -> Action {
         | Request::DatasetHandOver { .. }
         | Request::DatasetRetention { .. }
         | Request::Import { .. }
+        | Request::ModelPublish { .. }
+        | Request::ModelExport { .. }
+        | Request::ModelWithout { .. }
         | Request::Verify
         | Request::Gc { .. } => Action::Administer,
     }

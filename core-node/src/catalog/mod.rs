@@ -47,7 +47,17 @@ pub use upkeep::{CatalogCounts, Upkeep};
 
 /// Everything that a core knows, as one object.
 pub trait Catalog:
-    ChunkTable + DatasetTable + CollectionTable + DeviceTable + CollectorTable + NoteTable + RunTable + Upkeep + Send + Sync + 'static
+    ChunkTable
+    + DatasetTable
+    + CollectionTable
+    + DeviceTable
+    + CollectorTable
+    + NoteTable
+    + RunTable
+    + Upkeep
+    + Send
+    + Sync
+    + 'static
 {
 }
 

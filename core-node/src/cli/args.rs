@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::training::{FederationCommand, ModelCommand};
+
 /// Stores what devices publish, and sends it to those who may read it.
 ///
 /// Start one with `core-node --data DIR init` and `core-node --data DIR run`; then `core-node --data DIR token create`
@@ -79,6 +81,12 @@ pub(super) enum Command {
         #[arg(long, value_name = "RULE")]
         samples: Option<String>,
     },
+    /// Models: versions with a `model.safetensors`.
+    #[command(subcommand)]
+    Model(ModelCommand),
+    /// Federated runs: devices train a model together, and their data stays where it is.
+    #[command(subcommand)]
+    Federation(FederationCommand),
     /// Read everything that is stored again and check every hash.
     ///
     /// What is damaged is set aside and fetched again from the devices that still have it.

@@ -9,6 +9,8 @@ mod plan;
 mod remote;
 mod render;
 mod span;
+mod training;
+mod watch;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -19,6 +21,8 @@ use headwater_host::output::Stdout;
 
 use args::Cli;
 use plan::{Plan, Target};
+
+use crate::control::Request;
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
@@ -48,7 +52,9 @@ fn carry_out(plan: Plan) -> Result<ExitCode, CodedError> {
         Plan::Run(run) => local::run(run),
         Plan::ConfigCheck { file, json } => local::config_check(&file, json),
         Plan::Login { token, name, identity, json } => block_on(remote::login(&token, &name, &identity, json)),
-        Plan::Ask { target, request, json } => {
+        Plan::Aggregate(args, json) => training::aggregate(&args, json),
+        Plan::Ask { target, request, json, watch: true } => watch::watch(&target, &request, json),
+        Plan::Ask { target, request, json, watch: false } => {
             let bar = local::ProgressBar::new();
             let mut renderer = render::Renderer::new(Stdout::default(), json);
             let mut failed = None;
@@ -59,10 +65,7 @@ fn carry_out(plan: Plan) -> Result<ExitCode, CodedError> {
                     failed = Some(error);
                 }
             };
-            let answered = match target {
-                Target::Local(data) => block_on(local::ask(&data, &request, take)),
-                Target::Remote { core, identity } => block_on(remote::ask(&core, &identity, &request, take)),
-            };
+            let answered = ask(&target, &request, take);
             bar.finish();
             let bad = renderer.finish(answered.is_ok()).map_err(output);
             answered?;
@@ -71,6 +74,14 @@ fn carry_out(plan: Plan) -> Result<ExitCode, CodedError> {
             }
             Ok(ExitCode::from(u8::from(bad? > 0)))
         }
+    }
+}
+
+/// Asks a daemon; `take` gets the parts of its answer.
+fn ask(target: &Target, request: &Request, take: impl FnMut(serde_json::Value)) -> Result<(), CodedError> {
+    match target {
+        Target::Local(data) => block_on(local::ask(data, request, take)),
+        Target::Remote { core, identity } => block_on(remote::ask(core, identity, request, take)),
     }
 }
 

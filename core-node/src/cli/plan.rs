@@ -8,6 +8,7 @@ use headwater_host::version::PublishMode;
 use super::args::{
     Cli, CollectionCommand, Command, ConfigCommand, DatasetCommand, DeviceCommand, TokenCommand, TokenCreateArgs,
 };
+use super::training::{self, AggregateArgs, FederationCommand, ModelCommand};
 use crate::control::{CollectionCreate, Request, TokenCreate};
 
 /// Where a core lives when nobody says otherwise.
@@ -19,7 +20,8 @@ pub(super) enum Plan {
     Run(RunPlan),
     ConfigCheck { file: PathBuf, json: bool },
     Login { token: String, name: String, identity: PathBuf, json: bool },
-    Ask { target: Target, request: Request, json: bool },
+    Aggregate(AggregateArgs, bool),
+    Ask { target: Target, request: Request, json: bool, watch: bool },
 }
 
 /// A core to be made.
@@ -53,11 +55,14 @@ impl Plan {
     pub(super) fn of(cli: Cli) -> Result<Self, CodedError> {
         let Cli { data, config, core, identity, json, command } = cli;
         let data = data.or_else(|| of_environment("HEADWATER_CORE_DATA")).unwrap_or_else(|| DATA_DEFAULT.into());
+        // A run is begun by a daemon that has read its own configuration: there the file is the run's.
+        let run_file = config.clone();
         let config =
             config.or_else(|| of_environment("HEADWATER_CORE_CONFIG")).unwrap_or_else(|| data.join("core.toml"));
         if core.is_some() && matches!(command, Command::Init { .. } | Command::Run(_) | Command::Config(_)) {
             return Err(usage("this is done on the core's own machine, without --core"));
         }
+        let mut watch = false;
         let request = match command {
             Command::Init { name, listen, admin_listen } => {
                 return Ok(Self::Init(InitPlan { data, config, name, listen, admin_listen, json }));
@@ -79,6 +84,13 @@ impl Plan {
                 let mode = if mode == "mirror" { PublishMode::Mirror } else { PublishMode::Append };
                 Request::Import { folder: absolute(&folder)?, dataset, mode, samples }
             }
+            Command::Model(ModelCommand::Aggregate(args)) => return Ok(Self::Aggregate(args, json)),
+            Command::Model(command) => training::model(command)?,
+            Command::Federation(FederationCommand::Start(start)) => training::start(start, run_file.as_deref())?,
+            Command::Federation(command) => {
+                watch = matches!(command, FederationCommand::Status { watch: true, .. });
+                training::federation(command)
+            }
             Command::Verify => Request::Verify,
             Command::Gc { last_copy, dry_run } => Request::Gc { last_copy, dry_run },
             Command::Status => Request::Status,
@@ -93,7 +105,7 @@ impl Plan {
             }
             (Some(_), None) => return Err(usage("--core needs --identity DIR, the folder that `login` wrote")),
         };
-        Ok(Self::Ask { target, request, json })
+        Ok(Self::Ask { target, request, json, watch })
     }
 }
 
@@ -186,12 +198,12 @@ fn of_environment(variable: &str) -> Option<PathBuf> {
 }
 
 /// The daemon has another working folder than the person who asks.
-fn absolute(folder: &Path) -> Result<PathBuf, CodedError> {
+pub(super) fn absolute(folder: &Path) -> Result<PathBuf, CodedError> {
     std::path::absolute(folder).map_err(|error| {
         CodedError::new(&codes::PATH_UNSUITABLE, format!("`{}` can't be used", folder.display())).with_source(error)
     })
 }
 
-fn usage(sentence: &str) -> CodedError {
+pub(super) fn usage(sentence: &str) -> CodedError {
     CodedError::new(&codes::USAGE, sentence)
 }

@@ -8,7 +8,7 @@ use std::io::Write;
 
 use headwater_host::output::Rows;
 
-use super::span;
+use super::{span, training};
 use crate::control::{
     Answer, CollectionRow, DatasetRow, DeviceRow, Done, Finding, ReadRow, ReaderRow, StatusRow, TokenRow, VersionRow,
 };
@@ -18,13 +18,15 @@ pub(super) struct Renderer<W> {
     out: W,
     json: bool,
     table: Option<Rows>,
+    /// The header of the open table, where an answer can have several.
+    header: Option<&'static [&'static str]>,
     rows: u64,
     bad: u64,
 }
 
 impl<W: Write> Renderer<W> {
     pub(super) fn new(out: W, json: bool) -> Self {
-        Self { out, json, table: None, rows: 0, bad: 0 }
+        Self { out, json, table: None, header: None, rows: 0, bad: 0 }
     }
 
     /// Takes one part of the answer.
@@ -130,11 +132,29 @@ impl<W: Write> Renderer<W> {
                 );
                 Ok(())
             }
+            Answer::Model(row) => self.table(&training::MODEL_HEADER, training::model_cells(row)),
+            Answer::Tensor(row) => self.table(&training::TENSOR_HEADER, training::tensor_cells(row)),
+            Answer::Update(row) => self.table(&training::UPDATE_HEADER, training::update_cells(row)),
+            Answer::Federation(row) => self.table(&training::FEDERATION_HEADER, training::federation_cells(row)),
+            Answer::Round(row) => self.table(&training::ROUND_HEADER, training::round_cells(row)),
+            Answer::Participant(row) => self.table(&training::PARTICIPANT_HEADER, training::participant_cells(row)),
+            Answer::Event(row) => writeln!(self.out, "{}  {}", date(row.at_unix_s), row.said),
             Answer::Done(Done { said, .. }) => {
                 self.end_table()?;
                 writeln!(self.out, "{said}")
             }
         }
+    }
+
+    /// Adds to the table with this header; where another is open, that one ends.
+    fn table(&mut self, header: &'static [&'static str], cells: Vec<String>) -> std::io::Result<()> {
+        if self.header.is_some_and(|open| open != header) {
+            self.end_table()?;
+            writeln!(self.out)?;
+        }
+        self.header = Some(header);
+        self.row(header, cells);
+        Ok(())
     }
 
     fn row(&mut self, header: &[&str], cells: Vec<String>) {
@@ -311,11 +331,11 @@ fn by_reason(reasons: &BTreeMap<String, u64>) -> String {
     format!("{} ({})", bytes(total), parts.join(", "))
 }
 
-fn or_dash(text: &str) -> &str {
+pub(super) fn or_dash(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
 
-fn short(id: &str) -> String {
+pub(super) fn short(id: &str) -> String {
     id.chars().take(12).collect()
 }
 
@@ -339,7 +359,7 @@ fn date_ns(nanos: i64) -> String {
 }
 
 /// `seconds` since the Unix epoch as a date in UTC.
-fn date(seconds: u64) -> String {
+pub(super) fn date(seconds: u64) -> String {
     // Days to a civil date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms".
     let clamped = seconds.min(253_402_300_799);
     let days = clamped / 86_400 + 719_468;

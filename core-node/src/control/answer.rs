@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::training::{EventRow, FederationRow, ModelRow, ParticipantRow, RoundRow, TensorRow, UpdateRow};
+
 /// One part of an answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "value", rename_all = "kebab-case")]
@@ -38,6 +40,20 @@ pub enum Answer {
     Member(MemberRow),
     /// A damaged or missing chunk.
     Damage(DamageRow),
+    /// A version of a model.
+    Model(Box<ModelRow>),
+    /// A tensor.
+    Tensor(TensorRow),
+    /// An update in a model.
+    Update(UpdateRow),
+    /// A federated run.
+    Federation(FederationRow),
+    /// A round of a run.
+    Round(RoundRow),
+    /// A device in a run.
+    Participant(ParticipantRow),
+    /// An entry of a run's log.
+    Event(EventRow),
     /// What a command amounted to, as one sentence and as fields.
     Done(Done),
 }

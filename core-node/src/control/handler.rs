@@ -14,7 +14,11 @@ use headwater_quic::work;
 use serde_json::Value;
 use tokio::runtime::Handle;
 
-use super::{Answer, Done, Request, collections, datasets, export, housekeeping, import, people, select, upkeep};
+use super::federation::Change;
+use super::{
+    Answer, Done, Request, collections, datasets, export, federation, housekeeping, import, models, people, select,
+    upkeep,
+};
 use crate::catalog::{CatalogError, DatasetRecord, Deletion};
 use crate::core::Core;
 use crate::rights::check_request;
@@ -171,6 +175,20 @@ fn carry_out(core: &Arc<Core>, asker: &Asker, request: Request, out: &Emitter) -
         Request::CollectionDelete { name } => collections::delete(core, asker, &name, out),
         Request::CollectionList => collections::list(core, asker, out),
         Request::CollectionShow { name, number } => collections::show(core, asker, &name, number, out),
+        Request::ModelPublish { file, model } => models::publish(core, &file, &model, out),
+        Request::ModelList => models::list(core, asker, out),
+        Request::ModelShow { version } => models::show(core, asker, &version, out),
+        Request::ModelLog { model, limit } => models::log(core, asker, &model, limit, out),
+        Request::ModelExport { version, to } => models::export(core, asker, &version, &to, out),
+        Request::ModelVerify { version } => models::verify(core, asker, &version, out),
+        Request::ModelWithout { version, device, to } => models::without(core, asker, &version, &device, &to, out),
+        Request::FederationStart(settings) => federation::start(core, asker, &settings, out),
+        Request::FederationStatus { run } => federation::status(core, asker, run.as_deref(), out),
+        Request::FederationLog { run } => federation::log(core, asker, &run, out),
+        Request::FederationPause { run } => federation::change(core, asker, &run, Change::Pause, out),
+        Request::FederationResume { run } => federation::change(core, asker, &run, Change::Resume, out),
+        Request::FederationAbort { run } => federation::change(core, asker, &run, Change::Abort, out),
+        Request::FederationExplain { run } => federation::explain(core, asker, &run, out),
         Request::Import { folder, dataset, mode, samples } => {
             let rule = samples.as_deref().map(datasets::parse_rule).transpose()?;
             import::import(core, &folder, &dataset, mode, rule.as_ref(), out)

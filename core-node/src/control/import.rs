@@ -42,7 +42,8 @@ pub(super) fn import(
         DatasetName::new(name).map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
     check_folder(core, folder)?;
     let earlier = earlier(core, name)?;
-    let work = Import { core, folder, mode, sink: StoreSink::new(core), out };
+    let progress = |progress| out.progress(progress);
+    let work = Import { core, folder, mode, sink: StoreSink::new(core), progress: &progress };
     let mut stamps = StampFile::load(&core.folder, name, folder);
     if earlier.is_some() && !core.catalog.damaged().map_err(catalog_failed)?.is_empty() {
         // All of the folder is cut anew, so that what is damaged in the store is stored again. The version that this
@@ -64,9 +65,7 @@ pub(super) fn import(
         read_as(core, name, rule, &mut fields)?;
         return out.done(format!("`{name}@{last}` is as the folder is: nothing changed{notes}"), fields);
     };
-    // A deleted dataset's numbers go on.
-    let number = core.catalog.last_number(name).map_err(catalog_failed)? + 1;
-    commit(core, &dataset_name, number, built.body, &built.manifest)?;
+    let number = commit(core, &dataset_name, built.body, &built.manifest)?;
     stamps.save(&leaves(core, &built.manifest));
     let totals = built.manifest.totals();
     fields["number"] = json!(number);
@@ -124,7 +123,7 @@ struct Import<'a> {
     folder: &'a Path,
     mode: PublishMode,
     sink: StoreSink<'a>,
-    out: &'a Emitter,
+    progress: &'a dyn Fn(Progress),
 }
 
 impl Import<'_> {
@@ -148,7 +147,7 @@ impl Import<'_> {
                 pages: &mut pages,
                 chunks: &self.sink,
                 progress: &mut |progress| {
-                    self.out.progress(Progress {
+                    (self.progress)(Progress {
                         what: format!("importing {}", self.folder.display()),
                         files: progress.paths,
                         bytes: progress.bytes_read,
@@ -169,14 +168,39 @@ fn leaves(core: &Core, manifest: &Manifest) -> HashSet<ChunkId> {
     Tree::new(manifest, &core.pages).leaves().filter_map(|leaf| leaf.ok().map(|leaf| leaf.child.id)).collect()
 }
 
-fn commit(core: &Core, name: &DatasetName, number: u64, body: Vec<u8>, manifest: &Manifest) -> Result<(), CodedError> {
+/// The version that a folder of the core's own making has become.
+pub(crate) struct CommittedFolder {
+    /// Its number.
+    pub(crate) number: u64,
+    /// Its id.
+    pub(crate) version: VersionId,
+}
+
+/// Makes a version of a folder that the core has written itself; other files of the version before stay.
+pub(crate) fn commit_folder(core: &Core, folder: &Path, name: &DatasetName) -> Result<CommittedFolder, CodedError> {
+    let earlier = earlier(core, name.as_str())?;
+    let work = Import { core, folder, mode: PublishMode::Append, sink: StoreSink::new(core), progress: &|_| {} };
+    let (built, _) = work.build(earlier.as_ref(), &mut NoStamps)?;
+    match (built, earlier) {
+        (Some(built), _) => {
+            let (id, number) = (built.id, commit(core, name, built.body, &built.manifest)?);
+            Ok(CommittedFolder { number, version: id })
+        }
+        (None, Some((number, version, _))) => Ok(CommittedFolder { number, version }),
+        (None, None) => Err(CodedError::new(&codes::FOLDER_MISSING, format!("`{}` is empty", folder.display()))),
+    }
+}
+
+/// Commits a version under the next number; a deleted dataset's numbers go on.
+fn commit(core: &Core, name: &DatasetName, body: Vec<u8>, manifest: &Manifest) -> Result<u64, CodedError> {
+    let number = core.catalog.last_number(name.as_str()).map_err(catalog_failed)? + 1;
     let identity = &core.keys.identity;
     let record =
         CommitRecord::sign_as_author(name, number, Manifest::id_of(&body), identity, identity.certificate().to_vec())
             .countersign(identity, identity.certificate().to_vec());
     let dataset = create(core, name.as_str(), Principal::Core)?;
     enter(core, &dataset, &record, &Bytes::from(body), manifest, &Scope::everything())?;
-    Ok(())
+    Ok(number)
 }
 
 fn check_folder(core: &Core, folder: &Path) -> Result<(), CodedError> {

@@ -4,13 +4,16 @@ mod answer;
 mod collections;
 mod datasets;
 mod export;
+mod federation;
 mod handler;
 mod housekeeping;
 mod import;
+mod models;
 mod people;
 mod request;
 mod select;
 pub mod stamps;
+mod training;
 mod upkeep;
 
 pub use answer::{
@@ -21,9 +24,12 @@ pub use handler::{Asker, Emitter, LocalHandler, answer};
 pub use housekeeping::gc_options;
 pub use request::{CollectionCreate, Request, TokenCreate};
 
+pub use training::{EventRow, FederationRow, ModelRow, ParticipantRow, RoundRow, TensorRow, UpdateRow};
+
 pub(crate) use collections::{add_edition, members_of};
 pub(crate) use datasets::{hold as held_version, manifest_of, tree_failed};
 pub(crate) use handler::{catalog_failed, not_found};
 pub(crate) use housekeeping::{collect_garbage, damaged_versions, gc_due_in};
+pub(crate) use import::commit_folder;
 pub(crate) use people::revoked;
 pub(crate) use upkeep::{refresh_gauges, status_row};

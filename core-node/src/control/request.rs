@@ -9,8 +9,10 @@ use std::path::PathBuf;
 use headwater_host::version::PublishMode;
 use serde::{Deserialize, Serialize};
 
+use crate::federation::RunSettings;
+
 /// A request to the daemon.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Request {
     /// How the core is.
@@ -171,6 +173,80 @@ pub enum Request {
         /// What its samples are from now on; none leaves it.
         #[serde(default)]
         samples: Option<String>,
+    },
+    /// Makes a version of a model's file that is at the core already.
+    ModelPublish {
+        /// The file; absolute.
+        file: PathBuf,
+        /// The model.
+        model: String,
+    },
+    /// All models.
+    ModelList,
+    /// A version of a model: its tensors, and where it comes from.
+    ModelShow {
+        /// The version.
+        version: String,
+    },
+    /// Versions of a model, newest first.
+    ModelLog {
+        /// Its name.
+        model: String,
+        /// Most versions to list.
+        limit: u64,
+    },
+    /// Writes a model into a file of the core's machine.
+    ModelExport {
+        /// The version.
+        version: String,
+        /// The file; absolute.
+        to: PathBuf,
+    },
+    /// Makes a model again from its lineage, and compares.
+    ModelVerify {
+        /// The version.
+        version: String,
+    },
+    /// What a round would have made without one device.
+    ModelWithout {
+        /// The version that it made.
+        version: String,
+        /// The device.
+        device: String,
+        /// The file that the model goes to; absolute.
+        to: PathBuf,
+    },
+    /// Begins a federated run.
+    FederationStart(Box<RunSettings>),
+    /// Runs, or one run with its rounds and devices.
+    FederationStatus {
+        /// Which; none lists all.
+        run: Option<String>,
+    },
+    /// The log of a run.
+    FederationLog {
+        /// Which.
+        run: String,
+    },
+    /// Begins no further round of a run.
+    FederationPause {
+        /// Which.
+        run: String,
+    },
+    /// Lets it go on.
+    FederationResume {
+        /// Which.
+        run: String,
+    },
+    /// Ends it.
+    FederationAbort {
+        /// Which.
+        run: String,
+    },
+    /// Why a run stands where it stands.
+    FederationExplain {
+        /// Which.
+        run: String,
     },
     /// Re-reads and re-hashes what is stored.
     Verify,

@@ -1,4 +1,4 @@
-//! What the core does by itself: new editions of collections, gc with retention, and telling sessions of damage.
+//! What the core does by itself: new editions of collections, gc with retention, federated runs, and telling sessions of damage.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::catalog::CatalogError;
 use crate::control::{add_edition, collect_garbage, gc_due_in, members_of};
 use crate::core::{Announcement, Core};
+use crate::federation;
 use crate::ingest::error_chain;
 use crate::samples;
 
@@ -46,6 +47,7 @@ pub(super) fn start(core: &Arc<Core>) -> Background {
     let editions = make_editions(core);
     work::spawn_on(&mut tasks, every("collections", COLLECTIONS_EVERY, COLLECTIONS_EVERY, core.clone(), editions));
     work::spawn_on(&mut tasks, find_samples(core.clone()));
+    work::spawn_on(&mut tasks, federation::drive(core.clone()));
     let gc_every = core.config.gc.every.0;
     if !gc_every.is_zero() {
         let core = core.clone();

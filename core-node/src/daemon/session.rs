@@ -28,6 +28,7 @@ use super::transfers;
 use crate::catalog::DeviceState;
 use crate::control::revoked;
 use crate::core::{Announcement, Core};
+use crate::federation::Presence;
 use crate::ingest::{catalog_refusal, note_freed};
 use crate::serve::reading::ReaderSession;
 use crate::serve::{Followed, Resolved, own_heads};
@@ -81,6 +82,7 @@ pub(super) async fn serve(
         commands: Commands::new(),
         mending: Arc::default(),
         reader: None,
+        presence: None,
     };
     let reason = Box::pin(live.run(events, end)).await;
     tracing::info!(device, %remote, reason, "disconnected");
@@ -209,6 +211,8 @@ struct LiveSession {
     mending: Arc<Mending>,
     /// What a training job has opened.
     reader: Option<Arc<ReaderSession>>,
+    /// Its part in federated runs.
+    presence: Option<Presence>,
 }
 
 /// The mending of one session: one runs, and at most one waits for it.
@@ -356,6 +360,10 @@ impl LiveSession {
             Message::DownCap { bytes_per_s } => self.downstream.set_cap(bytes_per_s),
             Message::Control { request, body } => self.command(request, body).await,
             Message::Reader(message) => self.reader(*message).await?,
+            Message::Training(message) => {
+                let presence = self.presence.get_or_insert_with(|| Presence::new(&self.core, &self.peer));
+                presence.heard(&self.peer, &self.handle, *message);
+            }
             other => tracing::debug!(device = self.peer.name, ?other, "a message that asks for nothing here"),
         }
         Ok(())

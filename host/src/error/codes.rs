@@ -210,4 +210,17 @@ codes! {
     SAMPLES_NOT_FOUND = "HW-7008", "Samples inside files not found",
         "A file of the version does not hold the samples that the dataset is said to hold.",
         "mend the file and publish again, or say otherwise what samples are: `core-node dataset samples`";
+
+    MODEL_UNREADABLE = "HW-8001", "No model that can be read",
+        "A file is no safetensors file, or not one whose tensors can be used.",
+        "save the model as safetensors, with tensors of ordinary types, and publish that file";
+    RUN_SENSELESS = "HW-8002", "Run makes no sense",
+        "What a federated run was begun with, or is asked for, can't be.",
+        "see `core-node federation start --help` for what can be said of a run";
+    MODEL_DIFFERS = "HW-8003", "Model is not what its lineage says",
+        "A model can't be made again from what its lineage names, or becomes another.",
+        "publish no versions of a model by hand while runs make some; `core-node verify` finds what is damaged";
+    TRAINING_FAILED = "HW-8004", "Training program failed",
+        "The program that trains on a device did not do what a task asks of it.",
+        "see `edge-agent training log` for what it said";
 }

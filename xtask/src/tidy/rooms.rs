@@ -14,7 +14,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("headwater-fabric", &["headwater-protocol"]),
     ("headwater-host", &["headwater-protocol"]),
     ("edge-agent", LIBRARIES),
-    ("core-node", LIBRARIES),
+    ("headwater-aggregate", &["headwater-protocol"]),
+    (
+        "core-node",
+        &["headwater-protocol", "headwater-quic", "headwater-fabric", "headwater-host", "headwater-aggregate"],
+    ),
     ("headwater-client", LIBRARIES),
     ("headwater-python", &["headwater-client", "simulations"]),
     (
@@ -24,6 +28,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "headwater-quic",
             "headwater-fabric",
             "headwater-host",
+            "headwater-aggregate",
             "edge-agent",
             "core-node",
             "headwater-client",

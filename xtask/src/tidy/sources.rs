@@ -45,7 +45,7 @@ const PURE: &[&str] = &[
     "edge-agent/src/storage/quota",
     "core-node/src/qos",
     "core-node/src/cache/policy",
-    "core-node/src/federation/aggregate",
+    "core-node/aggregate/src/",
     "core-node/src/cluster/placement",
     "core-node/src/store/commit_order",
 ];

@@ -62,7 +62,13 @@ impl RunTable for SqliteCatalog {
                 tx.prepare_cached(
                     "INSERT INTO run_entry (run, number, at, elapsed_ms, body) VALUES (?1, ?2, ?3, ?4, ?5)",
                 )?
-                .execute(params![run, number as i64, entry.at.0 as i64, entry.elapsed_ms as i64, entry.body])?;
+                .execute(params![
+                    run,
+                    number as i64,
+                    entry.at.0 as i64,
+                    entry.elapsed_ms as i64,
+                    entry.body
+                ])?;
             }
             if is_over {
                 tx.execute("UPDATE run SET is_over = 1 WHERE name = ?1", [run])?;
