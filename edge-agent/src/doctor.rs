@@ -10,6 +10,7 @@ use headwater_quic::{ClientOptions, connect, resolve};
 
 use crate::device::Device;
 use crate::settings::Settings;
+use crate::training::Keeper;
 
 /// Free space that an agent should have for its catalog and for what it takes.
 const DISK_WANTED_BYTES: u64 = 1 << 30;
@@ -52,8 +53,32 @@ pub async fn checks(data: &Path, config: Option<&Path>) -> Vec<Check> {
     if !roots.is_empty() && settings.scan.watch {
         checks.push(doctor::watch_limit("watches", &roots));
     }
+    if settings.training.is_configured() {
+        checks.push(training(&settings));
+    }
     checks.push(core(data, &settings).await);
     checks
+}
+
+/// What keeps training programs within their limits, and whether the program is there.
+fn training(settings: &Settings) -> Check {
+    let name = "training";
+    let limits = match Keeper::of_this_machine() {
+        Keeper::Scope => "a systemd scope of their own",
+        Keeper::Utilities => "`prlimit` and `setpriv`",
+        Keeper::Nobody => {
+            let found = "nothing limits the memory of programs, or ends them with the agent";
+            return Check::warn(name, found, "install util-linux, which has `prlimit` and `setpriv`");
+        }
+    };
+    let missing = settings.training.command.first().map(Path::new).filter(|path| path.is_absolute() && !path.exists());
+    match missing {
+        Some(path) => {
+            let found = format!("the program `{}` is not there", path.display());
+            Check::fail(name, found, "see `[training] command` in the settings")
+        }
+        None => Check::ok(name, format!("programs are limited by {limits}")),
+    }
 }
 
 /// The exit code that belongs to the checks.

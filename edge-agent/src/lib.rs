@@ -4,6 +4,7 @@
 //! - [`catalog`] knows what is in the datasets; it is all that speaks SQL, and it can be rebuilt.
 //! - [`session`] reaches the core, publishes and subscribes; [`storage`] is what happens on the device's own disk.
 //! - [`link`] is what may go over the link and when.
+//! - `training` is its part in federated runs.
 //! - [`settings`] and [`device`] are small files that outlive the catalog; [`watched`] is a value that tasks wait for.
 
 mod admin;
@@ -20,4 +21,5 @@ pub mod request;
 pub mod session;
 pub mod settings;
 pub mod storage;
+mod training;
 pub mod watched;

@@ -77,6 +77,18 @@ pub enum Request {
     },
     /// Re-read and re-hash every file that the catalog knows; answers with a [`VerifyReport`].
     Verify,
+    /// Tasks of federated runs; answers with a list of [`TrainingReport`].
+    TrainingList,
+    /// What the program of a run's task said.
+    TrainingLog {
+        /// The run.
+        run: String,
+    },
+    /// Do nothing more for a run's task.
+    TrainingAbort {
+        /// The run.
+        run: String,
+    },
     /// Leave the core: the identity goes, the folders' files stay.
     Leave,
 }
@@ -226,6 +238,8 @@ pub struct StatusReport {
     pub waiting_for: String,
     /// The datasets.
     pub datasets: Vec<DatasetReport>,
+    /// Tasks of federated runs, and what became of the last ones.
+    pub training: Vec<TrainingReport>,
     /// Bytes on the wire by reason since the catalog was made, with all headers: `first send`, `re-sent after a cut`,
     /// `retransmitted` and `control` are together all that was sent; `received in vain` is a part of `received`.
     pub wire_bytes: Vec<(String, u64)>,
@@ -241,6 +255,21 @@ pub struct StatusReport {
     pub disk_free_bytes: u64,
     /// The last error, if the newest attempt failed.
     pub last_error: Option<ProblemReport>,
+}
+
+/// A task of a federated run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrainingReport {
+    /// The run.
+    pub run: String,
+    /// The round.
+    pub round: u64,
+    /// `train` or `evaluate`.
+    pub kind: String,
+    /// The model and its version; empty where the task is done with.
+    pub model: String,
+    /// Where it stands, or what became of it.
+    pub state: String,
 }
 
 /// A month with a budget.

@@ -4,6 +4,7 @@
 //! commands added. Folders are in no catalog, so a damaged catalog never costs a setting.
 
 mod link;
+mod training;
 mod week;
 
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use headwater_quic::Congestion;
 use serde::{Deserialize, Serialize};
 
 pub use self::link::LinkSettings;
+pub use self::training::TrainingSettings;
 use crate::catalog::Role;
 use crate::storage::quota::Limits;
 
@@ -57,6 +59,9 @@ pub struct Settings {
     pub metrics: MetricsSettings,
     /// How to scan folders.
     pub scan: ScanSettings,
+    /// How to take part in federated runs.
+    #[serde(skip_serializing_if = "is_default")]
+    pub training: TrainingSettings,
     /// Folders that become datasets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<PublishSettings>,
@@ -261,6 +266,10 @@ fn is_local_disk(durability: &Durability) -> bool {
     *durability == Durability::LocalDisk
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 fn keep_versions() -> u32 {
     KEEP_VERSIONS
 }
@@ -350,7 +359,7 @@ impl Validate for Settings {
                 found("scan.ignore", format!("`{rule}` is no rule: {error}"));
             }
         }
-        for (key, message) in self.link.problems() {
+        for (key, message) in self.link.problems().into_iter().chain(self.training.problems()) {
             found(key, message);
         }
         let mut seen: Vec<&str> = Vec::new();

@@ -64,6 +64,7 @@ impl Job {
 pub(super) fn combine(core: &Arc<Core>, job: &Job) -> Result<ModelVersion, String> {
     // Metrics need nothing but the log.
     if job.kind == TaskKind::Evaluate {
+        Staging::of_run(core, job.run.as_str()).remove();
         return Ok(job.base);
     }
     make(core, job).map_err(|error| format!("{error:#}"))

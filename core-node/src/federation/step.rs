@@ -14,6 +14,7 @@ use headwater_quic::session::SessionHandle;
 
 use super::combine::Job;
 use super::live::LiveRun;
+use super::staging::Staging;
 use super::{Federation, Heard, Present, key_of, minute_of, updates};
 use crate::catalog::CatalogError;
 use crate::core::Core;
@@ -138,6 +139,7 @@ impl Federation {
         let over: Vec<_> = runs.iter().filter(|(_, live)| live.run.is_over()).map(|(name, _)| name.clone()).collect();
         for name in over {
             core.rights.participants().close(name.as_str());
+            Staging::of_run(core, name.as_str()).remove();
             runs.remove(&name);
         }
         Ok(after)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use headwater_host::control::ReplySender;
 use headwater_host::error::{CodedError, codes};
+use headwater_protocol::federated::RunName;
 use headwater_protocol::wire::Refusal;
 use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
@@ -17,7 +18,10 @@ use crate::request::{LogReport, Progress, Request, VerifyReport};
 use crate::session::Access;
 use crate::session::sync::sync;
 use crate::storage::{free, verify};
+use crate::training;
 
+/// Most of a program's output that is shown, in bytes.
+const LOG_BYTES_MAX: u64 = 256 << 10;
 /// How long a sync waits for the daemon to reach the core.
 const SESSION_WAIT: Duration = Duration::from_secs(20);
 
@@ -93,8 +97,31 @@ pub(super) async fn answer(agent: &Arc<Agent>, request: Request, reply: ReplySen
             to_value(LogReport { events: agent.healing(read).await? })
         }
         Request::Verify => to_value(verify(agent, &reply).await?),
+        Request::TrainingList => to_value(agent.training().reports()),
+        Request::TrainingLog { run } => {
+            let name = run_name(&run)?;
+            let text = blocking(agent, move |agent| {
+                training::log_of(agent.data(), &name, LOG_BYTES_MAX).map_err(|error| {
+                    CodedError::io(&codes::READ_FAILED, format!("there is no output of a program of `{name}`"), error)
+                })
+            });
+            let text = text.await?;
+            Ok(json!({ "run": run, "text": text.trim_end() }))
+        }
+        Request::TrainingAbort { run } => {
+            if !agent.training().abort(run_name(&run)?.as_str()) {
+                return Err(CodedError::new(&codes::NOT_FOUND, format!("no task of the run `{run}` goes on here"))
+                    .with_hint("see `edge-agent training list`"));
+            }
+            let text = format!("nothing more is done for the task of `{run}`; the core is told");
+            Ok(json!({ "run": run, "text": text }))
+        }
         Request::Leave => leave(agent).await,
     }
+}
+
+fn run_name(run: &str) -> Result<RunName, CodedError> {
+    RunName::new(run).map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))
 }
 
 /// Reads everything again, dataset by dataset.

@@ -36,6 +36,8 @@ pub struct Folder {
     pub limits: Limits,
     /// How well the core must keep what is freed for these.
     pub durability: Durability,
+    /// The agent itself wrote it, and writes nothing more into it: its files need no time to settle.
+    pub is_own: bool,
 }
 
 impl Folder {
@@ -49,6 +51,7 @@ impl Folder {
             urgent: false,
             limits: Limits::default(),
             durability: Durability::LocalDisk,
+            is_own: false,
         }
     }
 }
@@ -98,6 +101,14 @@ impl Agent {
         for entry in &settings.local {
             folders.extend(name(&entry.dataset).map(|dataset| Folder::new(dataset, &entry.folder, Role::Local)));
         }
+        if let Some(device) = &device {
+            let updates = self.training().updates(&self.data, &device.card.name);
+            folders.extend(updates.into_iter().map(|(dataset, folder)| Folder {
+                urgent: true,
+                is_own: true,
+                ..Folder::new(dataset, &folder, Role::Publish)
+            }));
+        }
         (folders, problems)
     }
 
@@ -140,6 +151,7 @@ impl Agent {
                 let context = device.as_ref().map_or(unjoined, |device| device.name_context());
                 let goes_there = |subscription: &Subscription| matches!(folder_of(subscription, &row.name, &context), Some(Ok(folder)) if folder == row.folder);
                 self.subscriptions().iter().any(goes_there)
+                    || self.training().fetches(&self.data, &row.name, &row.folder)
             }
             Role::Publish | Role::Local => {
                 let is_this = |folder: &Folder| {

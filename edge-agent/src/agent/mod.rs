@@ -33,6 +33,7 @@ use crate::request::{ProblemReport, Request, RoomReport};
 use crate::session::Connected;
 use crate::settings::Settings;
 use crate::storage::reserve;
+use crate::training::Training;
 use crate::watched;
 
 /// Folders that are scanned at once: each scan uses several threads already.
@@ -72,6 +73,8 @@ pub struct Agent {
     link: watched::Sender<LinkState>,
     /// What goes over the link and what may.
     gate: Gate,
+    /// Its part in federated runs.
+    training: Training,
     /// What is being done that a session is for.
     at_work: Arc<AtomicUsize>,
     /// Held while the folders that commands added are read, changed and written.
@@ -144,6 +147,7 @@ impl Agent {
             changed: watched::Sender::new(0),
             link: watched::Sender::new(LinkState::default()),
             gate: Gate::new(),
+            training: Training::default(),
             at_work: Arc::default(),
             added: Mutex::default(),
             daemon: false.into(),
@@ -325,6 +329,11 @@ impl Agent {
     /// Whether something is being done that a session is for.
     pub fn is_at_work(&self) -> bool {
         self.at_work.load(Ordering::Relaxed) > 0
+    }
+
+    /// Its part in federated runs.
+    pub(crate) fn training(&self) -> &Training {
+        &self.training
     }
 
     /// What goes over the link and what may.

@@ -51,6 +51,7 @@ impl Agent {
             waiting_for: state.waiting_for,
             backlog_bytes: datasets.iter().map(|dataset| dataset.pending_bytes).sum(),
             datasets,
+            training: self.training().reports(),
             wire_bytes: self.gate().account().by_reason(&catalog, self.lost_bytes())?,
             down_cap_bytes_per_s: self.gate().down_cap(),
             up_cap_bytes_per_s: self.gate().meter().cap().filter(|&cap| cap > 0),

@@ -104,6 +104,9 @@ pub(super) enum Command {
     },
     /// Read every file again and compare it with the catalog.
     Verify,
+    /// Tasks of federated runs on this device.
+    #[command(subcommand)]
+    Training(TrainingCommand),
     /// Check this machine and say what to change.
     Doctor,
     /// Look at the configuration.
@@ -169,6 +172,22 @@ impl From<ModeArg> for Mode {
             ModeArg::Mirror => Self::Mirror,
         }
     }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TrainingCommand {
+    /// List the tasks, and what became of the last ones.
+    List,
+    /// Show what the program of a run's task said.
+    Log {
+        /// The run.
+        run: String,
+    },
+    /// Do nothing more for a run's task: its program is stopped, and the core is told.
+    Abort {
+        /// The run.
+        run: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

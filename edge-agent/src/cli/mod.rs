@@ -24,7 +24,7 @@ use crate::agent::{Agent, Handler};
 use crate::request::Request;
 use crate::settings::{PublishOptions, Settings};
 use crate::{daemon, doctor};
-use args::{Arguments, Command, ConfigCommand, PublishArgs};
+use args::{Arguments, Command, ConfigCommand, PublishArgs, TrainingCommand};
 
 /// The data folder of an agent that root runs, if nobody says otherwise.
 const SYSTEM_DATA_FOLDER: &str = "/var/lib/headwater/agent";
@@ -182,6 +182,9 @@ fn needs_a_past(request: &Request) -> bool {
         | Request::Remove { .. }
         | Request::Delete { .. }
         | Request::Free { .. }
+        | Request::TrainingList
+        | Request::TrainingLog { .. }
+        | Request::TrainingAbort { .. }
         | Request::Leave => true,
         Request::Join { .. }
         | Request::Sync
@@ -206,6 +209,9 @@ fn to_request(command: Command) -> Result<Request, CodedError> {
         Command::Status { .. } => Request::Status,
         Command::Log { count } => Request::Log { count },
         Command::Verify => Request::Verify,
+        Command::Training(TrainingCommand::List) => Request::TrainingList,
+        Command::Training(TrainingCommand::Log { run }) => Request::TrainingLog { run },
+        Command::Training(TrainingCommand::Abort { run }) => Request::TrainingAbort { run },
         Command::Leave => Request::Leave,
         Command::Run | Command::Doctor | Command::Config { .. } => {
             return Err(CodedError::new(&codes::INTERNAL, "this command is not a request"));

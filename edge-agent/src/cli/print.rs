@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::request::{
-    FreeReport, LogReport, ProblemReport, Request, RoomReport, SkippedReport, StatusReport, SyncReport, VerifyReport,
-    VersionReport,
+    FreeReport, LogReport, ProblemReport, Request, RoomReport, SkippedReport, StatusReport, SyncReport, TrainingReport,
+    VerifyReport, VersionReport,
 };
 use crate::settings::Settings;
 
@@ -84,6 +84,7 @@ pub(super) fn answer(out: &mut Out, request: &Request, answer: &Value, json: boo
             Request::Log { .. } => log(out, &read(answer)),
             Request::Verify => verify(out, &read(answer)),
             Request::Free { .. } => free(out, &read(answer)),
+            Request::TrainingList => training(out, &read::<Vec<TrainingReport>>(answer)),
             _ => {
                 if let Some(text) = answer.get("text").and_then(Value::as_str) {
                     say!(out, "{text}");
@@ -207,6 +208,15 @@ fn skipped(out: &mut Out, what: &str, listed: &[SkippedReport], count: u64) {
     }
 }
 
+fn training(out: &mut Out, tasks: &[TrainingReport]) {
+    let mut rows = Rows::new(&["run", ">round", "for", "model", "state"]);
+    for task in tasks {
+        let state = task.state.lines().next().unwrap_or_default().to_owned();
+        rows.add([task.run.clone(), task.round.to_string(), task.kind.clone(), task.model.clone(), state]);
+    }
+    out.text(&rows.to_text());
+}
+
 fn status(out: &mut Out, report: &StatusReport) {
     let device = report.device.as_deref().unwrap_or("not joined");
     let running = if report.running { "running" } else { "not running" };
@@ -237,6 +247,9 @@ fn status(out: &mut Out, report: &StatusReport) {
         if let Some(room) = &dataset.room {
             say!(out, "{}: {}", dataset.name, room_line(room));
         }
+    }
+    if !report.training.is_empty() {
+        training(out, &report.training);
     }
     if report.backlog_bytes > 0 {
         say!(out, "not yet acknowledged: {}", HumanBytes(report.backlog_bytes));

@@ -29,6 +29,7 @@ pub async fn keep(agent: Arc<Agent>) {
         biased;
         never = Box::pin(link::keep(Arc::clone(&agent))) => match never {},
         never = crate::link::keep(Arc::clone(&agent)) => match never {},
+        never = Box::pin(crate::training::keep(Arc::clone(&agent))) => match never {},
         () = Box::pin(supervisor::supervise(agent)) => {}
     }
 }

@@ -212,6 +212,16 @@ pub(crate) async fn look(agent: &Arc<Agent>) -> Result<Outlook, CodedError> {
     Ok(outlook)
 }
 
+/// Whether the link costs nothing by the byte; none where interfaces matter and the one in use is not known.
+pub(crate) async fn is_unmetered(agent: &Arc<Agent>) -> Option<bool> {
+    let policy = agent.settings().link.policy();
+    if policy.budget.is_none() && policy.interfaces.is_empty() {
+        return Some(true);
+    }
+    let interface = interface_in_use(agent).await.ok().flatten();
+    (policy.interfaces.is_empty() || interface.is_some()).then(|| !policy.is_metered(interface.as_deref()))
+}
+
 /// The interface that leads to the core, as far as that can be known.
 async fn interface_in_use(agent: &Arc<Agent>) -> Result<Option<String>, CodedError> {
     let known = agent.gate().locked_aim().core;

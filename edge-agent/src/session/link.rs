@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
+use headwater_protocol::federated::TrainingMessage;
 use headwater_protocol::id::VersionId;
 use headwater_protocol::wire::{EndedDataset, Following, MESSAGE_LIST_MAX, Message, News, PeerStatus, Refusal};
 use headwater_quic::endpoint::close;
@@ -178,6 +179,11 @@ impl Link {
         self.send(Message::Status(status)).await
     }
 
+    /// Tells the core something of training.
+    pub async fn say_of_training(&self, message: TrainingMessage) -> Result<(), CodedError> {
+        self.send(Message::Training(Box::new(message))).await
+    }
+
     /// Tells the core how much it may send to this device in a second; none lifts the cap.
     pub async fn send_down_cap(&self, bytes_per_s: Option<u64>) -> Result<(), CodedError> {
         self.send(Message::DownCap { bytes_per_s }).await
@@ -239,6 +245,7 @@ impl Link {
     async fn pump(self, mut events: SessionEvents, fetches: Arc<dyn Fetches>) {
         while let Some(event) = events.next().await {
             match event {
+                SessionEvent::Message(Message::Training(message)) => fetches.hear(*message),
                 SessionEvent::Message(message) => self.take(message),
                 SessionEvent::Offer(offer) => {
                     let refusal =
@@ -311,6 +318,9 @@ impl Link {
 pub trait Fetches: Send + Sync + 'static {
     /// Begins to send the version, or refuses. Must not block.
     fn fetch(&self, handle: SessionHandle, transfer: u32, dataset: String, version: VersionId);
+
+    /// Takes what the core says of training. Must not block.
+    fn hear(&self, message: TrainingMessage);
 }
 
 /// The number of the next question.

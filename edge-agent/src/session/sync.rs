@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use headwater_host::control::ReplySender;
 use headwater_host::error::{CodedError, codes};
+use headwater_protocol::federated::TrainingMessage;
 use headwater_protocol::id::VersionId;
 use headwater_protocol::name::NamePattern;
 use headwater_protocol::trust::is_older_nonce;
@@ -234,5 +235,9 @@ struct ServeFetches(Arc<Agent>);
 impl Fetches for ServeFetches {
     fn fetch(&self, handle: SessionHandle, transfer: u32, dataset: String, version: VersionId) {
         serve_fetch(&self.0, handle, transfer, dataset, version);
+    }
+
+    fn hear(&self, message: TrainingMessage) {
+        self.0.training().hear(message);
     }
 }

@@ -223,4 +223,7 @@ codes! {
     TRAINING_FAILED = "HW-8004", "Training program failed",
         "The program that trains on a device did not do what a task asks of it.",
         "see `edge-agent training log` for what it said";
+    UNTRUSTED_PROGRAM = "HW-8005", "Training program not trusted",
+        "A run brings a training program by an author whom this device does not trust.",
+        "put the author's key into `[training] trust` if its programs may run here";
 }

@@ -50,7 +50,20 @@ impl TaskKind {
 }
 
 /// What a task is known by: a device does each once, however often it is told.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Archive,
+    Serialize,
+    Deserialize,
+    Clone,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct TaskKey {
     /// The run.
     pub run: String,
@@ -61,7 +74,7 @@ pub struct TaskKey {
 }
 
 /// What a core asks a device to do.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Task {
     /// The run.
     pub run: String,

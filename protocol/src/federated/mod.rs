@@ -9,6 +9,7 @@
 mod entry;
 mod message;
 mod name;
+pub mod participant;
 mod plan;
 pub mod run;
 

@@ -1,3 +1,5 @@
+//! Headers that are refused, and encodings within their stated errors.
+
 use proptest::prelude::*;
 
 use super::encoding::{BLOCK, Encoded, Encoding, MismatchError, encode, layout_of};

@@ -94,7 +94,7 @@ impl Refusal {
 }
 
 /// A dataset that a device may read, and where it stands.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Following {
     /// Its name.
     pub dataset: String,

@@ -4,6 +4,7 @@
 //! down is not hashed again. What the new version *follows* is always the newest committed one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_host::scan::{Cancel, ScanOptions, SkipReason, Stamp};
@@ -186,15 +187,15 @@ fn options(agent: &Agent, folder: &Folder, cancel: &Cancel) -> BuildOptions {
     let settings = agent.settings();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = if settings.scan.threads == 0 { cores.min(THREADS_DEFAULT_MAX) } else { settings.scan.threads };
-    let mut exclude = vec![agent.data().to_owned()];
+    let mut exclude = if folder.is_own { Vec::new() } else { vec![agent.data().to_owned()] };
     if folder.role == Role::Publish {
         // The settings say so too; this holds for what they can't see, as the same folder mounted at two places.
         exclude.extend(settings.local.iter().map(|local| local.folder.clone()));
     }
     BuildOptions {
         scan: ScanOptions {
-            settle: settings.scan.settle.0,
-            ignore: settings.scan.ignore.clone(),
+            settle: if folder.is_own { Duration::ZERO } else { settings.scan.settle.0 },
+            ignore: if folder.is_own { Vec::new() } else { settings.scan.ignore.clone() },
             gitignore: settings.scan.gitignore,
             exclude,
             threads,

@@ -1,3 +1,5 @@
+//! Runs: what single events lead to, and what always holds whatever happens in whatever order.
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
