@@ -205,6 +205,11 @@ impl Core {
         output(self.command().args(arguments).arg("--json"))?.lines().map(parse).collect()
     }
 
+    /// Kills the daemon with SIGKILL.
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        self.daemon.take().context("the core is not running")?.kill()
+    }
+
     /// Stops the daemon as systemd does.
     pub(crate) fn stop(&mut self) -> anyhow::Result<()> {
         self.daemon.take().context("the core is not running")?.stop()
@@ -264,6 +269,13 @@ impl Device {
         let data = base.join("devices").join(name).join("agent");
         fs::create_dir_all(&data)?;
         Ok(Self { name: name.to_owned(), program: programs.agent.clone(), data, daemon: None })
+    }
+
+    /// Adds to its settings, which it reads at its next start.
+    pub(crate) fn set(&self, settings: &str) -> anyhow::Result<()> {
+        let file = self.data.join("agent.toml");
+        let before = fs::read_to_string(&file).unwrap_or_default();
+        Ok(fs::write(file, before + settings)?)
     }
 
     /// The program with the data folder set.

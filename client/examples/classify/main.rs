@@ -6,8 +6,17 @@
 //! $ cargo run --example classify -- train cameras@latest --epochs 3
 //! ```
 //!
+//! As the program of a device that takes part in federated runs it needs no core:
+//!
+//! ```toml
+//! [training]
+//! command = ["/opt/classify", "federated"]
+//! datasets = ["pictures"]
+//! ```
+//!
 //! A sample is a grey PNG file and a JSON file with the member `label`, which share a stem.
 
+mod federated;
 mod images;
 mod model;
 mod state;
@@ -53,6 +62,16 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         epochs: u64,
     },
+    /// Does a task of a federated run on this device, as a program of `edge-agent`
+    Federated,
+    /// Writes a model that knows nothing, for `core-node model publish`
+    Init {
+        /// The file
+        file: PathBuf,
+        /// Pixels of an image
+        #[arg(long, default_value_t = 784)]
+        pixels: usize,
+    },
 }
 
 #[derive(Args)]
@@ -84,10 +103,16 @@ struct Read {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    let command = match Cli::parse().command {
+        Command::Federated => return federated::run(),
+        Command::Init { file, pixels } => return federated::init(pixels, &file),
+        command => command,
+    };
     let client = Client::connect(Options::from_environment()?).await?;
-    match Cli::parse().command {
+    match command {
         Command::Read(arguments) => read(&client, &arguments).await?,
         Command::Train { dataset, epochs } => train(&client, &dataset, epochs).await?,
+        Command::Federated | Command::Init { .. } => {}
     }
     client.close().await;
     Ok(())

@@ -6,7 +6,8 @@ use crate::images::CLASSES;
 
 const HIDDEN: usize = 96;
 const MOMENTUM: f32 = 0.9;
-const RATE: f32 = 0.08;
+/// The learning rate of a first epoch.
+pub(crate) const RATE: f32 = 0.08;
 
 /// The learning rate of an epoch: it falls to nothing in a straight line.
 pub(crate) fn rate(epoch: u64, epochs: u64) -> f32 {
@@ -14,9 +15,9 @@ pub(crate) fn rate(epoch: u64, epochs: u64) -> f32 {
 }
 
 /// Weights from a layer to the next, with what each of them moved by last.
-struct Layer {
-    weights: Array2<f32>,
-    bias: Array1<f32>,
+pub(crate) struct Layer {
+    pub(crate) weights: Array2<f32>,
+    pub(crate) bias: Array1<f32>,
     moved: Array2<f32>,
     bias_moved: Array1<f32>,
 }
@@ -29,12 +30,13 @@ impl Layer {
         blake3::Hasher::new().update(b"weights").finalize_xof().fill(&mut bytes);
         let (pairs, _) = bytes.as_chunks::<2>();
         let weights = pairs.iter().map(|pair| limit * (f32::from(u16::from_le_bytes(*pair)) / 32_767.5 - 1.0));
-        Self {
-            weights: Array2::from_shape_vec((inputs, outputs), weights.collect()).expect("as many as were drawn"),
-            bias: Array1::zeros(outputs),
-            moved: Array2::zeros((inputs, outputs)),
-            bias_moved: Array1::zeros(outputs),
-        }
+        let weights = Array2::from_shape_vec((inputs, outputs), weights.collect()).expect("as many as were drawn");
+        Self::of(weights, Array1::zeros(outputs))
+    }
+
+    /// A layer that has not moved yet.
+    pub(crate) fn of(weights: Array2<f32>, bias: Array1<f32>) -> Self {
+        Self { moved: Array2::zeros(weights.dim()), bias_moved: Array1::zeros(bias.len()), weights, bias }
     }
 
     fn apply(&self, inputs: &Array2<f32>) -> Array2<f32> {
@@ -53,8 +55,8 @@ impl Layer {
 
 /// The classifier.
 pub(crate) struct Model {
-    first: Layer,
-    second: Layer,
+    pub(crate) first: Layer,
+    pub(crate) second: Layer,
 }
 
 impl Model {

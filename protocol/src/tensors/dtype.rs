@@ -126,15 +126,15 @@ impl Dtype {
             Self::I8 => put(numbers, into, |value| (value.clamp(i8::MIN.into(), i8::MAX.into()) as i8).to_le_bytes()),
             Self::U16 => put(numbers, into, |value| (value.clamp(0, u16::MAX.into()) as u16).to_le_bytes()),
             Self::I16 => {
-                put(numbers, into, |value| (value.clamp(i16::MIN.into(), i16::MAX.into()) as i16).to_le_bytes())
+                put(numbers, into, |value| (value.clamp(i16::MIN.into(), i16::MAX.into()) as i16).to_le_bytes());
             }
             Self::U32 => put(numbers, into, |value| (value.clamp(0, u32::MAX.into()) as u32).to_le_bytes()),
             Self::I32 => {
-                put(numbers, into, |value| (value.clamp(i32::MIN.into(), i32::MAX.into()) as i32).to_le_bytes())
+                put(numbers, into, |value| (value.clamp(i32::MIN.into(), i32::MAX.into()) as i32).to_le_bytes());
             }
             Self::U64 => put(numbers, into, |value| (value.clamp(0, u64::MAX.into()) as u64).to_le_bytes()),
             Self::I64 => {
-                put(numbers, into, |value| (value.clamp(i64::MIN.into(), i64::MAX.into()) as i64).to_le_bytes())
+                put(numbers, into, |value| (value.clamp(i64::MIN.into(), i64::MAX.into()) as i64).to_le_bytes());
             }
             _ => {}
         }

@@ -117,5 +117,5 @@ fn a_round_without_enough_devices_fails_and_says_why() {
     let whole = model_file(1.0);
     std::fs::write(&damaged, &whole[..whole.len() - 1]).expect("written");
     let path = damaged.to_str().expect("text");
-    lab.core.run_command(&["model", "publish", path, "--model", "x"]).failed("HW-8001", &["ends at byte"]);
+    lab.core.run_command(&["model", "publish", path, "--model", "x"]).failed("HW-8001", &["end at byte"]);
 }

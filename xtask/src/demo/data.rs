@@ -42,6 +42,15 @@ impl Data {
         }
     }
 
+    /// Pixels of an image.
+    pub(crate) const fn pixels(&self) -> usize {
+        match self {
+            Self::FashionMnist => 28 * 28,
+            Self::Digits => 8 * 8,
+            Self::Folder(_) => 0,
+        }
+    }
+
     /// Whether it is images with labels.
     pub(crate) const fn has_labels(&self) -> bool {
         !matches!(self, Self::Folder(_))

@@ -2,12 +2,14 @@
 //!
 //! Devices publish their folders to a core; one of them is killed half-way and started again; one file changes; another
 //! device subscribes to the collection of all, and every file is compared byte by byte with where it came from. Then a training job reads
-//! the collection; it is killed in mid-epoch, goes on with two ranks, and learns to tell the images apart.
+//! the collection; it is killed in mid-epoch, goes on with two ranks, and learns to tell the images apart. In the end devices train a
+//! model together on what they have, over a killed core and a device that drops out.
 
 mod compare;
 mod data;
 mod idx;
 mod job;
+mod rounds;
 mod show;
 mod watch;
 
@@ -90,6 +92,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     job.read_killed_and_resumed(&mut table)?;
     if data.has_labels() {
         job.train(&mut table)?;
+        let pixels = data.pixels();
+        let trainers = rounds::devices(options.devices);
+        rounds::train(&programs, &mut stage.core, &mut stage.devices[..trainers], pixels, &work.path, &mut table)?;
     }
     stage.stop()?;
 
@@ -145,6 +150,9 @@ impl Stage {
         for (name, folder) in names.iter().zip(&folders) {
             let device = Device::join(programs, base, name, &token)?;
             let dataset = format!("cam/{name}");
+            if data.has_labels() && devices.len() < rounds::devices(count) {
+                device.set(&rounds::settings(programs, &dataset))?;
+            }
             device.output(&["publish", &folder.to_string_lossy(), "--dataset", &dataset, "--every", "5s"])?;
             published.push(Published::of(name, &dataset, folder)?);
             devices.push(device);

@@ -411,7 +411,7 @@ impl Run {
     }
 
     fn is_to_be_judged(&self, aggregated: u64) -> bool {
-        self.plan.evaluate_every > 0 && aggregated % self.plan.evaluate_every == 0
+        self.plan.evaluate_every > 0 && aggregated.is_multiple_of(self.plan.evaluate_every)
     }
 
     /// The updates can't be combined: the round fails, and what counted in it is named as the reason's own matter.
