@@ -66,6 +66,8 @@ pub struct Config {
     pub certificates: CertificateConfig,
     /// Which versions are kept where a dataset has no rule of its own.
     pub retention: RetentionConfig,
+    /// Federated runs.
+    pub federation: FederationConfig,
     /// When dead packs are freed by themselves.
     pub gc: GcConfig,
     /// What a device may read and write when neither its token nor a rule says so.
@@ -91,6 +93,7 @@ impl Default for Config {
             proofs: ProofConfig::default(),
             certificates: CertificateConfig::default(),
             retention: RetentionConfig::default(),
+            federation: FederationConfig::default(),
             gc: GcConfig::default(),
             defaults: DefaultRights::default(),
             rules: Vec::new(),
@@ -227,6 +230,20 @@ pub struct RetentionConfig {
     pub keep_last: u32,
     /// Days for which every version is kept, besides; 0 sets no such span.
     pub keep_days: u32,
+}
+
+/// Federated runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FederationConfig {
+    /// Updates that are kept of each device and run, the newest, for checking models by; the last one always is. 0 keeps all.
+    pub updates_keep: u32,
+}
+
+impl Default for FederationConfig {
+    fn default() -> Self {
+        Self { updates_keep: 100 }
+    }
 }
 
 /// When dead packs are freed.

@@ -6,7 +6,7 @@ use std::ops::Range;
 use headwater_protocol::tensors::encoding::Encoded;
 use headwater_protocol::tensors::{Dtype, Layout, LayoutError, Tensor};
 
-use super::guard::Buffers;
+use super::guard::{Buffers, Fault, check_stretch};
 use super::optimiser::{MASTER, MOMENTUM, VARIANCE, first_variance, kept, step};
 use super::robust;
 use super::{ExactSums, Output, ReadError, Rule, Sink, Source, Strategy, WEIGHT_SUM_MAX, WriteError};
@@ -33,7 +33,7 @@ pub struct Model<'a> {
     pub file: &'a dyn Source,
 }
 
-/// An update whose values were checked ([`super::check_values`]).
+/// An update.
 #[derive(Clone)]
 pub struct Update<'a> {
     /// Where its tensors are.
@@ -78,6 +78,14 @@ pub enum Refusal {
     /// The new files can't be laid out.
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    /// An update has a number that no update may have.
+    #[error("update number {update}: {fault}")]
+    Value {
+        /// Which update, counted from 0.
+        update: usize,
+        /// What is wrong.
+        fault: Fault,
+    },
     /// A file can't be read.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -120,8 +128,8 @@ pub struct Scratch {
 /// What becomes of an update.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Part {
-    /// What its elements are multiplied with first.
-    factor: f32,
+    /// What its elements are multiplied with first; none: they stay as they are.
+    factor: Option<f32>,
     /// Its weight in sums.
     weight: u64,
     /// Whether it is in at all.
@@ -162,7 +170,7 @@ impl<'a> Aggregation<'a> {
             return Err(Refusal::Samples { strategy: name, samples: update.samples, max });
         }
         let part = |update: &Update<'_>| Part {
-            factor: 1.0,
+            factor: None,
             weight: strategy.weight(update.samples, update.staleness),
             is_kept: true,
         };
@@ -273,14 +281,14 @@ impl<'a> Aggregation<'a> {
         if let Some(bound) = self.strategy.zero {
             let limit = bound.value(zero);
             for (part, _) in self.parts.iter_mut().zip(&largest).filter(|(_, largest)| **largest > limit) {
-                part.factor = 0.0;
+                part.factor = Some(0.0);
             }
             self.estimates[1] = bound.next(zero, &largest);
         }
         if let Some(bound) = self.strategy.clip {
             let limit = bound.value(clip);
             for (part, norm) in self.parts.iter_mut().zip(&norms).filter(|(_, norm)| **norm > limit) {
-                part.factor *= (limit / norm) as f32;
+                part.factor = Some(part.factor.unwrap_or(1.0) * (limit / norm) as f32);
             }
             self.estimates[0] = bound.next(clip, &norms);
         }
@@ -336,6 +344,25 @@ impl<'a> Aggregation<'a> {
         self.model.place(new, tile.elements.clone())
     }
 
+    /// A tile of an update, after clipping.
+    fn scaled<'b>(
+        &self,
+        update: usize,
+        tensor: &Tensor,
+        tile: &Tile,
+        buffers: &'b mut Buffers,
+    ) -> Result<&'b [f32], Refusal> {
+        let (known, factor) = (&self.updates[update], self.parts[update].factor);
+        let values = buffers.decode(&known.encoded, tile.tensor, tile.elements.clone(), known.file)?;
+        check_stretch(&tensor.name, tile.elements.start, values).map_err(|fault| Refusal::Value { update, fault })?;
+        if let Some(factor) = factor {
+            for value in values.iter_mut() {
+                *value *= factor;
+            }
+        }
+        Ok(values)
+    }
+
     fn combine_floats(
         &self,
         tensor: &Tensor,
@@ -349,8 +376,8 @@ impl<'a> Aggregation<'a> {
         match self.strategy.rule {
             Rule::Median { .. } | Rule::TrimmedMean { .. } => {
                 rows.clear();
-                for (update, part) in self.updates.iter().zip(&self.parts) {
-                    rows.extend_from_slice(scaled(buffers, update, part, tile)?);
+                for index in 0..self.updates.len() {
+                    rows.extend_from_slice(self.scaled(index, tensor, tile, buffers)?);
                 }
                 robust::sort_columns(rows, width);
                 match self.strategy.rule {
@@ -363,8 +390,8 @@ impl<'a> Aggregation<'a> {
             }
             _ => {
                 sums.reset(width);
-                for (update, part) in self.updates.iter().zip(&self.parts).filter(|(_, part)| part.is_kept) {
-                    sums.add(scaled(buffers, update, part, tile)?, part.weight);
+                for (index, part) in self.parts.iter().enumerate().filter(|(_, part)| part.is_kept) {
+                    sums.add(self.scaled(index, tensor, tile, buffers)?, part.weight);
                 }
                 for (index, mean) in combined.iter_mut().enumerate() {
                     *mean = sums.mean(index, self.divisor);
@@ -510,15 +537,6 @@ fn needs_measure(strategy: &Strategy) -> bool {
 
 fn has_master(tensor: &Tensor) -> bool {
     matches!(tensor.dtype, Dtype::F16 | Dtype::Bf16)
-}
-
-/// A tile of an update, after clipping.
-fn scaled<'b>(buffers: &'b mut Buffers, update: &Update<'_>, part: &Part, tile: &Tile) -> Result<&'b [f32], ReadError> {
-    let values = buffers.decode(&update.encoded, tile.tensor, tile.elements.clone(), update.file)?;
-    if part.factor != 1.0 {
-        values.iter_mut().for_each(|value| *value *= part.factor);
-    }
-    Ok(values)
 }
 
 fn add(sums: &mut [f64], more: &[f64]) {

@@ -37,7 +37,7 @@ pub(crate) fn median(rows: &[f32], width: usize, into: &mut [f64]) {
     let count = rows.len() / width;
     let (low, high) = ((count - 1) / 2, count / 2);
     for (column, into) in into.iter_mut().enumerate() {
-        *into = (f64::from(rows[low * width + column]) + f64::from(rows[high * width + column])) / 2.0;
+        *into = f64::from(rows[low * width + column]).midpoint(f64::from(rows[high * width + column]));
     }
 }
 
@@ -51,7 +51,9 @@ pub(crate) fn trimmed_mean(rows: &[f32], width: usize, trimmed: usize, into: &mu
         }
     }
     let kept = (count - 2 * trimmed) as f64;
-    into.iter_mut().for_each(|value| *value /= kept);
+    for value in into {
+        *value /= kept;
+    }
 }
 
 /// Adds what a tile adds to the squared distances of all pairs: `sums` has them by (1,0), (2,0), (2,1), (3,0) and so on.
@@ -159,10 +161,10 @@ mod tests {
         sort_columns(&mut rows, 1);
         let mut into = [0.0];
         median(&rows, 1, &mut into);
-        assert_eq!(into, [3.0]);
+        assert_eq!(into.map(f64::to_bits), [3.0_f64.to_bits()]);
         trimmed_mean(&rows, 1, 1, &mut into);
-        assert_eq!(into, [3.0]);
+        assert_eq!(into.map(f64::to_bits), [3.0_f64.to_bits()]);
         median(&rows[..4], 1, &mut into);
-        assert_eq!(into, [2.5]);
+        assert_eq!(into.map(f64::to_bits), [2.5_f64.to_bits()]);
     }
 }

@@ -38,6 +38,15 @@ pub struct KindLabels {
     pub kind: &'static str,
 }
 
+/// A number that devices of a federated run measure.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct MeasureLabels {
+    /// The run.
+    pub run: String,
+    /// The metric's name.
+    pub metric: String,
+}
+
 /// All numbers of a core.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -74,6 +83,10 @@ pub struct Metrics {
     pub gc_runs: Counter,
     /// Chunks that verification found damaged.
     pub damaged_chunks: Counter,
+    /// Updates that count or were refused, devices that left, rounds that were aggregated or failed, in all federated runs.
+    pub federated_events: Family<KindLabels, Counter>,
+    /// What devices measured in the newest round, weighted by samples.
+    pub federated_measures: Family<MeasureLabels, Gauge<f64, AtomicU64>>,
     /// Chunks that are damaged now.
     pub chunks_damaged: Gauge,
     /// Connected sessions.
@@ -144,6 +157,16 @@ impl Metrics {
         let gc_runs = register!(Counter::default(), "gc_runs", "Runs of gc");
         let damaged_chunks =
             register!(Counter::default(), "damaged_chunks", "Chunks that verification found damaged, each once");
+        let federated_events = register!(
+            Family::default(),
+            "federated_events",
+            "Updates that count or were refused, devices that left, rounds that were aggregated or failed"
+        );
+        let federated_measures = register!(
+            Family::default(),
+            "federated_measure",
+            "What devices of a run measured in its newest round, weighted by samples"
+        );
         let chunks_damaged = register!(Gauge::default(), "chunks_damaged", "Chunks that are damaged now");
         let sessions = register!(Gauge::default(), "sessions", "Connected sessions");
         let devices = register!(Gauge::default(), "devices", "Devices that may connect");
@@ -173,6 +196,8 @@ impl Metrics {
             gc_freed_bytes,
             gc_runs,
             damaged_chunks,
+            federated_events,
+            federated_measures,
             chunks_damaged,
             sessions,
             devices,

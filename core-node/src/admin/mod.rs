@@ -5,7 +5,7 @@
 mod metrics;
 mod page;
 
-pub use metrics::{ErrorLabels, KindLabels, Metrics, WireLabels};
+pub use metrics::{ErrorLabels, KindLabels, MeasureLabels, Metrics, WireLabels};
 
 use std::sync::Arc;
 

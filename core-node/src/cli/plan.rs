@@ -86,7 +86,7 @@ impl Plan {
             }
             Command::Model(ModelCommand::Aggregate(args)) => return Ok(Self::Aggregate(args, json)),
             Command::Model(command) => training::model(command)?,
-            Command::Federation(FederationCommand::Start(start)) => training::start(start, run_file.as_deref())?,
+            Command::Federation(FederationCommand::Start(start)) => training::start(*start, run_file.as_deref())?,
             Command::Federation(command) => {
                 watch = matches!(command, FederationCommand::Status { watch: true, .. });
                 training::federation(command)

@@ -157,9 +157,10 @@ pub(super) fn change(
     });
     let said = match (changed.map_err(catalog_failed)?, change) {
         (None, _) => {
-            let message = match record.is_over {
-                true => format!("the run `{run}` is over"),
-                false => format!("the run `{run}` can't be read; see the core's log"),
+            let message = if record.is_over {
+                format!("the run `{run}` is over")
+            } else {
+                format!("the run `{run}` can't be read; see the core's log")
             };
             return Err(CodedError::new(&codes::RUN_SENSELESS, message));
         }
@@ -351,16 +352,16 @@ fn rounds_of<'a>(entries: impl Iterator<Item = &'a Entry>) -> Vec<RoundRow> {
             Entry::Refused { .. } => row.refused += 1,
             Entry::Left { .. } => row.left += 1,
             Entry::Closed { why, at, .. } => {
-                row.reason = closing(*why).to_owned();
+                closing(*why).clone_into(&mut row.reason);
                 row.took_ms = at.saturating_sub(began);
             }
             Entry::Aggregated { model, .. } => {
-                row.state = "aggregated".to_owned();
+                "aggregated".clone_into(&mut row.state);
                 row.number = model.number;
                 pending.clear();
             }
             Entry::RoundFailed { reason, at, .. } => {
-                row.state = "failed".to_owned();
+                "failed".clone_into(&mut row.state);
                 row.reason.clone_from(reason);
                 row.took_ms = at.saturating_sub(began);
             }

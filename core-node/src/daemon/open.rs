@@ -217,6 +217,9 @@ const TEMPLATE_REST: &str = r#"
 # [certificates]
 # lifetime = "365d"                  # a device gets a new one at a session when this one ends soon, or has ended
 
+# [federation]
+# updates_keep = 100                 # newest updates to keep of each device and run, for `model verify`; 0 keeps all
+
 # [gc]
 # every = "24h"
 

@@ -5,14 +5,17 @@
 
 use std::time::Duration;
 
-use headwater_protocol::federated::run::{Phase, Run};
+use headwater_protocol::federated::run::{Phase, Run, weighted};
 use headwater_protocol::federated::{Entry, Plan, RunName, RunNameError};
 use headwater_protocol::time::Timestamp;
 use tokio::time::Instant;
 
+use crate::admin::{KindLabels, MeasureLabels};
 use crate::catalog::{AppendRunError, CatalogError, RunEntry, RunRecord};
 use crate::core::Core;
 
+/// Metrics of a round that are scraped.
+const MEASURES_MAX: usize = 64;
 /// Entries that are read at once.
 const ENTRIES_BATCH: u64 = 1000;
 
@@ -110,7 +113,7 @@ impl LiveRun {
     }
 
     /// Makes entries durable, and takes them. Blocks.
-    pub(super) fn take(&mut self, core: &Core, entries: Vec<Entry>) -> Result<(), CatalogError> {
+    pub(super) fn take(&mut self, core: &Core, entries: &[Entry]) -> Result<(), CatalogError> {
         if entries.is_empty() {
             return Ok(());
         }
@@ -129,8 +132,9 @@ impl LiveRun {
                 CatalogError::Failed { action: "write the log of a run", source: Box::new(moved) }
             }
         })?;
-        for entry in &entries {
+        for entry in entries {
             self.say(entry);
+            self.count(core, entry);
             self.apply(entry, at.0);
         }
         Ok(())
@@ -144,6 +148,28 @@ impl LiveRun {
         }
         if !matches!(self.run.phase(), Phase::Combining { .. }) {
             self.is_combining = false;
+        }
+    }
+
+    /// Adds what happens to the numbers that are scraped.
+    fn count(&self, core: &Core, entry: &Entry) {
+        let kind = match entry {
+            Entry::Counted(_) => "counted",
+            Entry::Refused { .. } => "refused",
+            Entry::Left { .. } => "left",
+            Entry::Aggregated { .. } => "aggregated",
+            Entry::RoundFailed { .. } => "failed",
+            _ => return,
+        };
+        core.metrics.federated_events.get_or_create(&KindLabels { kind }).inc();
+        if kind != "aggregated" {
+            return;
+        }
+        let members = self.run.poll_combine().map(|combine| combine.members).unwrap_or_default();
+        // Names come from devices: so many at most, whatever they are called.
+        for (metric, value) in weighted(members.iter().map(|member| member.counted)).into_iter().take(MEASURES_MAX) {
+            let labels = MeasureLabels { run: self.name.to_string(), metric };
+            core.metrics.federated_measures.get_or_create(&labels).set(value.mean);
         }
     }
 

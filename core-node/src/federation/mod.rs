@@ -124,16 +124,13 @@ impl Federation {
         match message {
             TrainingMessage::Report(report) => {
                 let mut present = self.present();
-                match present.get_mut(&peer.name).filter(|known| known.session == session) {
-                    Some(known) => {
-                        known.report = report;
-                        known.peer = peer.clone();
-                    }
-                    None => {
-                        let handle = handle.clone();
-                        let new = Present { session, peer: peer.clone(), handle, report, told: BTreeSet::new() };
-                        present.insert(peer.name.clone(), new);
-                    }
+                if let Some(known) = present.get_mut(&peer.name).filter(|known| known.session == session) {
+                    known.report = report;
+                    known.peer = peer.clone();
+                } else {
+                    let handle = handle.clone();
+                    let new = Present { session, peer: peer.clone(), handle, report, told: BTreeSet::new() };
+                    present.insert(peer.name.clone(), new);
                 }
                 drop(present);
                 self.wake.notify_one();
@@ -201,7 +198,7 @@ impl Federation {
         let Some(live) = runs.get_mut(name) else { return Ok(None) };
         let entries = ask(live);
         let changes = !entries.is_empty();
-        live.take(core, entries)?;
+        live.take(core, &entries)?;
         drop(runs);
         self.wake.notify_one();
         Ok(Some(changes))

@@ -60,9 +60,11 @@ pub(crate) fn recompute(
     let state = lineage.state_before_of.clone().zip(lineage.state_before);
     match staging.file(core, model, &lineage.base.id, MODEL_FILE) {
         Err(StageError::Gone { .. }) => {
-            gone.push(format!("the model that it changes (number {})", lineage.base.number))
+            gone.push(format!("the model that it changes (number {})", lineage.base.number));
         }
-        path => drop(path?),
+        path => {
+            path?;
+        }
     }
     let mut made = None;
     if gone.is_empty() {

@@ -83,7 +83,7 @@ impl Federation {
             let Some(live) = runs.values_mut().find(|live| live.record.name == task.run) else { continue };
             let now = live.now();
             let entries = live.run.handle_stands(&device, &task, state, now);
-            live.take(core, entries)?;
+            live.take(core, &entries)?;
         }
         for (name, round, result) in heard.combined {
             let Some(live) = runs.get_mut(&name).filter(|live| live.run.round() == round) else { continue };
@@ -92,18 +92,19 @@ impl Federation {
                 Err(reason) => live.run.handle_not_combined(&reason, live.now()),
             };
             live.is_combining = false;
-            live.take(core, entries)?;
+            live.take(core, &entries)?;
         }
         for live in runs.values_mut() {
             let named = heard.updates.get(&live.name);
-            let devices: Vec<_> = match heard.any_update {
-                true => live.run.assigned().keys().cloned().collect(),
-                false => named.into_iter().flatten().cloned().collect(),
+            let devices: Vec<_> = if heard.any_update {
+                live.run.assigned().keys().cloned().collect()
+            } else {
+                named.into_iter().flatten().cloned().collect()
             };
             for device in devices {
                 if let Some(arrival) = updates::look(core, live, &device)? {
                     let entries = live.run.handle_update(&device, arrival);
-                    live.take(core, entries)?;
+                    live.take(core, &entries)?;
                 }
             }
             loop {
@@ -121,7 +122,7 @@ impl Federation {
                 if entries.is_empty() {
                     break;
                 }
-                live.take(core, entries)?;
+                live.take(core, &entries)?;
                 for device in live.run.assigned().keys() {
                     *busy.entry(device.clone()).or_default() += 1;
                 }

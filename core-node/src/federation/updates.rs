@@ -14,7 +14,7 @@ use headwater_protocol::tensors::encoding::Encoded;
 use super::lineage::MODEL_FILE;
 use super::staging::{StageError, Staging};
 use super::{LiveRun, PlainFile, StoredFileError, key_of};
-use crate::catalog::CatalogError;
+use crate::catalog::{CatalogError, Retention};
 use crate::core::Core;
 
 /// Most metrics of an update.
@@ -26,7 +26,12 @@ const METRIC_NAME_BYTES_MAX: usize = 64;
 pub(super) fn look(core: &Arc<Core>, live: &LiveRun, device: &str) -> Result<Option<Arrival>, CatalogError> {
     let Some(work) = live.run.poll_task(device) else { return Ok(None) };
     let Ok(name) = updates_dataset(&live.name, device) else { return Ok(None) };
-    let Some(head) = core.catalog.dataset(name.as_str())?.and_then(|dataset| dataset.head) else { return Ok(None) };
+    let Some(dataset) = core.catalog.dataset(name.as_str())? else { return Ok(None) };
+    let Some(head) = dataset.head else { return Ok(None) };
+    let keep = u64::from(core.config.federation.updates_keep);
+    if keep > 0 && dataset.retention == Retention::default() {
+        core.catalog.set_retention(dataset.id, Retention { keep_last: Some(keep), keep_newer_than_s: None })?;
+    }
     if live.run.pending().iter().any(|counted| counted.update == head.version) {
         return Ok(None);
     }

@@ -39,7 +39,7 @@ pub(super) fn make(place: &Place, task: &Task, accepted: &[String], measured: &M
 /// The first encoding of the core's list that this device may send.
 fn chosen(task: &Task, accepted: &[String]) -> Result<Encoding, String> {
     let known = task.encodings.iter().filter(|name| accepted.contains(name));
-    known.filter_map(|name| name.parse().ok()).next().ok_or_else(|| {
+    known.flat_map(|name| name.parse()).next().ok_or_else(|| {
         format!("the core takes {}, and this device sends {}", task.encodings.join(", "), accepted.join(", "))
     })
 }

@@ -108,9 +108,10 @@ fn outcome(run: &str, settlement: &Settlement) -> TrainingReport {
         round: settlement.round,
         kind: settlement.kind.as_str().to_owned(),
         model: String::new(),
-        state: match settlement.accepted {
-            true => format!("{what} counts"),
-            false => format!("{what} does not count: {}", settlement.reason),
+        state: if settlement.accepted {
+            format!("{what} counts")
+        } else {
+            format!("{what} does not count: {}", settlement.reason)
         },
     }
 }

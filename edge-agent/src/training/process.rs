@@ -136,7 +136,7 @@ pub(super) async fn run(
         .process_group(0)
         .kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| format!("`{name}` can't be started: {error}"))?;
-    let _group = Group::of(&child);
+    let group = Group::of(&child);
     let output = Arc::new(Output::new(log));
     let stepped: Arc<Stepped> = Arc::new(stepped);
     let pipes = [
@@ -153,7 +153,7 @@ pub(super) async fn run(
         }
     };
     // Whatever it has started and left behind ends here, and with it whoever holds its output open.
-    drop(_group);
+    drop(group);
     for pipe in pipes.into_iter().flatten() {
         let stop = pipe.abort_handle();
         if tokio::time::timeout(OUTPUT_WAIT, pipe).await.is_err() {
@@ -293,7 +293,7 @@ mod tests {
             task: root.join("task"),
             log: root.join("log.txt"),
             memory_bytes: None,
-            time: Duration::from_secs(60),
+            time: Duration::from_mins(1),
             disk_bytes: 1 << 30,
             nice: 5,
         }

@@ -63,8 +63,7 @@ fn on_power(supplies: &Path) -> Option<bool> {
     for entry in std::fs::read_dir(supplies).ok()?.flatten() {
         match read(&entry.path(), "type").as_str() {
             "Mains" | "USB" if read(&entry.path(), "online") == "1" => return Some(true),
-            "Mains" => has_battery = true,
-            "Battery" => has_battery = true,
+            "Mains" | "Battery" => has_battery = true,
             _ => {}
         }
     }

@@ -184,9 +184,10 @@ impl Shell {
 
     fn say_settled(&self, run: &str, task: &Task, accepted: bool, reason: &str) {
         let round = task.round;
-        let (level, text) = match accepted {
-            true => (EventLevel::Info, format!("round {round} of `{run}` counts this device in")),
-            false => (EventLevel::Warn, format!("round {round} of `{run}` goes on without this device: {reason}")),
+        let (level, text) = if accepted {
+            (EventLevel::Info, format!("round {round} of `{run}` counts this device in"))
+        } else {
+            (EventLevel::Warn, format!("round {round} of `{run}` goes on without this device: {reason}"))
         };
         self.agent.note(level, "", "", text);
     }

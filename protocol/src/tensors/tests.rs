@@ -89,7 +89,7 @@ fn files_that_cannot_be_are_refused_by_name() {
         let said = Layout::of(&bytes).expect_err(expected).to_string();
         assert!(said.contains(expected), "{said}, not {expected}");
     }
-    let many: Vec<_> = (0..TENSORS_MAX + 1).map(|number| entry(&number.to_string(), "U8", "[0]", 0, 0)).collect();
+    let many: Vec<_> = (0..=TENSORS_MAX).map(|number| entry(&number.to_string(), "U8", "[0]", 0, 0)).collect();
     assert_eq!(Layout::of(&file(&format!("{{{}}}", many.join(",")), 0)), Err(LayoutError::TooMany));
 }
 

@@ -7,6 +7,7 @@
 
 mod bare_quinn;
 mod chunk;
+mod hash;
 mod idle;
 mod write;
 
@@ -24,6 +25,8 @@ struct Arguments {
 enum Baseline {
     /// fastcdc and BLAKE3 on one thread, over a file that is read into memory first
     Chunk { file: PathBuf },
+    /// Reading files and hashing them with BLAKE3, on all cores
+    Hash { files: Vec<PathBuf> },
     /// A file through one stream between two bare quinn endpoints with quinn's defaults, received into memory
     Quinn { file: PathBuf },
     /// Plain writes of a file's bytes into a new file, and one fdatasync
@@ -38,6 +41,7 @@ enum Baseline {
 fn main() -> anyhow::Result<()> {
     let result = match Arguments::parse().baseline {
         Baseline::Chunk { file } => chunk::measure(&file)?,
+        Baseline::Hash { files } => hash::measure(&files)?,
         Baseline::Quinn { file } => bare_quinn::measure(&file)?,
         Baseline::Write { file, to } => write::measure(&file, &to)?,
         Baseline::Idle { connections } => idle::measure(connections)?,

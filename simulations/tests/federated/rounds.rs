@@ -2,6 +2,10 @@
 
 use std::fs;
 
+use std::process::Command;
+
+use simulations::processes::{Program, program, say_skipped};
+
 use crate::lab::{DOUBLE, ELEMENTS, Lab, MODEL};
 
 #[test]
@@ -106,4 +110,18 @@ sleep 1000
     let (of_run, rounds) = lab.finished(&run);
     assert_eq!((of_run["state"].as_str(), rounds[0]["left"].as_u64()), (Some("finished"), Some(1)), "{of_run}");
     lab.core.stop();
+}
+
+#[test]
+fn strategies_give_what_numpy_computes() {
+    let has_numpy =
+        Command::new("python3").args(["-c", "import numpy"]).output().is_ok_and(|said| said.status.success());
+    if !has_numpy {
+        return say_skipped("python3 has no numpy to compare with");
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/federated.py");
+    let mut check = Command::new("python3");
+    check.args([script, "check", "--seeds", "2", "--core"]).arg(program(Program::Core));
+    let said = check.output().expect("python3 runs");
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
 }

@@ -4,6 +4,7 @@
 //! measured in a memory-backed and in a disk-backed folder where that makes a difference.
 
 mod corpus;
+mod federated;
 mod large;
 mod memory;
 pub(crate) mod report;
@@ -40,7 +41,7 @@ struct Figure {
     measure: fn(&Bench, &mut Report) -> anyhow::Result<()>,
 }
 
-const FIGURES: [Figure; 15] = [
+const FIGURES: [Figure; 20] = [
     Figure { name: "scan", measure: large::scan },
     Figure { name: "send", measure: large::send },
     Figure { name: "insert", measure: large::insert },
@@ -56,6 +57,11 @@ const FIGURES: [Figure; 15] = [
     Figure { name: "read-start", measure: training::start },
     Figure { name: "read-memory", measure: training::client_memory },
     Figure { name: "read-many", measure: training::many },
+    Figure { name: "combine", measure: federated::mean },
+    Figure { name: "combine-median", measure: federated::median },
+    Figure { name: "round", measure: federated::round },
+    Figure { name: "model-layer", measure: federated::layer },
+    Figure { name: "int8", measure: federated::int8 },
 ];
 
 /// The programs, and where they are measured.

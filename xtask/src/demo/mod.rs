@@ -24,6 +24,11 @@ use crate::setup;
 use crate::world::{Core, Device, Programs, wait_for};
 use data::Data;
 pub(crate) use data::fashion_mnist_pngs;
+
+/// Deals out real pictures with labels to folders, a different part to each.
+pub(crate) fn deal_pictures(folders: &[PathBuf]) -> anyhow::Result<()> {
+    Data::best().deal(folders)
+}
 use job::Job;
 use show::{Row, Table, bytes_text};
 use watch::{Counters, Published};

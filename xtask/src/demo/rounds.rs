@@ -28,7 +28,8 @@ const ACCURACY_MIN: f64 = 0.6;
 
 /// The program that trains, and the settings that a device needs to run it.
 pub(super) fn settings(programs: &Programs, dataset: &str) -> String {
-    format!("[training]\ncommand = [{:?}, \"federated\"]\ndatasets = [\"{dataset}\"]\n", programs.job)
+    let program = programs.job.display();
+    format!("[training]\ncommand = ['{program}', \"federated\"]\ndatasets = [\"{dataset}\"]\n")
 }
 
 /// How many of the demo's devices train.
@@ -149,11 +150,10 @@ fn accuracy(round: &Value) -> Option<f64> {
 fn say(round: &Value) {
     let (number, updates, took) = (&round["round"], &round["updates"], round["took_ms"].as_f64().unwrap_or_default());
     let percent = accuracy(round).unwrap_or_default() * 100.0;
-    match round["for_what"].as_str() {
-        Some("evaluate") => println!("  round {number}: {percent:.1} % are told right, as {updates} devices judge"),
-        _ => {
-            let state = round["state"].as_str().unwrap_or_default();
-            println!("  round {number}: {updates} updates, {state}, in {:.1} s", took / 1000.0);
-        }
+    if round["for_what"] == "evaluate" {
+        println!("  round {number}: {percent:.1} % are told right, as {updates} devices judge");
+    } else {
+        let state = round["state"].as_str().unwrap_or_default();
+        println!("  round {number}: {updates} updates, {state}, in {:.1} s", took / 1000.0);
     }
 }

@@ -84,7 +84,7 @@ pub(in crate::cli) struct AggregateArgs {
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum FederationCommand {
     /// Begin a run. Settings come from the file --config, and over them from these arguments.
-    Start(StartArgs),
+    Start(Box<StartArgs>),
     /// Show runs, or one run with its rounds and devices.
     Status {
         /// The run.

@@ -88,7 +88,7 @@ impl Play {
         Some(TaskKey { run: "r".into(), base: work.base.id, kind: work.kind })
     }
 
-    fn arrival(&self, device: &str, task: TaskKey) -> Arrival {
+    fn arrival(device: &str, task: TaskKey) -> Arrival {
         let name = format!("{device} {}", task.base);
         Arrival {
             update: VersionId::of(name.as_bytes()),
@@ -103,7 +103,7 @@ impl Play {
 
     fn send(&mut self, device: &str) {
         let task = self.task(device).expect("it has a task");
-        let entries = self.run.handle_update(device, self.arrival(device, task));
+        let entries = self.run.handle_update(device, Self::arrival(device, task));
         self.take(entries);
         self.settle();
     }
@@ -235,7 +235,7 @@ fn others_take_the_places_of_those_that_fail_or_stall() {
 fn an_update_counts_once_and_says_why_not() {
     let mut play = Play::new(plan(), &["a", "b", "c"]);
     let task = play.task("a").expect("a task");
-    let arrival = play.arrival("a", task.clone());
+    let arrival = Play::arrival("a", task.clone());
     play.send("a");
     assert!(play.run.handle_update("a", arrival.clone()).is_empty(), "it has no task any more");
     assert_eq!(play.run.verdict("a", &task), Verdict::Counts);
@@ -255,7 +255,7 @@ fn who_is_refused_often_is_left_out() {
         assert_eq!(play.run.round(), round);
         let task = play.task("b").expect("a task");
         let fault = Some("no".to_owned());
-        let entries = play.run.handle_update("b", Arrival { fault, ..play.arrival("b", task) });
+        let entries = play.run.handle_update("b", Arrival { fault, ..Play::arrival("b", task) });
         play.take(entries);
         play.send("a");
         play.combine();
@@ -273,7 +273,7 @@ fn buffered_runs_take_late_updates_and_tell_how_late() {
     play.send("a");
     // One that comes while the round is combined counts in the next.
     let task = play.task("b").expect("still");
-    let entries = play.run.handle_update("b", play.arrival("b", task));
+    let entries = play.run.handle_update("b", Play::arrival("b", task));
     play.take(entries);
     assert_eq!(play.combine(), ["a"]);
     let combine = play.run.poll_combine().expect("b was enough for a round");
@@ -449,7 +449,7 @@ impl Play {
             Act::Send(device) | Act::Fault(device) => match self.task(&name(device)) {
                 Some(task) => {
                     let fault = matches!(act, Act::Fault(_)).then(|| "garbage".to_owned());
-                    let arrival = Arrival { fault, ..self.arrival(&name(device), task) };
+                    let arrival = Arrival { fault, ..Self::arrival(&name(device), task) };
                     sent.push((name(device), arrival.clone()));
                     self.run.handle_update(&name(device), arrival)
                 }
