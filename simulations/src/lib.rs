@@ -10,6 +10,7 @@ pub mod quiet;
 pub mod random;
 pub mod reconnect;
 pub mod recording;
+pub mod rounds;
 pub mod tally;
 pub mod trouble;
 pub mod world;

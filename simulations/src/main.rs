@@ -1,6 +1,7 @@
 //! `cargo run -p simulations -- sync --seeds 1000`: plays seeds of the world, prints what the checkers found, and how to
 //! replay it.
 //! `cargo run -p simulations -- machines --seeds 1000`: the same with the two machines that move versions alone.
+//! `cargo run -p simulations -- rounds --seeds 1000`: the same with the two machines of federated rounds.
 //! `cargo run -p simulations -- idle`: what a device costs that has nothing to do, and how soon an update gets through.
 //! `cargo run -p simulations -- goodput bdp cubic`: what congestion controllers make of links, in virtual time.
 //! `cargo run -p simulations -- links`: what real daemons and rsync make of the same links, between network namespaces.
@@ -20,11 +21,12 @@ use headwater_quic::Congestion;
 use simulations::goodput::scenarios;
 use simulations::tally::Tally;
 use simulations::world::{self, BUGS, Bug, FULL_LINKS, IDLING, Plan};
-use simulations::{goodput, kills, links, machines, quiet, reconnect};
+use simulations::{goodput, kills, links, machines, quiet, reconnect, rounds};
 
 const USAGE: &str =
     "usage: simulations sync [--seeds N] [--from S] [--plan FILE | --all-plans] [--bug NAME] [--threads N] [--trace]
        simulations machines [--seeds N] [--from S] [--trace]
+       simulations rounds [--seeds N] [--from S] [--trace]
        simulations idle [--write]
        simulations goodput [--write] [CONTROLLER ...] [FILE ...]
        simulations links [--seconds N] [--sender bdp|cubic|rsync ...] [NAME ...] [FILE ...]
@@ -96,6 +98,7 @@ fn main() -> ExitCode {
         Some("reconnect") => come_back(given),
         Some("kills") => kill_processes(given).map(|()| true),
         Some("machines") => arguments(given).map(|arguments| play_machines(&arguments)),
+        Some("rounds") => arguments(given).map(|arguments| play_rounds(&arguments)),
         Some(other) => Err(format!("there is no simulation called `{other}`")),
         None => Err("which simulation?".into()),
     };
@@ -231,19 +234,41 @@ fn play_machines(arguments: &Arguments) -> bool {
         let trace: Option<machines::TraceSink<'_>> = if arguments.trace { Some(&mut print) } else { None };
         let outcome = machines::run(seed, None, trace);
         played.add(&outcome.tally);
-        if !outcome.problems.is_empty() {
-            failed += 1;
-            println!("seed {seed} failed (trace {}):", outcome.trace_hash);
-            for problem in &outcome.problems {
-                println!("  {problem}");
-            }
-            println!("  replay: {}", outcome.replay());
-        } else if arguments.seeds == 1 {
-            println!("seed {seed} holds (trace {})", outcome.trace_hash);
-        }
+        failed +=
+            u64::from(!say(seed, &outcome.trace_hash, &outcome.problems, &outcome.replay(), arguments.seeds == 1));
     }
     println!("{} seeds from {}, {failed} failed: {played}", arguments.seeds, arguments.from);
     failed == 0
+}
+
+/// Plays seeds of the machines of federated rounds; whether all hold.
+fn play_rounds(arguments: &Arguments) -> bool {
+    let mut failed = 0;
+    let mut played = Tally::default();
+    for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
+        let mut print = |line: &str| println!("{line}");
+        let trace: Option<rounds::TraceSink<'_>> = if arguments.trace { Some(&mut print) } else { None };
+        let outcome = rounds::run(seed, None, trace);
+        played.add(&outcome.tally);
+        failed +=
+            u64::from(!say(seed, &outcome.trace_hash, &outcome.problems, &outcome.replay(), arguments.seeds == 1));
+    }
+    println!("{} seeds from {}, {failed} failed: {played}", arguments.seeds, arguments.from);
+    failed == 0
+}
+
+/// Says how a seed went, where that is asked for or nothing holds; whether it holds.
+fn say(seed: u64, trace_hash: &str, problems: &[String], replay: &str, is_only: bool) -> bool {
+    if !problems.is_empty() {
+        println!("seed {seed} failed (trace {trace_hash}):");
+        for problem in problems {
+            println!("  {problem}");
+        }
+        println!("  replay: {replay}");
+    } else if is_only {
+        println!("seed {seed} holds (trace {trace_hash})");
+    }
+    problems.is_empty()
 }
 
 /// Kills real processes; what does not hold is a panic, with all logs.

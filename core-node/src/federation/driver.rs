@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use headwater_protocol::wire::Message;
-use headwater_quic::session::SessionHandle;
 use headwater_quic::work;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -20,8 +18,6 @@ const NAME: &str = "federation";
 const LOOK_EVERY: Duration = Duration::from_mins(1);
 /// When a step is tried again that the catalog kept from being made.
 const AGAIN: Duration = Duration::from_secs(5);
-/// How long a device may take to hear something; one that takes longer hears it in its next session.
-const TELL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Drives all runs until dropped.
 pub(crate) async fn drive(core: Arc<Core>) {
@@ -73,9 +69,6 @@ fn follow(core: &Arc<Core>, after: After) -> Duration {
     if after.has_new_rights {
         core.announce_rights();
     }
-    for (handle, message) in after.messages {
-        work::spawn(tell(handle, Message::Training(Box::new(message))));
-    }
     for job in after.jobs {
         let of = core.clone();
         work::spawn(async move {
@@ -87,9 +80,4 @@ fn follow(core: &Arc<Core>, after: After) -> Duration {
         });
     }
     after.wait.unwrap_or(LOOK_EVERY).min(LOOK_EVERY)
-}
-
-async fn tell(handle: SessionHandle, message: Message) {
-    // One that does not hear it is told again in its next session.
-    let _ = tokio::time::timeout(TELL_TIMEOUT, handle.send(message)).await;
 }

@@ -47,6 +47,7 @@ pub(crate) use live::LiveRun;
 pub(crate) use model::{KnownModel, look_at_model};
 pub use participants::Participants;
 pub(crate) use presence::Presence;
+use presence::{Outbox, outbox, say};
 pub(crate) use recompute::{Recomputed, recompute};
 pub use settings::{EligibleSettings, RunSettings};
 pub(crate) use staging::{StageError, Staging};
@@ -72,10 +73,17 @@ struct Present {
     /// Which of its sessions said so.
     session: u64,
     peer: Arc<Peer>,
-    handle: SessionHandle,
+    /// What it is to hear, in order.
+    outbox: Outbox,
     report: DeviceReport,
     /// Tasks that this session has heard of, and those that the device spoke of: what becomes of them is told once.
     told: BTreeSet<TaskKey>,
+}
+
+impl Present {
+    fn say(&self, message: TrainingMessage) {
+        say(&self.outbox, message);
+    }
 }
 
 /// Something that a step is to take.
@@ -128,8 +136,8 @@ impl Federation {
                     known.report = report;
                     known.peer = peer.clone();
                 } else {
-                    let handle = handle.clone();
-                    let new = Present { session, peer: peer.clone(), handle, report, told: BTreeSet::new() };
+                    let outbox = outbox(handle.clone());
+                    let new = Present { session, peer: peer.clone(), outbox, report, told: BTreeSet::new() };
                     present.insert(peer.name.clone(), new);
                 }
                 drop(present);

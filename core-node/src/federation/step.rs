@@ -10,10 +10,10 @@ use headwater_protocol::federated::{
     Participation, REASON_BYTES_MAX, RunName, Settled, Task, TaskKey, TrainingMessage,
 };
 use headwater_protocol::wire::Following;
-use headwater_quic::session::SessionHandle;
 
 use super::combine::Job;
 use super::live::LiveRun;
+use super::presence::say;
 use super::staging::Staging;
 use super::{Federation, Heard, Present, key_of, minute_of, updates};
 use crate::catalog::CatalogError;
@@ -22,8 +22,6 @@ use crate::core::Core;
 /// What is to be done after a step.
 #[derive(Default)]
 pub(super) struct After {
-    /// What devices are to be told.
-    pub(super) messages: Vec<(SessionHandle, TrainingMessage)>,
     /// Updates to combine.
     pub(super) jobs: Vec<Job>,
     /// When something happens by itself.
@@ -107,6 +105,10 @@ impl Federation {
                     live.take(core, &entries)?;
                 }
             }
+        }
+        // Whose work came to nothing hears so before the same can be asked again: else it would wait for a word, and the run for it.
+        self.settle_all(&runs);
+        for live in runs.values_mut() {
             loop {
                 let candidates: Vec<_> = present
                     .iter()
@@ -136,7 +138,7 @@ impl Federation {
             let wait = live.run.poll_timeout(live.now()).map(|at| live.until(at));
             after.wait = [after.wait, wait].into_iter().flatten().min();
         }
-        self.tell_devices(&runs, &mut after);
+        self.tell_devices(&runs);
         let over: Vec<_> = runs.iter().filter(|(_, live)| live.run.is_over()).map(|(name, _)| name.clone()).collect();
         for name in over {
             core.rights.participants().close(name.as_str());
@@ -147,25 +149,32 @@ impl Federation {
     }
 
     /// What each device is to hear: tasks that its session has not heard of, and what became of those that it has.
-    fn tell_devices(&self, runs: &BTreeMap<RunName, LiveRun>, after: &mut After) {
+    fn tell_devices(&self, runs: &BTreeMap<RunName, LiveRun>) {
         let mut present = self.present();
         for known in present.values_mut() {
             let device = known.peer.name.clone();
             for live in runs.values() {
                 let Some(work) = live.run.poll_task(&device) else { continue };
                 if known.told.insert(key_of(live.name.as_str(), work.base, work.kind)) {
-                    let task = task(live, work);
-                    after.messages.push((known.handle.clone(), TrainingMessage::Do(task)));
+                    known.say(TrainingMessage::Do(task(live, work)));
                 }
             }
-            settle(known, &device, runs, after);
+        }
+        drop(present);
+        self.settle_all(runs);
+    }
+
+    /// What became of the tasks that devices know of, each told once.
+    fn settle_all(&self, runs: &BTreeMap<RunName, LiveRun>) {
+        for known in self.present().values_mut() {
+            settle(known, runs);
         }
     }
 }
 
 /// Tells a device what became of the tasks that it knows of, each once.
-fn settle(known: &mut Present, device: &str, runs: &BTreeMap<RunName, LiveRun>, after: &mut After) {
-    let handle = &known.handle;
+fn settle(known: &mut Present, runs: &BTreeMap<RunName, LiveRun>) {
+    let (device, outbox) = (known.peer.name.as_str(), &known.outbox);
     known.told.retain(|task| {
         let live = runs.values().find(|live| live.record.name == task.run);
         let verdict = live.map_or_else(
@@ -178,7 +187,7 @@ fn settle(known: &mut Present, device: &str, runs: &BTreeMap<RunName, LiveRun>, 
             Verdict::Over(reason) => (false, cut(reason)),
         };
         let settled = Settled { task: task.clone(), accepted, reason };
-        after.messages.push((handle.clone(), TrainingMessage::Settled(settled)));
+        say(outbox, TrainingMessage::Settled(settled));
         false
     });
 }

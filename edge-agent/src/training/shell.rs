@@ -270,7 +270,7 @@ impl Shell {
             folders_changed = true;
         }
         for held in held {
-            let now = (held.task.key(), without_numbers(&held.stage));
+            let now = (held.task.key(), after_restart(&held.stage));
             let before = self.kept.get(&held.task.run);
             if before == Some(&now) {
                 continue;
@@ -281,7 +281,7 @@ impl Shell {
             {
                 tracing::warn!(run = held.task.run, %error, "what is left of a task can't be removed");
             }
-            if let Err(error) = place.keep(&held.task, &held.stage) {
+            if let Err(error) = place.keep(&held.task, &now.1) {
                 tracing::warn!(run = held.task.run, %error, "a task can't be kept over a restart");
             }
             let is_sent = |stage: &Stage| matches!(stage, Stage::Sending { .. });
@@ -347,12 +347,12 @@ fn without_update(stage: Stage) -> Stage {
     if matches!(stage, Stage::Sending { .. }) { Stage::Fetching } else { stage }
 }
 
-/// The stage without what changes all the time.
-fn without_numbers(stage: &Stage) -> Stage {
+/// The stage as a restart takes it up: only that an update is made, or that a task is over, is worth a write.
+fn after_restart(stage: &Stage) -> Stage {
     match stage {
-        Stage::Training { .. } => Stage::Training { step: 0, steps: 0 },
         Stage::Sending { bytes, .. } => Stage::Sending { bytes: *bytes, sent: 0 },
-        other => other.clone(),
+        Stage::Over { .. } => stage.clone(),
+        Stage::Fetching | Stage::Waiting | Stage::Training { .. } | Stage::Encoding => Stage::Fetching,
     }
 }
 
