@@ -124,10 +124,11 @@ fn same_combination(history: &History, problems: &mut Vec<String>) {
             Fact::Wrote(Entry::RoundFailed { round, .. }) => {
                 failed.insert(*round);
             }
-            Fact::Combined(round, kind, members) if !failed.contains(round) => {
-                if known.insert((*round, *kind), members).is_some_and(|before| before != members) {
-                    problems.push(format!("same: round {round} was combined of other updates after a kill"));
-                }
+            Fact::Combined(round, kind, members)
+                if !failed.contains(round)
+                    && known.insert((*round, *kind), members).is_some_and(|before| before != members) =>
+            {
+                problems.push(format!("same: round {round} was combined of other updates after a kill"));
             }
             _ => {}
         }

@@ -157,10 +157,10 @@ impl Core {
         self.combined.push((round, model));
     }
 
-    fn take(&mut self, entries: Vec<Entry>, now_ms: u64, facts: &mut Vec<Fact>) -> Result<(), Died> {
+    fn take(&mut self, entries: &[Entry], now_ms: u64, facts: &mut Vec<Fact>) -> Result<(), Died> {
         let at = self.clock(now_ms).as_nanos() / 1_000_000;
         // The catalog takes them in one transaction.
-        for entry in &entries {
+        for entry in entries {
             self.log.push((entry.clone(), at));
             facts.push(Fact::Wrote(entry.clone()));
         }
@@ -171,7 +171,7 @@ impl Core {
             }
         }
         let Some(run) = &mut self.run else { return Ok(()) };
-        for entry in &entries {
+        for entry in entries {
             run.apply(entry);
         }
         if !matches!(run.phase(), Phase::Combining { .. }) {
@@ -188,19 +188,19 @@ impl Core {
         for (device, task, state) in std::mem::take(&mut self.stands) {
             let Some(run) = &mut self.run else { return Ok(after) };
             let entries = run.handle_stands(&name(device), &task, state, now);
-            self.take(entries, now_ms, facts)?;
+            self.take(&entries, now_ms, facts)?;
         }
         for (round, model) in std::mem::take(&mut self.combined) {
             let Some(run) = self.run.as_ref().filter(|run| run.round() == round) else { continue };
             let entries = run.handle_combined(model);
             self.is_combining = false;
-            self.take(entries, now_ms, facts)?;
+            self.take(&entries, now_ms, facts)?;
         }
         for device in std::mem::take(&mut self.changed) {
             let Some(run) = &self.run else { return Ok(after) };
             let Some(arrival) = self.arrival(run, device, bug) else { continue };
             let entries = run.handle_update(&name(device), arrival);
-            self.take(entries, now_ms, facts)?;
+            self.take(&entries, now_ms, facts)?;
         }
         // Who left hears so before it can be asked for the same again.
         self.settle(&mut after);
@@ -217,7 +217,7 @@ impl Core {
             if entries.is_empty() {
                 break;
             }
-            self.take(entries, now_ms, facts)?;
+            self.take(&entries, now_ms, facts)?;
         }
         let Some(run) = &self.run else { return Ok(after) };
         if let Some(combine) = run.poll_combine().filter(|_| !self.is_combining) {

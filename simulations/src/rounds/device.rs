@@ -14,7 +14,6 @@ pub(super) fn name(number: usize) -> String {
 
 /// A device.
 pub(super) struct Device {
-    pub(super) number: usize,
     /// None while the process is dead.
     pub(super) participant: Option<Participant>,
     /// Grows with each life: what an earlier one began comes to nothing.
@@ -31,9 +30,8 @@ pub(super) struct Device {
 }
 
 impl Device {
-    pub(super) fn new(number: usize) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            number,
             participant: Some(Participant::new(1)),
             life: 0,
             session: None,

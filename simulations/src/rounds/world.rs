@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use std::fmt::Debug;
 
 use headwater_protocol::federated::participant::Work;
+use headwater_protocol::federated::run::Run;
 use headwater_protocol::federated::{Late, Plan, TaskKey, TrainingMessage};
 use headwater_protocol::id::VersionId;
 
@@ -115,7 +116,7 @@ impl World {
             seed,
             ..Plan::default()
         };
-        let devices = (0..scale.devices).map(Device::new).collect();
+        let devices = (0..scale.devices).map(|_| Device::new()).collect();
         let mut world = Self {
             random,
             scale,
@@ -172,7 +173,7 @@ impl World {
     pub(super) fn run(mut self, mut trace: Option<TraceSink<'_>>) -> (History, String) {
         let mut hasher = blake3::Hasher::new();
         let is_over = loop {
-            if self.core.run.as_ref().is_some_and(|run| run.is_over()) {
+            if self.core.run.as_ref().is_some_and(Run::is_over) {
                 break true;
             }
             let Some(Reverse((at, _, event))) = self.queue.pop() else { break false };
@@ -187,7 +188,7 @@ impl World {
             }
             self.happens(event);
         };
-        let waiting = self.core.run.iter().flat_map(|run| run.pending()).map(|counted| counted.update.to_string());
+        let waiting = self.core.run.iter().flat_map(Run::pending).map(|counted| counted.update.to_string());
         let waiting = waiting.collect();
         let log = self.core.log.into_iter().map(|(entry, _)| entry).collect();
         let history = History { facts: self.facts, log, is_over, waiting, held_max: self.core.held_max };
@@ -294,11 +295,11 @@ impl World {
             return;
         }
         let report = known.connected(session);
-        self.to_core(device, session, report);
+        self.send_to_core(device, session, report);
         self.reconcile(device);
     }
 
-    fn to_core(&mut self, device: usize, session: u64, message: TrainingMessage) {
+    fn send_to_core(&mut self, device: usize, session: u64, message: TrainingMessage) {
         // One stream: what is said later does not arrive before.
         self.after(20, Event::ToCore(device, session, self.core.life, Box::new(Message(message))));
     }
@@ -323,7 +324,7 @@ impl World {
         let (jobs, messages) = self.devices[device].reconcile();
         if let Some(session) = self.devices[device].session {
             for message in messages {
-                self.to_core(device, session, message);
+                self.send_to_core(device, session, message);
             }
         }
         for (key, work) in jobs {
