@@ -248,6 +248,12 @@ fn versions_are_a_filesystem() {
 }
 
 #[test]
+fn training_programs_on_devices() {
+    let Some(lab) = Lab::new() else { return };
+    lab.pytest("test_federated.py");
+}
+
+#[test]
 fn forks_signals_and_cores_that_restart() {
     let Some(lab) = Lab::new() else { return };
     lab.pytest("test_processes.py");

@@ -5,7 +5,7 @@
 >>> for batch in cameras.batches(256, seed=7, epoch=0):        # doctest: +SKIP
 ...     images = batch.array("png")
 
-``headwater.torch`` has datasets for PyTorch and ``headwater.fsspec`` a filesystem; neither is needed to import this.
+``headwater.federated`` is for training programs on devices. ``headwater.torch`` has datasets for PyTorch and ``headwater.fsspec`` a filesystem; neither is needed to import this.
 """
 
 from ._batch import Batch, Ragged, Sample
