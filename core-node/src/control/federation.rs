@@ -14,7 +14,7 @@ use super::training::{EventRow, FederationRow, ParticipantRow, RoundRow};
 use super::{Answer, models};
 use crate::catalog::{BeginRunError, Principal, RunRecord};
 use crate::core::Core;
-use crate::federation::{LiveRun, RunSettings};
+use crate::federation::{LiveRun, RunSettings, is_path};
 
 /// Entries that are read at once.
 const ENTRIES_BATCH: u64 = 1000;
@@ -26,6 +26,10 @@ const SECOND_MS: u64 = 1000;
 pub(super) fn start(core: &Arc<Core>, asker: &Asker, settings: &RunSettings, out: &Emitter) -> Result<(), CodedError> {
     if let Some(problem) = settings.problems().first() {
         return Err(CodedError::new(&codes::RUN_SENSELESS, problem.to_string()));
+    }
+    if is_path(&settings.strategy) && !asker.sees_all() {
+        let message = "only an administrator may have a program of the core's machine combine updates";
+        return Err(CodedError::new(&codes::FORBIDDEN, message).with_hint("name one of the strategies"));
     }
     let (dataset, version) = resolve(core, asker, &settings.model)?;
     if dataset.writer != Principal::Core {

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, anyhow, ensure};
-use headwater_aggregate::{Aggregation, Model, Strategy, Update, read_layout};
+use headwater_aggregate::{Aggregation, Model, Update, read_layout};
 use headwater_protocol::federated::run::{Combine, weighted};
 use headwater_protocol::federated::{ModelVersion, Plan, TaskKind, UPDATE_FILE, updates_dataset};
 use headwater_protocol::name::DatasetName;
 use headwater_protocol::tensors::encoding::Encoded;
 
+use super::combiner::{self, Combiner};
 use super::files::{PlainFile, aggregate_files};
 use super::lineage::{LINEAGE_FILE, Lineage, LineageMember, MODEL_FILE, STATE_FILE, STATE_PREFIX, lineage_of};
 use super::staging::Staging;
@@ -169,7 +170,7 @@ impl Round<'_> {
         model: &Path,
         state: &Path,
     ) -> anyhow::Result<bool> {
-        let strategy: Strategy = serde_json::from_str(self.strategy).context("the strategy can't be read")?;
+        let combiner: Combiner = serde_json::from_str(self.strategy).context("the strategy can't be read")?;
         let base = staging.file(core, self.model, &self.base.id, MODEL_FILE)?;
         let state_before = self.state.map(|(dataset, version)| staging.file(core, dataset, &version.id, STATE_FILE));
         let state_before = state_before.transpose()?;
@@ -187,7 +188,7 @@ impl Round<'_> {
             .zip(self.members)
             .map(|(path, member)| Input { path, samples: member.samples, staleness: member.staleness })
             .collect();
-        combine_files(strategy, &base, state_before.as_deref(), &members, model, state)
+        combine_files(&combiner, &base, state_before.as_deref(), &members, model, state)
     }
 }
 
@@ -203,13 +204,17 @@ pub(crate) struct Input<'a> {
 
 /// Combines update files, which are checked already, into a new model's file. Blocks.
 pub(crate) fn combine_files(
-    strategy: Strategy,
+    combiner: &Combiner,
     base: &Path,
     state: Option<&Path>,
     updates: &[Input<'_>],
     model_out: &Path,
     state_out: &Path,
 ) -> anyhow::Result<bool> {
+    let strategy = match combiner {
+        Combiner::Strategy(strategy) => strategy.clone(),
+        Combiner::Program { program } => return combiner::run(program, base, updates, model_out).map(|()| false),
+    };
     let open = |path: &Path| -> anyhow::Result<_> {
         let file = PlainFile::open(path).with_context(|| format!("`{}` can't be read", path.display()))?;
         let layout = read_layout(&file).with_context(|| format!("`{}` can't be read", path.display()))?;

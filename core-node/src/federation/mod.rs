@@ -14,6 +14,7 @@
 //! the new model of those that count.
 
 mod combine;
+mod combiner;
 mod driver;
 mod files;
 mod lineage;
@@ -40,6 +41,7 @@ use headwater_quic::session::SessionHandle;
 use tokio::sync::Notify;
 
 pub(crate) use combine::{Input, combine_files};
+pub(crate) use combiner::{Combiner, is_path};
 pub(crate) use driver::drive;
 pub(crate) use files::PlainFile;
 pub(crate) use lineage::{Lineage, MODEL_FILE, STATE_PREFIX};

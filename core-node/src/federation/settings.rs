@@ -11,6 +11,8 @@ use headwater_protocol::trust::LabelSelector;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Combiner;
+
 /// Rounds for which updates count after their own, where the strategy takes late ones and nobody says otherwise.
 const LATE_ROUNDS_DEFAULT: u64 = 10;
 /// Thousandths of one.
@@ -24,7 +26,7 @@ pub struct RunSettings {
     pub run: String,
     /// The model: `NAME`, or `NAME@3`.
     pub model: String,
-    /// How updates are combined, as `fedadam:eta=0.01`.
+    /// How updates are combined, as `fedadam:eta=0.01`; or the path of a program on the core's machine that does it.
     pub strategy: String,
     /// `train`, or `evaluate` for one round of metrics alone.
     pub kind: String,
@@ -117,16 +119,17 @@ impl RunSettings {
     /// The plan, but for the program, whose version is `program`.
     pub(crate) fn plan(&self, program: Option<Program>) -> Result<Plan, Problem> {
         let of_key = |key: &str, error: &dyn std::fmt::Display| Problem::of_key(key, error.to_string());
-        let strategy: Strategy = self.strategy.parse().map_err(|error| of_key("strategy", &error))?;
+        let combiner: Combiner = self.strategy.parse().map_err(|error| of_key("strategy", &error))?;
+        let strategy = combiner.strategy();
         let devices = LabelSelector::parse(&self.devices).map_err(|error| of_key("devices", &error))?;
         for encoding in &self.encodings {
             encoding.parse::<Encoding>().map_err(|error| of_key("encodings", &error))?;
         }
-        if self.samples_max > strategy.samples_max() {
+        if let Some(strategy) = strategy.filter(|strategy| self.samples_max > strategy.samples_max()) {
             let message = format!("`{}` can weigh {} samples at most", strategy.name(), strategy.samples_max());
             return Err(Problem::of_key("samples_max", message));
         }
-        if u64::from(self.min_updates) < strategy.updates_min() {
+        if let Some(strategy) = strategy.filter(|strategy| u64::from(self.min_updates) < strategy.updates_min()) {
             let message = format!("`{}` needs {} updates in each round", self.strategy, strategy.updates_min());
             return Err(Problem::of_key("min_updates", message));
         }
@@ -135,9 +138,10 @@ impl RunSettings {
             "evaluate" => TaskKind::Evaluate,
             other => return Err(Problem::of_key("kind", format!("`{other}` is neither `train` nor `evaluate`"))),
         };
-        let late_rounds = self.late_rounds.unwrap_or(if strategy.is_asynchronous() { LATE_ROUNDS_DEFAULT } else { 0 });
+        let takes_late = strategy.is_some_and(Strategy::is_asynchronous);
+        let late_rounds = self.late_rounds.unwrap_or(if takes_late { LATE_ROUNDS_DEFAULT } else { 0 });
         let mut config = self.config.clone();
-        if let Some((key, value)) = strategy.for_devices() {
+        if let Some((key, value)) = strategy.and_then(Strategy::for_devices) {
             config.insert(key.to_owned(), value.into());
         }
         let config = serde_json::to_string(&config).expect("JSON of JSON");
@@ -167,7 +171,7 @@ impl RunSettings {
             evaluate_every: self.evaluate_every,
             encodings: self.encodings.clone(),
             config,
-            strategy: serde_json::to_string(&strategy).expect("a strategy is plain data"),
+            strategy: serde_json::to_string(&combiner).expect("a strategy is plain data"),
             program,
             seed: self.seed,
         };

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::lab::{DOUBLE, ELEMENTS, Lab};
+use crate::lab::{DOUBLE, ELEMENTS, Lab, MODEL};
 
 #[test]
 fn a_program_runs_where_its_author_is_trusted() {
@@ -28,4 +28,33 @@ fn a_program_runs_where_its_author_is_trusted() {
     assert!(log.contains("dev-2 leaves") && log.contains("does not trust"), "{log}");
     assert_eq!(lab.model(2), vec![2.0; ELEMENTS]);
     lab.verify_all(2);
+}
+
+/// The core's operator can bring a way of combining; what comes of it is checked like everything that comes from outside.
+#[test]
+fn a_program_combines_updates_where_its_operator_says_so() {
+    let lab = Lab::new(&[DOUBLE, DOUBLE]);
+    let script = |name: &str, body: &str| {
+        let path = lab.core.scratch().join(name);
+        fs::write(&path, format!("#!/bin/sh\nset -e\ncd \"$HEADWATER_AGGREGATION\"\n{body}\n")).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("allowed");
+        path.to_str().expect("text").to_owned()
+    };
+    let good = script(
+        "keep",
+        "grep -q '\"samples\": 2' aggregation.json; test -s update-1.safetensors; cp base.safetensors model.safetensors",
+    );
+    let run = lab.start(&["--strategy", &good, "--min-updates", "2", "--deadline", "1m"]);
+    let (of_run, _) = lab.finished(&run);
+    assert_eq!(of_run["state"], "finished", "{}", lab.log(&run));
+    assert_eq!(lab.model(2), vec![1.0; ELEMENTS]);
+    lab.verify_all(2);
+    let bad = script("fail", "echo no idea; exit 7");
+    let settings = lab.core.scratch().join("bad.toml");
+    fs::write(&settings, format!("model = \"{MODEL}\"\nstrategy = \"{bad}\"\nmin_updates = 2\nfailures_max = 1\n"))
+        .expect("written");
+    let said = lab.core.ask(&["federation", "start", "--config", settings.to_str().expect("text")]);
+    let (of_run, rounds) = lab.finished(said["run"].as_str().expect("a run"));
+    assert_eq!(of_run["state"], "failed", "{of_run}");
+    assert!(rounds[0]["reason"].as_str().expect("a reason").contains("no idea"), "{rounds:?}");
 }

@@ -4,17 +4,17 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use headwater_aggregate::{Strategy, read_layout};
+use headwater_aggregate::read_layout;
 use headwater_host::error::{CodedError, codes};
 use headwater_host::output::Stdout;
 
 use super::AggregateArgs;
 use crate::cli::plan::usage;
-use crate::federation::{Input, PlainFile, combine_files};
+use crate::federation::{Combiner, Input, PlainFile, combine_files};
 
 /// Combines the files that `args` name.
 pub(in crate::cli) fn aggregate(args: &AggregateArgs, json: bool) -> Result<ExitCode, CodedError> {
-    let strategy: Strategy = args.strategy.parse().map_err(|error| usage(&format!("--strategy: {error}")))?;
+    let combiner: Combiner = args.strategy.parse().map_err(|error| usage(&format!("--strategy: {error}")))?;
     let updates: Vec<_> = args.updates.iter().map(|text| input(text)).collect::<Result<_, _>>()?;
     for path in updates.iter().map(|(path, _)| path).chain([&args.base]) {
         check(path)?;
@@ -26,7 +26,7 @@ pub(in crate::cli) fn aggregate(args: &AggregateArgs, json: bool) -> Result<Exit
         name.push(".state");
         name.into()
     });
-    let has_state = combine_files(strategy, &args.base, args.state.as_deref(), &inputs, &args.out, &state_out)
+    let has_state = combine_files(&combiner, &args.base, args.state.as_deref(), &inputs, &args.out, &state_out)
         .map_err(|error| {
             CodedError::new(&codes::MODEL_UNREADABLE, format!("the updates can't be combined: {error:#}"))
         })?;

@@ -130,7 +130,7 @@ pub(in crate::cli) struct StartArgs {
     #[arg(long)]
     pub(in crate::cli) run: Option<String>,
     /// How updates are combined: fedavg, fedavgm, fedadam, fedyogi, fedadagrad, fedprox, fedbuff, median, trimmed-mean, krum or
-    /// multi-krum, with parameters as `fedadam:eta=0.01,clip=adaptive` [default: fedavg].
+    /// multi-krum, with parameters as `fedadam:eta=0.01,clip=adaptive`; or the path of a program on the core's machine [default: fedavg].
     #[arg(long)]
     pub(in crate::cli) strategy: Option<String>,
     /// `train`, or `evaluate` for a round of metrics alone [default: train].

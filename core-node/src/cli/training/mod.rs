@@ -12,7 +12,7 @@ use toml::Value;
 
 use super::plan::absolute;
 use crate::control::Request;
-use crate::federation::RunSettings;
+use crate::federation::{RunSettings, is_path};
 
 pub(super) use aggregate::aggregate;
 pub(super) use args::{AggregateArgs, FederationCommand, ModelCommand};
@@ -59,7 +59,7 @@ pub(super) fn start(args: StartArgs, file: Option<&Path>) -> Result<Request, Cod
     let texts = [
         ("model", args.model),
         ("run", args.run),
-        ("strategy", args.strategy),
+        ("strategy", args.strategy.map(strategy_of).transpose()?),
         ("kind", args.kind),
         ("devices", args.devices),
         ("deadline", args.deadline),
@@ -94,6 +94,11 @@ pub(super) fn start(args: StartArgs, file: Option<&Path>) -> Result<Request, Cod
     }
     let settings: RunSettings = sources.load()?;
     Ok(Request::FederationStart(Box::new(settings)))
+}
+
+/// A program's path, as the daemon needs it, or a strategy as it is.
+fn strategy_of(text: String) -> Result<String, CodedError> {
+    if is_path(&text) { Ok(absolute(Path::new(&text))?.to_string_lossy().into_owned()) } else { Ok(text) }
 }
 
 /// A value as TOML writes it; what TOML can't read is a text.
