@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -12,6 +13,21 @@ from conftest import expected
 import headwater
 
 CORE = int(os.environ["HEADWATER_TEST_CORE_PID"])
+
+
+def _stop_core():
+    """Returns when the core stands still: the signal takes effect when the thread that gets it has its turn, and others run until then."""
+    os.kill(CORE, signal.SIGSTOP)
+    threads = pathlib.Path(f"/proc/{CORE}/task")
+    while any(_state(thread) not in "Tt" for thread in threads.iterdir()):
+        time.sleep(0.001)
+
+
+def _state(thread):
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "T"
 
 
 def _check(dataset, numbers, results):
@@ -64,7 +80,7 @@ def test_an_epoch_goes_on_in_the_parent_and_not_in_a_child(images):
 def test_others_run_while_one_waits(images):
     """The interpreter's lock is free while a read waits for a core that stands still."""
     images.read([1])
-    os.kill(CORE, signal.SIGSTOP)
+    _stop_core()
     try:
         reader = threading.Thread(target=images.read, args=([2],))
         reader.start()
@@ -105,7 +121,7 @@ def test_control_c_ends_a_read_that_waits():
         watchdog.start()
         try:
             assert child.stdout.readline() == "ready\n"
-            os.kill(CORE, signal.SIGSTOP)
+            _stop_core()
             try:
                 child.stdin.write("go\n")
                 child.stdin.flush()
