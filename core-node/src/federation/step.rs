@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_protocol::federated::run::{Candidate, Phase, Verdict};
-use headwater_protocol::federated::{
-    Participation, REASON_BYTES_MAX, RunName, Settled, Task, TaskKey, TrainingMessage,
-};
+use headwater_protocol::federated::{Participation, RunName, Settled, Task, TaskKey, TrainingMessage, cut_reason};
 use headwater_protocol::wire::Following;
 
 use super::combine::Job;
@@ -184,7 +182,7 @@ fn settle(known: &mut Present, runs: &BTreeMap<RunName, LiveRun>) {
         let (accepted, reason) = match verdict {
             Verdict::Open => return true,
             Verdict::Counts => (true, String::new()),
-            Verdict::Over(reason) => (false, cut(reason)),
+            Verdict::Over(reason) => (false, cut_reason(reason)),
         };
         let settled = Settled { task: task.clone(), accepted, reason };
         say(outbox, TrainingMessage::Settled(settled));
@@ -220,10 +218,4 @@ fn busy(runs: &BTreeMap<RunName, LiveRun>) -> BTreeMap<String, u32> {
         }
     }
     busy
-}
-
-fn cut(mut reason: String) -> String {
-    let end = (0..=REASON_BYTES_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
-    reason.truncate(end);
-    reason
 }

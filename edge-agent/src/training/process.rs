@@ -14,7 +14,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit, setpriority_process};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
@@ -91,19 +91,14 @@ impl Keeper {
                 add(&["--"]);
             }
             Self::Utilities => {
-                add(&["prlimit", &format!("--fsize={}", program.disk_bytes), "--core=0"]);
                 if let Some(bytes) = program.memory_bytes {
-                    add(&[&format!("--data={bytes}")]);
+                    add(&["prlimit", &format!("--data={bytes}"), "--"]);
                 }
-                add(&["--"]);
             }
             Self::Nobody => {}
         }
         if find("setpriv").is_some() {
             add(&["setpriv", "--pdeathsig", "KILL", "--"]);
-        }
-        if program.nice > 0 && find("nice").is_some() {
-            add(&["nice", "-n", &program.nice.to_string()]);
         }
         argv.extend(program.argv.iter().cloned());
         argv
@@ -137,6 +132,7 @@ pub(super) async fn run(
         .kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| format!("`{name}` can't be started: {error}"))?;
     let group = Group::of(&child);
+    group.restrain(program);
     let output = Arc::new(Output::new(log));
     let stepped: Arc<Stepped> = Arc::new(stepped);
     let pipes = [
@@ -177,6 +173,20 @@ struct Group(Option<Pid>);
 impl Group {
     fn of(child: &Child) -> Self {
         Self(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw))
+    }
+}
+
+impl Group {
+    /// Limits that may as well begin a moment after the program: how large its files get, and how far it stands behind other work.
+    fn restrain(&self, program: &Program) {
+        let Some(leader) = self.0 else { return };
+        let bytes = Some(program.disk_bytes);
+        let limited = prlimit(Some(leader), Resource::Fsize, Rlimit { current: bytes, maximum: bytes }).map(drop);
+        let restrained = limited.and_then(|()| setpriority_process(Some(leader), program.nice));
+        // One that has ended already needs no limits.
+        if let Err(error) = restrained {
+            tracing::debug!(%error, "a training program could not be restrained");
+        }
     }
 }
 

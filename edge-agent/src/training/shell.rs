@@ -11,7 +11,7 @@ use headwater_protocol::codec::decode_stored;
 use headwater_protocol::commit::CommitRecord;
 use headwater_protocol::federated::participant::{Held, Stage, Work};
 use headwater_protocol::federated::{
-    DeviceReport, Participation, REASON_BYTES_MAX, Task, TaskKey, TaskKind, TrainingMessage,
+    DeviceReport, Participation, Task, TaskKey, TaskKind, TrainingMessage, cut_reason,
 };
 use headwater_protocol::wire::Following;
 use headwater_quic::work;
@@ -224,7 +224,7 @@ impl Shell {
             Event::Encoded(key, bytes) => participant.handle_encoded(&key, bytes),
             Event::Failed(key, reason) => {
                 tracing::warn!(run = key.run, reason, "a task failed");
-                participant.handle_failed(&key, cut(reason));
+                participant.handle_failed(&key, cut_reason(reason));
             }
         }
     }
@@ -361,12 +361,6 @@ fn is_news(known: &DeviceReport, new: &DeviceReport) -> bool {
     let difference = known.memory_free_bytes.abs_diff(new.memory_free_bytes);
     let same_memory = DeviceReport { memory_free_bytes: known.memory_free_bytes, ..new.clone() };
     same_memory != *known || difference > known.memory_free_bytes / MEMORY_PARTS
-}
-
-fn cut(mut reason: String) -> String {
-    let end = (0..=REASON_BYTES_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
-    reason.truncate(end);
-    reason
 }
 
 /// One piece of work on a task.

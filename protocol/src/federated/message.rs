@@ -229,6 +229,13 @@ impl TrainingMessage {
     }
 }
 
+/// A reason that is short enough to be said.
+pub fn cut_reason(mut reason: String) -> String {
+    let end = (0..=REASON_BYTES_MAX.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
+    reason.truncate(end);
+    reason
+}
+
 fn check_run(run: &str) -> Result<(), String> {
     RunName::new(run).map(drop).map_err(|error| error.to_string())
 }

@@ -16,7 +16,7 @@ pub mod run;
 pub use entry::{Closing, Counted, Entry, ModelVersion, Outcome};
 pub use message::{
     CONFIG_BYTES_MAX, DeviceReport, ENCODINGS_MAX, Participation, REASON_BYTES_MAX, Settled, Task, TaskKey, TaskKind,
-    TrainingMessage,
+    TrainingMessage, cut_reason,
 };
 pub use name::{RUN_NAME_BYTES_MAX, RunName, RunNameError, UPDATE_FILE, UPDATES_PREFIX, UpdatesName, updates_dataset};
 
