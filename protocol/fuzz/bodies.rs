@@ -16,6 +16,8 @@ use headwater_protocol::page::{ChildRef, ExtentChildRef, LeafPage, Page};
 use headwater_protocol::path::RelPath;
 use headwater_protocol::record::{ChunkRef, Content, Extent, FileKind, FileRecord};
 use headwater_protocol::samples::{FILE_SAMPLES_MAX, RecordSink, Rule};
+use headwater_protocol::tensors::encoding::{Encoded as EncodedUpdate, Encoding as UpdateEncoding, layout_of};
+use headwater_protocol::tensors::{Dtype, Layout, Tensor};
 use headwater_protocol::trust::{Certificate, Signature, Token};
 use headwater_protocol::wire::{
     DeltaSource, Encoding, Following, Hello, ItemHeader, ItemKey, JoinMessage, JoinReply, Message, News, OrdinalRange,
@@ -53,6 +55,7 @@ pub(crate) const BODIES: &[Body] = &[
     Body { name: "path", run: path, seeds: || vec![b"train/0001.png".to_vec(), b"../../etc/passwd".to_vec()] },
     Body { name: "receipt", run: receipt, seeds: receipt_seeds },
     Body { name: "records", run: records, seeds: records_seeds },
+    Body { name: "tensors", run: tensors, seeds: tensors_seeds },
     Body { name: "token", run: token, seeds: token_seeds },
 ];
 
@@ -241,6 +244,39 @@ pub(crate) fn names(bytes: &[u8]) {
 
 /// A token: as a person types it, and, because its checksum keeps most texts from being looked at, as the bytes of a text
 /// whose checksum fits.
+/// A file that should hold tensors: what is taken lies in the file, and reads as an update of itself.
+pub(crate) fn tensors(bytes: &[u8]) {
+    let Ok(layout) = Layout::of(bytes) else { return };
+    assert_eq!(layout.file_bytes(), bytes.len() as u64, "tensors end where the file does");
+    let again =
+        Layout::build(layout.tensors().to_vec(), layout.metadata().clone()).expect("what was read can be written");
+    assert_eq!(again.tensors().len(), layout.tensors().len());
+    assert!(Layout::parse(&again.encode_header()[8..], again.file_bytes()).is_ok_and(|parsed| parsed == again));
+    let Ok(update) = EncodedUpdate::new(&layout, &layout) else { return };
+    for (index, tensor) in layout.tensors().iter().enumerate().filter(|(_, tensor)| tensor.dtype.is_float()) {
+        let elements = tensor.elements().min(1000);
+        let (data, scales) = update.bytes_of(index, 0..elements);
+        let part = |range: std::ops::Range<u64>| &bytes[range.start as usize..range.end as usize];
+        let mut values = vec![0.0; elements as usize];
+        update.decode(index, 0..elements, part(data), scales.map_or(&[], part), &mut values);
+    }
+}
+
+fn tensors_seeds() -> Vec<Vec<u8>> {
+    let tensor =
+        |name: &str, dtype, shape: &[u64]| Tensor { name: name.to_owned(), dtype, shape: shape.to_vec(), range: 0..0 };
+    let tensors = vec![tensor("a", Dtype::F32, &[2, 3]), tensor("b", Dtype::Bf16, &[]), tensor("n", Dtype::I64, &[1])];
+    let metadata = std::collections::BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    let model = Layout::build(tensors, metadata).expect("a layout");
+    let update = layout_of(&model, UpdateEncoding::Int8, model.metadata().clone()).expect("a layout");
+    let file = |layout: &Layout| {
+        let mut bytes = layout.encode_header();
+        bytes.resize(layout.file_bytes() as usize, 1);
+        bytes
+    };
+    vec![file(&model), file(&update)]
+}
+
 pub(crate) fn token(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         token_text(text);
