@@ -32,7 +32,7 @@ use crate::link::Gate;
 use crate::request::{ProblemReport, Request, RoomReport};
 use crate::session::Connected;
 use crate::settings::Settings;
-use crate::storage::reserve;
+use crate::storage::{frees, reserve};
 use crate::training::Training;
 use crate::watched;
 
@@ -126,6 +126,7 @@ impl Agent {
         let settings = Settings::load(data, config)?;
         let device = Device::load(data)?;
         let (catalog, rebuilt) = open_catalog(data)?;
+        noted_all_freed(data, &catalog, device.is_none())?;
         let catalog = Arc::new(RwLock::new(Arc::new(catalog)));
         let notes = Notes::start(Arc::clone(&catalog))
             .map_err(|error| CodedError::io(&codes::INTERNAL, "a thread can't be started", error))?;
@@ -198,6 +199,7 @@ impl Agent {
         // The old file is renamed while its connection is still open; what that one writes goes to the renamed file.
         catalog::set_aside(&self.data, clock::now_s() as u64)?;
         *current = Arc::new(Catalog::open(&self.data)?);
+        frees::compare(&self.data, &current, false)?;
         drop(current);
         self.note_rebuilt(reason);
         Ok(())
@@ -515,6 +517,14 @@ fn open_catalog(data: &Path) -> Result<(Catalog, Option<String>), CodedError> {
         }
         Err(CatalogError::Full) if reserve::release(data) => Ok((Catalog::open(data)?, None)),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Finds out whether the catalog knows of all that was freed.
+fn noted_all_freed(data: &Path, catalog: &Catalog, is_new: bool) -> Result<(), CatalogError> {
+    match frees::compare(data, catalog, is_new) {
+        Err(CatalogError::Full) if reserve::release(data) => frees::compare(data, catalog, is_new),
+        other => other,
     }
 }
 

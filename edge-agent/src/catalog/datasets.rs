@@ -6,7 +6,7 @@ use headwater_protocol::id::VersionId;
 use headwater_protocol::manifest::Manifest;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::marks::freed_since_key;
+use super::marks::{FREES_MISSED, freed_since_key};
 use super::{Catalog, CatalogError, sum_of};
 use crate::clock;
 
@@ -196,7 +196,14 @@ impl Catalog {
         let mut connection = self.lock();
         let transaction = connection.transaction().map_err(failed)?;
         for table in ["versions", "pages", "stamps", "chunks", "staged", "freed", "deletions"] {
-            transaction.execute(&format!("DELETE FROM {table} WHERE dataset = ?1"), [dataset.0]).map_err(failed)?;
+            let forgotten =
+                transaction.execute(&format!("DELETE FROM {table} WHERE dataset = ?1"), [dataset.0]).map_err(failed)?;
+            if table == "freed" && forgotten > 0 {
+                // Should the dataset come back, nobody knows any more what was.
+                transaction
+                    .execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, x'01')", [FREES_MISSED])
+                    .map_err(failed)?;
+            }
         }
         transaction.execute("DELETE FROM meta WHERE name = ?1", [freed_since_key(dataset)]).map_err(failed)?;
         transaction.execute("DELETE FROM datasets WHERE id = ?1", [dataset.0]).map_err(failed)?;

@@ -30,6 +30,9 @@ impl Marks {
     }
 }
 
+const FREES: &str = "frees";
+pub(super) const FREES_MISSED: &str = "frees-missed";
+
 impl Catalog {
     /// Notes that files were freed: they stay in every later version though their bytes are gone from here.
     pub fn put_freed(&self, dataset: DatasetId, paths: &[Vec<u8>]) -> Result<(), CatalogError> {
@@ -199,6 +202,41 @@ impl Catalog {
         transaction.commit().map_err(failed)
     }
 
+    /// Notes that it is not known which of a dataset's missing files were freed.
+    pub fn begin_recovering(&self, dataset: DatasetId) -> Result<(), CatalogError> {
+        self.put_meta(&recovering_key(dataset), b"1")
+    }
+
+    /// Whether that is so.
+    pub fn is_recovering(&self, dataset: DatasetId) -> Result<bool, CatalogError> {
+        Ok(self.meta(&recovering_key(dataset))?.is_some())
+    }
+
+    /// Notes that it is known again.
+    pub fn end_recovering(&self, dataset: DatasetId) -> Result<(), CatalogError> {
+        self.forget_meta(&recovering_key(dataset))
+    }
+
+    /// How often files were freed, as far as this catalog knows.
+    pub fn frees(&self) -> Result<u64, CatalogError> {
+        Ok(self.meta(FREES)?.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_le_bytes))
+    }
+
+    /// Keeps that.
+    pub fn put_frees(&self, count: u64) -> Result<(), CatalogError> {
+        self.put_meta(FREES, &count.to_le_bytes())
+    }
+
+    /// Notes that files may have been freed that this catalog does not know of. It never learns of them.
+    pub fn note_frees_missed(&self) -> Result<(), CatalogError> {
+        self.put_meta(FREES_MISSED, b"1")
+    }
+
+    /// Whether that is so.
+    pub fn has_missed_frees(&self) -> Result<bool, CatalogError> {
+        Ok(self.meta(FREES_MISSED)?.is_some())
+    }
+
     /// A small durable value by name.
     pub fn meta(&self, name: &str) -> Result<Option<Vec<u8>>, CatalogError> {
         self.lock()
@@ -228,6 +266,10 @@ impl Catalog {
 fn below(path: &[u8]) -> (Vec<u8>, Vec<u8>) {
     const AFTER_SLASH: u8 = b'/' + 1;
     ([path, b"/"].concat(), [path, &[AFTER_SLASH]].concat())
+}
+
+fn recovering_key(dataset: DatasetId) -> String {
+    format!("recovering.{}", dataset.number())
 }
 
 /// The name of the value that [`Catalog::freed_since`] gives.

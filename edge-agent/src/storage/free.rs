@@ -19,7 +19,7 @@ use headwater_protocol::path::RelPath;
 use headwater_protocol::record::{Content, FileKind};
 use headwater_protocol::tree::{RecordAt, Tree, TreeError};
 
-use super::{deletions, local_path};
+use super::{deletions, frees, local_path};
 use crate::agent::{Agent, Folder};
 use crate::catalog::{Catalog, DatasetPages, DatasetRow, EventLevel, Role, VersionRow};
 use crate::request::{FreeReport, SkippedReport};
@@ -35,6 +35,7 @@ const READ_BYTES: usize = 1 << 20;
 /// A dataset's newest committed version, when its files can be freed: what the core is told of and what is removed must be
 /// the same one.
 pub struct Covered {
+    data: PathBuf,
     pub(super) catalog: Arc<Catalog>,
     /// The dataset.
     pub row: DatasetRow,
@@ -87,8 +88,15 @@ impl Covered {
         let pages = DatasetPages::new(Arc::clone(&self.catalog), self.row.id);
         let tree = Tree::new(&manifest, &pages);
         let report = FreeReport::default();
-        let mut freeing =
-            Freeing { catalog: &self.catalog, row: &self.row, shared: &self.shared, tree, batch: Vec::new(), report };
+        let mut freeing = Freeing {
+            data: &self.data,
+            catalog: &self.catalog,
+            row: &self.row,
+            shared: &self.shared,
+            tree,
+            batch: Vec::new(),
+            report,
+        };
         choose(&mut freeing)?;
         freeing.flush()?;
         Ok(freeing.report)
@@ -145,7 +153,7 @@ pub fn covered_version(agent: &Agent, folder: &Folder) -> Result<Covered, CodedE
     });
     let shared =
         others.filter_map(|other| Some((other.dataset.as_str().to_owned(), common(&folder.path, &other.path)?)));
-    Ok(Covered { shared: shared.collect(), catalog, row, committed, durability })
+    Ok(Covered { data: agent.data().to_owned(), shared: shared.collect(), catalog, row, committed, durability })
 }
 
 fn sharing<'a>(shared: &'a [(String, PathBuf)], path: &[u8]) -> Option<&'a str> {
@@ -182,6 +190,7 @@ fn covered(agent: &Agent, catalog: &Catalog, row: &DatasetRow) -> Result<(Versio
 }
 
 struct Freeing<'a> {
+    data: &'a Path,
     catalog: &'a Catalog,
     row: &'a DatasetRow,
     shared: &'a [(String, PathBuf)],
@@ -275,6 +284,7 @@ impl Freeing<'_> {
         // What was freed before and is here again may be another file by the next version.
         self.catalog.forget_freed(self.row.id, &paths)?;
         self.catalog.put_freed(self.row.id, &paths)?;
+        frees::count(self.data, self.catalog)?;
         let mut stayed = Vec::new();
         for (path, local, before) in batch {
             // Somebody may have written to it since it was read.
@@ -340,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_named_twice_stays_freed() {
-        let folder = tempfile::tempdir().expect("a folder");
+        let (data, folder) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
         let (catalog, local) = (Arc::new(Catalog::in_memory()), folder.path().join("a"));
         let row = catalog.dataset("cam", Role::Publish, folder.path()).expect("a dataset");
         fs::write(&local, "bytes").expect("written");
@@ -348,8 +358,15 @@ mod tests {
         let tree = Tree::from_root(None, 0, &pages);
         let named = || (b"a".to_vec(), local.clone(), Stamp::of_file(&local).expect("a file"));
         let batch = vec![named(), named()];
-        let mut freeing =
-            Freeing { catalog: &catalog, row: &row, shared: &[], tree, batch, report: FreeReport::default() };
+        let mut freeing = Freeing {
+            data: data.path(),
+            catalog: &catalog,
+            row: &row,
+            shared: &[],
+            tree,
+            batch,
+            report: FreeReport::default(),
+        };
         freeing.flush().expect("freed");
         assert_eq!((freeing.report.files, local.exists()), (1, false));
         assert!(catalog.is_freed(row.id, b"a").expect("asked"));

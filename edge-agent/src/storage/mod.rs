@@ -3,6 +3,7 @@
 
 pub(crate) mod deletions;
 pub mod free;
+pub(crate) mod frees;
 pub mod holdings;
 pub mod quota;
 pub(crate) mod reserve;

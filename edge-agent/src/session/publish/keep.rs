@@ -63,7 +63,7 @@ impl<'a> Keep<'a> {
             dataset: row.id,
             mode,
             suspect,
-            recovering: catalog.meta(&recovering_key(row.id))?.is_some(),
+            recovering: catalog.is_recovering(row.id)?,
             has_freed: catalog.freed_count(row.id)? > 0,
             has_deletions: !catalog.deletions_after(row.id, b"", 1)?.is_empty(),
             committed_is_base: committed.map(|row| row.version) == base.map(|row| row.version),
@@ -81,7 +81,7 @@ impl<'a> Keep<'a> {
         self.catalog.put_freed(self.dataset, &found.freed)?;
         self.catalog.forget_freed(self.dataset, &found.back)?;
         if self.recovering && !self.suspect && report.unseen == 0 {
-            self.catalog.forget_meta(&recovering_key(self.dataset))?;
+            self.catalog.end_recovering(self.dataset)?;
         }
         Ok(())
     }
@@ -180,9 +180,4 @@ pub(super) fn forget_deletions_of(
 
 fn is_there(folder: &Path, path: &[u8]) -> bool {
     local_path(folder, path).is_some_and(|path| path.symlink_metadata().is_ok())
-}
-
-/// The name of the mark that a dataset was taken over from the core after the catalog had been lost.
-pub(super) fn recovering_key(dataset: DatasetId) -> String {
-    format!("recovering.{}", dataset.number())
 }

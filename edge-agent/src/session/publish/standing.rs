@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use headwater_host::error::CodedError;
-use headwater_protocol::id::ChunkId;
+use headwater_host::error::{CodedError, codes};
+use headwater_protocol::codec::decode_stored;
+use headwater_protocol::commit::CommitRecord;
+use headwater_protocol::id::{ChunkId, PublicKey};
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::record::ChunkRef;
 use headwater_protocol::sync::Presence;
@@ -20,7 +22,6 @@ use headwater_quic::transfer::{
 use headwater_quic::work;
 
 use super::index::ChunkIndexer;
-use super::keep::recovering_key;
 use crate::agent::Agent;
 use crate::blocking::blocking;
 use crate::catalog::{Catalog, CatalogError, DatasetPages, DatasetRow, EventLevel, VersionRow, VersionState};
@@ -68,8 +69,8 @@ pub fn standing(catalog: &Catalog, row: &DatasetRow, head: &CoreHead) -> Result<
     })
 }
 
-/// Takes over the core's newest version of one of this device's own datasets: its pages, none of its chunks. Files that
-/// the version has and the folder hasn't count as freed from the next build on.
+/// Takes over the core's newest version of one of this device's own datasets: its pages, none of its chunks. Unless it
+/// is the one that this device made last, files that it has and the folder hasn't count as freed from the next build on.
 pub async fn adopt(agent: &Agent, link: &Link, row: &DatasetRow, head: &Following) -> Result<(), CodedError> {
     let device = agent.joined()?;
     let catalog = agent.catalog();
@@ -79,6 +80,7 @@ pub async fn adopt(agent: &Agent, link: &Link, row: &DatasetRow, head: &Followin
         row: row.clone(),
         wanted: head.clone(),
         authority: device.identity.authority().clone(),
+        me: device.identity.public_key(),
         indexer: Mutex::new(Some(indexer)),
     }));
     link.handle()
@@ -108,6 +110,7 @@ struct AdopterInner {
     row: DatasetRow,
     wanted: Following,
     authority: Certificate,
+    me: PublicKey,
     indexer: Mutex<Option<ChunkIndexer>>,
 }
 
@@ -123,12 +126,24 @@ impl AdopterInner {
         indexer.as_mut().map_or(Ok(()), ChunkIndexer::write_full)
     }
 
+    /// Whether it is the one that this device itself made on the one that it knows, with a catalog that has missed nothing
+    /// that was freed: a full disk kept it from being noted, and what the folder has not is gone.
+    fn is_own_next(&self, version: &VersionRow) -> Result<bool, CodedError> {
+        let known = self.catalog.committed(self.row.id)?.map_or(0, |known| known.number);
+        let record: CommitRecord = decode_stored(&version.record)
+            .map_err(|error| CodedError::new(&codes::BAD_FRAME, format!("the core's commit record: {error}")))?;
+        let is_next = version.number == known + 1 && record.author == self.me;
+        Ok(is_next && !self.catalog.has_missed_frees()?)
+    }
+
     fn commit(&self, offer: &IncomingOffer, manifest: &Manifest) -> Result<(), CodedError> {
         let version = checked(&self.catalog, &self.row, &self.wanted, &self.authority, (offer, manifest))?;
         if let Some(indexer) = self.indexer.lock().unwrap_or_else(PoisonError::into_inner).take() {
             indexer.finish()?;
         }
-        self.catalog.put_meta(&recovering_key(self.row.id), b"1")?;
+        if !self.is_own_next(&version)? {
+            self.catalog.begin_recovering(self.row.id)?;
+        }
         self.catalog.forget_versions(self.row.id)?;
         self.catalog.commit_version(self.row.id, &version, 1)?;
         Ok(())

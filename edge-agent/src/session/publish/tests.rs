@@ -13,7 +13,6 @@ use headwater_protocol::wire::OrdinalRange;
 use headwater_quic::transfer::UnavailableChunk;
 
 use super::build::{Built, build};
-use super::keep::recovering_key;
 use super::revert::revert;
 use super::send::{find_published, note_commit};
 use crate::agent::{Agent, Folder};
@@ -241,7 +240,7 @@ fn what_is_missing_after_the_catalog_was_lost_counts_as_freed_once_the_folder_is
         }
         site.commit();
         fs::remove_file(site.path("freed")).expect("removed");
-        site.catalog().put_meta(&recovering_key(site.row().id), b"1").expect("kept");
+        site.catalog().begin_recovering(site.row().id).expect("kept");
         if mode == "mirror" {
             site.unmount();
             site.commit();
