@@ -87,31 +87,44 @@ pub(super) fn recover(
         highest = highest.max(info.number.0);
         let record = known.remove(&info.number);
         if record.is_some_and(|record| record.state == PackState::Dropped) {
-            recovery.delete(info.number)?;
+            if_room(info.number, recovery.delete(info.number))?;
             deleted = true;
             continue;
         }
-        if let Some(unsealed) = recovery.pack(info, record, &mut deleted)?
+        if let Some(unsealed) = if_room(info.number, recovery.pack(info, record, &mut deleted))?.flatten()
             && let Some((left, index)) = open.replace(unsealed)
         {
-            seal(packs, catalog, left.number, left.bytes, &index)?;
+            if_room(left.number, seal(packs, catalog, left.number, left.bytes, &index))?;
         }
     }
     if deleted {
         packs.sync_folder()?;
     }
     for record in known.into_values() {
-        recovery.gone(&record)?;
+        if_room(record.number, recovery.gone(&record))?;
     }
     let mut resumed = Resumed { report: recovery.report, next_pack: PackNumber(highest + 1), ..Resumed::default() };
     if let Some((pack, index)) = open {
         if pack.bytes >= pack_bytes_max || pack.records >= format::PACK_RECORDS_MAX {
-            seal(packs, catalog, pack.number, pack.bytes, &index)?;
+            if_room(pack.number, seal(packs, catalog, pack.number, pack.bytes, &index))?;
         } else {
             (resumed.pack, resumed.index) = (Some(pack), index);
         }
     }
     Ok(resumed)
+}
+
+/// What was done to a pack; none where the disk is too full for it. Such a pack stays as it is until the next start and nothing
+/// more is written to it, and what it holds beyond the catalog was never acknowledged: a full disk keeps no core from reading.
+fn if_room<T>(pack: PackNumber, done: Result<T, OpenStoreError>) -> Result<Option<T>, OpenStoreError> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(OpenStoreError::Packs(PackError::Full { .. }) | OpenStoreError::Catalog(CatalogError::Full { .. })) => {
+            tracing::warn!(%pack, "the disk is full: the pack is left as it was, and the next start sees to it");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Appends the index to a pack whose records end at `records_end` and enters it as sealed.
@@ -211,7 +224,7 @@ impl Recovery<'_> {
         index.extend(found);
         if known.end < known_end || known.damaged_bytes + beyond.damaged_bytes > 0 {
             // Nothing more is written where bytes rot; what can be read stays.
-            seal(packs, self.catalog, pack, end, &index)?;
+            if_room(pack, seal(packs, self.catalog, pack, end, &index))?;
             return Ok(None);
         }
         Ok(Some((OpenPack { number: pack, bytes: end, records: index.len() as u64 }, index)))

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::catalog::{PackNumber, PackState, SqliteCatalog};
+use crate::catalog::{ChunkLocation, PackNumber, PackRecord, PackState, SqliteCatalog};
 use crate::store::format::{PACK_HEADER_BYTES, RECORD_HEADER_BYTES};
 
 #[test]
@@ -35,6 +35,48 @@ fn a_tail_cut_at_any_byte_is_mended() {
         drop(store);
         assert_eq!(open(&cut, &catalog, 1 << 20).1, RecoveryReport::default(), "the second start finds nothing to do");
     }
+}
+
+#[test]
+fn a_full_disk_keeps_no_store_from_opening() {
+    let (packs, catalog, store) = in_memory(3_000);
+    let chunks: Vec<_> = (0..6).map(|seed| chunk(noise(seed, 1000))).collect();
+    let mut snapshots = Vec::new();
+    for chunk in &chunks {
+        store.store_blocking(batch(vec![chunk.clone()])).unwrap();
+        snapshots.push((catalog.snapshot(), packs.after_power_cut(|_, unsynced| unsynced, |_| false)));
+    }
+    drop(store);
+    for (done, (catalog, packs)) in snapshots.into_iter().enumerate() {
+        // Killed before any pack was sealed.
+        let (catalog, packs) = (Arc::new(catalog), Arc::new(packs));
+        for record in catalog.packs().unwrap() {
+            packs.with_bytes(record.number, |bytes| bytes.truncate(unsealed_end(&catalog, record.number))).unwrap();
+            catalog.put_pack(&PackRecord { state: PackState::Open, ..record }).unwrap();
+        }
+        packs.set_capacity(Some(0));
+        let (store, _) = open(&packs, &catalog, 3_000);
+        for chunk in &chunks[..=done] {
+            assert_eq!(store.read(&chunk.id).unwrap(), chunk.plain, "after {done}");
+        }
+        drop(store);
+        packs.set_capacity(None);
+        let (store, report) = open(&packs, &catalog, 3_000);
+        assert_eq!(report.lost_chunks, 0);
+        store.store_blocking(batch(chunks.clone())).unwrap();
+        for chunk in &chunks {
+            assert_eq!(store.read(&chunk.id).unwrap(), chunk.plain, "after {done}");
+        }
+        drop(store);
+        let open_packs = catalog.packs().unwrap().into_iter().filter(|record| record.state == PackState::Open).count();
+        assert!(open_packs <= 1, "those that were left are sealed once there is room");
+    }
+}
+
+fn unsealed_end(catalog: &MemoryCatalog, pack: PackNumber) -> usize {
+    let entries = catalog.chunks_in_pack(pack, 0, usize::MAX).unwrap();
+    let end = |at: &ChunkLocation| at.offset + RECORD_HEADER_BYTES as u64 + u64::from(at.stored_bytes);
+    entries.last().map_or(PACK_HEADER_BYTES as u64, |entry| end(&entry.location)) as usize
 }
 
 #[test]
