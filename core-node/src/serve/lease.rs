@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use headwater_quic::work;
+use headwater_quic::work::Home;
 use tokio::time::Instant;
 
 use crate::catalog::{CatalogError, DatasetId, Lease, VersionRecord};
@@ -21,6 +21,7 @@ pub struct HeldLease {
     core: Arc<Core>,
     lease: Lease,
     renewed: Mutex<Instant>,
+    home: Home,
 }
 
 impl HeldLease {
@@ -47,7 +48,7 @@ impl HeldLease {
             }
             Err(error) => return Err(error),
         }
-        let held = Self { core: core.clone(), lease, renewed: Mutex::new(Instant::now()) };
+        let held = Self { core: core.clone(), lease, renewed: Mutex::new(Instant::now()), home: Home::here() };
         // Retention may have dropped it, and gc its bytes, before the lease was there.
         Ok(core.catalog.version(dataset, number)?.map(|version| (held, version)))
     }
@@ -63,7 +64,7 @@ impl HeldLease {
             *renewed = now;
         }
         let (core, lease) = (self.core.clone(), self.lease.clone());
-        in_background(move || {
+        in_background(&self.home, move || {
             let lease = Lease { expires_at: core.now().plus(LEASE_LIFETIME), ..lease };
             if let Err(error) = core.catalog.put_lease(&lease) {
                 tracing::warn!(error = error_chain(&error), "a lease could not be renewed");
@@ -75,7 +76,7 @@ impl HeldLease {
 impl Drop for HeldLease {
     fn drop(&mut self) {
         let (core, id) = (self.core.clone(), std::mem::take(&mut self.lease.id));
-        in_background(move || {
+        in_background(&self.home, move || {
             if let Err(error) = core.catalog.end_lease(&id) {
                 tracing::warn!(error = error_chain(&error), "a lease could not be ended, and expires");
             }
@@ -85,9 +86,9 @@ impl Drop for HeldLease {
 
 /// The catalog blocks, and leases are held on the reactor too. Outside of it (at the end of the process) a lease just
 /// expires.
-fn in_background(job: impl FnOnce() + Send + 'static) {
+fn in_background(home: &Home, job: impl FnOnce() + Send + 'static) {
     if tokio::runtime::Handle::try_current().is_ok() {
-        work::spawn_blocking(job);
+        home.spawn_blocking(job);
     }
 }
 

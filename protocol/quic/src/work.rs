@@ -154,6 +154,23 @@ pub fn process() -> Option<Arc<dyn Process>> {
     current()
 }
 
+/// Where something was made, for what ends with work of its own and may be dropped outside of every process, as with a channel.
+#[derive(Clone, Debug)]
+pub struct Home(Option<Arc<dyn Process>>);
+
+impl Home {
+    /// The current process, or none in a program.
+    pub fn here() -> Self {
+        Self(current())
+    }
+
+    /// [`spawn_blocking`] in that process.
+    pub fn spawn_blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        let _entered = self.0.as_ref().map(Entered::new);
+        spawn_blocking(work)
+    }
+}
+
 /// What the machine believes the time to be.
 pub fn wall_clock() -> SystemTime {
     current().map_or_else(SystemTime::now, |process| process.wall_clock())
