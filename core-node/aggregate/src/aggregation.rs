@@ -218,17 +218,8 @@ impl<'a> Aggregation<'a> {
     }
 
     fn tiles_of(&self, step: u64) -> Vec<Tile> {
-        let mut tiles = Vec::new();
-        for (tensor, of) in self.base.layout.tensors().iter().enumerate() {
-            let elements = of.elements();
-            let mut from = 0;
-            while from < elements {
-                let to = (from + step).min(elements);
-                tiles.push(Tile { tensor, elements: from..to });
-                from = to;
-            }
-        }
-        tiles
+        let tensors = self.base.layout.tensors().iter().enumerate();
+        tensors.flat_map(|(tensor, of)| of.stretches(step).map(move |elements| Tile { tensor, elements })).collect()
     }
 
     /// The new model's header, which is written before its tiles.

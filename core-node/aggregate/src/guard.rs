@@ -42,12 +42,8 @@ pub enum Fault {
 pub fn check_values(model: &Layout, encoded: &Encoded, update: &dyn Source) -> Result<(), Fault> {
     let mut buffers = Buffers::default();
     for (index, tensor) in model.tensors().iter().enumerate().filter(|(_, tensor)| tensor.dtype.is_float()) {
-        let elements = tensor.elements();
-        let mut from = 0;
-        while from < elements {
-            let to = (from + STEP).min(elements);
-            check_stretch(&tensor.name, from, buffers.decode(encoded, index, from..to, update)?)?;
-            from = to;
+        for stretch in tensor.stretches(STEP) {
+            check_stretch(&tensor.name, stretch.start, buffers.decode(encoded, index, stretch, update)?)?;
         }
     }
     Ok(())

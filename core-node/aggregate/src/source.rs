@@ -1,6 +1,6 @@
 //! How files are read and written here, wherever they are.
 
-use headwater_protocol::tensors::{Layout, LayoutError, PREFIX_BYTES};
+use headwater_protocol::tensors::{Layout, LayoutError};
 
 /// A file's bytes can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -49,13 +49,5 @@ pub enum ReadLayoutError {
 
 /// The header of a safetensors file.
 pub fn read_layout(file: &dyn Source) -> Result<Layout, ReadLayoutError> {
-    let bytes = file.bytes();
-    let mut prefix = [0; PREFIX_BYTES];
-    if bytes < PREFIX_BYTES as u64 {
-        return Err(LayoutError::Short { bytes, needed: PREFIX_BYTES as u64 }.into());
-    }
-    file.read_at(0, &mut prefix)?;
-    let mut header = vec![0; Layout::header_bytes(prefix, bytes)? as usize];
-    file.read_at(PREFIX_BYTES as u64, &mut header)?;
-    Ok(Layout::parse(&header, bytes)?)
+    Layout::read(file.bytes(), |at, into| Ok(file.read_at(at, into)?))
 }

@@ -137,20 +137,17 @@ fn decode(model: &Layout, update: &Path, to: &Path) -> anyhow::Result<()> {
     };
     for (index, tensor) in model.tensors().iter().enumerate() {
         let target = layout.find(&tensor.name).context("a tensor is missing")?;
-        let mut from = 0;
-        while from < tensor.elements() {
-            let end = (from + STEP).min(tensor.elements());
-            let (data, scales) = encoded.bytes_of(index, from..end);
+        for stretch in tensor.stretches(STEP) {
+            let (data, scales) = encoded.bytes_of(index, stretch.clone());
             let mut bytes = read(data)?;
             if tensor.dtype.is_float() {
                 let scales = scales.map(read).transpose()?.unwrap_or_default();
-                let mut values = vec![0.0; (end - from) as usize];
-                encoded.decode(index, from..end, &bytes, &scales, &mut values);
+                let mut values = vec![0.0; (stretch.end - stretch.start) as usize];
+                encoded.decode(index, stretch.clone(), &bytes, &scales, &mut values);
                 bytes.resize(values.len() * Dtype::F32.bytes() as usize, 0);
                 Dtype::F32.put_floats(&values, &mut bytes);
             }
-            out.write_all_at(&bytes, layout.place(target, from..end).start)?;
-            from = end;
+            out.write_all_at(&bytes, layout.place(target, stretch.clone()).start)?;
         }
     }
     Ok(())

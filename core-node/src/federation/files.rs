@@ -12,6 +12,13 @@ use std::thread;
 
 use headwater_aggregate::{Aggregation, Measured, Output, ReadError, Refusal, Scratch, Sink, Source, Tile, WriteError};
 
+/// BLAKE3 of a file, in hexadecimal digits.
+pub(crate) fn hash_of(path: &Path) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path)?)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
 /// Tiles that a thread takes at once: they follow each other in the files.
 const TILES_BATCH: usize = 16;
 

@@ -8,6 +8,7 @@ use headwater_protocol::federated::{ModelVersion, RunName, UPDATE_FILE, updates_
 use headwater_protocol::id::VersionId;
 
 use super::combine::Round;
+use super::files::hash_of;
 use super::lineage::{Lineage, MODEL_FILE, lineage_of};
 use super::staging::{StageError, Staging};
 use crate::core::Core;
@@ -80,14 +81,7 @@ pub(crate) fn recompute(
             members: &lineage.members,
         };
         round.aggregate(core, &staging, &path, &out.join("state"))?;
-        made = Some(hash_of(&path)?);
+        made = Some(hash_of(&path).with_context(|| anyhow!("`{}` can't be read", path.display()))?);
     }
     Ok(Some(Recomputed { lineage, stored, made, gone }))
-}
-
-fn hash_of(path: &Path) -> anyhow::Result<String> {
-    let file = std::fs::File::open(path).with_context(|| anyhow!("`{}` can't be read", path.display()))?;
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(file)?;
-    Ok(hasher.finalize().to_hex().to_string())
 }

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_protocol::federated::run::{Candidate, Phase, Verdict};
-use headwater_protocol::federated::{Participation, RunName, Settled, Task, TaskKey, TrainingMessage, cut_reason};
+use headwater_protocol::federated::{
+    DeviceReport, Entry, Participation, RunName, Settled, Task, TaskKey, TrainingMessage, cut_reason,
+};
+use headwater_protocol::trust::Principal as Peer;
 use headwater_protocol::wire::Following;
 
 use super::combine::Job;
@@ -107,26 +110,7 @@ impl Federation {
         // Whose work came to nothing hears so before the same can be asked again: else it would wait for a word, and the run for it.
         self.settle_all(&runs);
         for live in runs.values_mut() {
-            loop {
-                let candidates: Vec<_> = present
-                    .iter()
-                    .filter(|(peer, _)| live.run.plan().devices.selects(peer))
-                    .map(|(peer, report)| Candidate {
-                        name: &peer.name,
-                        report,
-                        is_busy: busy.get(&peer.name).is_some_and(|tasks| *tasks >= report.tasks_max.max(1)),
-                        minute,
-                    })
-                    .collect();
-                let entries = live.run.handle_timeout(live.now(), &candidates);
-                if entries.is_empty() {
-                    break;
-                }
-                live.take(core, &entries)?;
-                for device in live.run.assigned().keys() {
-                    *busy.entry(device.clone()).or_default() += 1;
-                }
-            }
+            advance(core, live, &present, &mut busy, minute)?;
             let participants = core.rights.participants();
             after.has_new_rights |= participants.admit(live.name.as_str(), live.run.assigned().keys());
             if let Some(combine) = live.run.poll_combine().filter(|_| !live.is_combining) {
@@ -167,6 +151,39 @@ impl Federation {
         for known in self.present().values_mut() {
             settle(known, runs);
         }
+    }
+}
+
+/// Lets time do what it brings to a run, with the devices that are there.
+fn advance(
+    core: &Arc<Core>,
+    live: &mut LiveRun,
+    present: &[(Arc<Peer>, DeviceReport)],
+    busy: &mut BTreeMap<String, u32>,
+    minute: u16,
+) -> Result<(), CatalogError> {
+    loop {
+        let candidates: Vec<_> = present
+            .iter()
+            .filter(|(peer, _)| live.run.plan().devices.selects(peer))
+            .map(|(peer, report)| Candidate {
+                name: &peer.name,
+                report,
+                is_busy: busy.get(&peer.name).is_some_and(|tasks| *tasks >= report.tasks_max.max(1)),
+                minute,
+            })
+            .collect();
+        let entries = live.run.handle_timeout(live.now(), &candidates);
+        if entries.is_empty() {
+            return Ok(());
+        }
+        for entry in &entries {
+            let Entry::Selected { devices, .. } = entry else { continue };
+            for device in devices {
+                *busy.entry(device.clone()).or_default() += 1;
+            }
+        }
+        live.take(core, &entries)?;
     }
 }
 

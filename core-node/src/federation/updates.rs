@@ -11,6 +11,7 @@ use headwater_protocol::federated::{TaskKey, TaskKind, UPDATE_FILE, metadata, up
 use headwater_protocol::tensors::Layout;
 use headwater_protocol::tensors::encoding::Encoded;
 
+use super::files::hash_of;
 use super::lineage::MODEL_FILE;
 use super::staging::{StageError, Staging};
 use super::{LiveRun, PlainFile, StoredFileError, key_of};
@@ -128,9 +129,7 @@ fn examine(path: &Path, base: Option<&Layout>, program: Option<&str>) -> Result<
             },
         };
     }
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(std::fs::File::open(path).map_err(Unreadable::Io)?).map_err(Unreadable::Io)?;
-    arrival.hash = hasher.finalize().to_hex().to_string();
+    arrival.hash = hash_of(path).map_err(Unreadable::Io)?;
     Ok(arrival)
 }
 

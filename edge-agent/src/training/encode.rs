@@ -6,14 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use headwater_host::durable;
 use headwater_protocol::federated::{Task, TaskKind, metadata};
-use headwater_protocol::tensors::encoding::{BLOCK, Encoding, encode, layout_of};
-use headwater_protocol::tensors::{Dtype, Layout, PREFIX_BYTES, Tensor};
+use headwater_protocol::tensors::encoding::{BLOCK, Encoding, encode, layout_of, scale_name};
+use headwater_protocol::tensors::{Dtype, Layout, LayoutError, Tensor};
 
 use super::contract::{Measured, RESULT_FILE};
 use super::place::Place;
@@ -82,6 +83,18 @@ fn make_word(place: &Place, task: &Task, measured: &Measured) -> io::Result<u64>
     Ok(bytes.len() as u64)
 }
 
+/// Why a file's header is not known.
+enum Unread {
+    Layout(LayoutError),
+    Io(io::Error),
+}
+
+impl From<LayoutError> for Unread {
+    fn from(error: LayoutError) -> Self {
+        Self::Layout(error)
+    }
+}
+
 /// A safetensors file that is read.
 struct Tensors {
     file: File,
@@ -90,21 +103,16 @@ struct Tensors {
 
 impl Tensors {
     fn open(path: &Path, what: &str) -> io::Result<Self> {
-        let unusable = |error: &dyn std::fmt::Display| bad(format!("{what} can't be used: {error}"));
-        let mut file = File::open(path).map_err(|error| match error.kind() {
+        let file = File::open(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => bad(format!("{what} is not there")),
             _ => error,
         })?;
         let bytes = file.metadata()?.len();
-        let mut prefix = [0; PREFIX_BYTES];
-        if bytes < PREFIX_BYTES as u64 {
-            return Err(unusable(&format!("it has {bytes} bytes")));
-        }
-        file.read_exact(&mut prefix)?;
-        let length = Layout::header_bytes(prefix, bytes).map_err(|error| unusable(&error))?;
-        let mut header = vec![0; length as usize];
-        file.read_exact(&mut header)?;
-        let layout = Layout::parse(&header, bytes).map_err(|error| unusable(&error))?;
+        let read = |at, into: &mut [u8]| file.read_exact_at(into, at).map_err(Unread::Io);
+        let layout = Layout::read(bytes, read).map_err(|error| match error {
+            Unread::Layout(error) => bad(format!("{what} can't be used: {error}")),
+            Unread::Io(error) => error,
+        })?;
         Ok(Self { file, layout })
     }
 
@@ -166,11 +174,8 @@ fn make_update(place: &Place, task: &Task, encoding: Encoding, measured: &Measur
         lost: lost.as_ref(),
     };
     for tensor in model.layout.tensors() {
-        let mut from = 0;
-        while from < tensor.elements() {
-            let to = (from + STEP).min(tensor.elements());
-            work.stretch(tensor, from, to)?;
-            from = to;
+        for Range { start, end } in tensor.stretches(STEP) {
+            work.stretch(tensor, start, end)?;
         }
     }
     if let Some(lost) = &lost {
@@ -251,7 +256,7 @@ impl Making<'_> {
         encode(self.encoding, &values, &mut residual, &mut data, &mut scales);
         self.out.write_all_at(&data, self.layout.place(&target, from..to).start)?;
         if !scales.is_empty() {
-            let of_scales = find(self.layout, &format!("{}#scale", tensor.name))?;
+            let of_scales = find(self.layout, &scale_name(&tensor.name))?;
             self.out.write_all_at(&scales, self.layout.place(&of_scales, from / BLOCK..to.div_ceil(BLOCK)).start)?;
         }
         if let Some(lost) = self.lost {

@@ -14,6 +14,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use headwater_quic::work;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit, setpriority_process};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
@@ -136,8 +137,8 @@ pub(super) async fn run(
     let output = Arc::new(Output::new(log));
     let stepped: Arc<Stepped> = Arc::new(stepped);
     let pipes = [
-        child.stdout.take().map(|pipe| tokio::spawn(drain(pipe, Arc::clone(&output), Some(stepped)))),
-        child.stderr.take().map(|pipe| tokio::spawn(drain(pipe, Arc::clone(&output), None))),
+        child.stdout.take().map(|pipe| work::spawn(drain(pipe, Arc::clone(&output), Some(stepped)))),
+        child.stderr.take().map(|pipe| work::spawn(drain(pipe, Arc::clone(&output), None))),
     ];
     let ended = tokio::select! {
         ended = child.wait() => ended.map_err(|error| format!("`{name}` can't be waited for: {error}")),
@@ -266,7 +267,7 @@ async fn outgrown(folder: &Path, bytes_max: u64) -> u64 {
     loop {
         tokio::time::sleep(DISK_LOOK_EVERY).await;
         let folder = folder.to_owned();
-        let bytes = tokio::task::spawn_blocking(move || size_of(&folder)).await.unwrap_or(0);
+        let bytes = work::spawn_blocking(move || size_of(&folder)).await.unwrap_or(0);
         if bytes > bytes_max {
             return bytes;
         }

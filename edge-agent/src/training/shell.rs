@@ -137,7 +137,8 @@ impl Shell {
             let stage = match (standing.stage, bytes) {
                 (over @ Stage::Over { .. }, _) => over,
                 (_, Some(bytes)) => Stage::Sending { bytes, sent: 0 },
-                (stage, None) => without_update(stage),
+                // Whatever came before the update is done again.
+                (_, None) => Stage::Fetching,
             };
             participant.restore(standing.task, stage);
         }
@@ -340,11 +341,6 @@ impl Shell {
         let moves = |held: &Held| matches!(held.stage, Stage::Sending { .. });
         if self.agent.training().participant().tasks().any(moves) { STEP_EVERY } else { REPORT_EVERY }
     }
-}
-
-/// A task that was being sent, but whose update is gone, is done again.
-fn without_update(stage: Stage) -> Stage {
-    if matches!(stage, Stage::Sending { .. }) { Stage::Fetching } else { stage }
 }
 
 /// The stage as a restart takes it up: only that an update is made, or that a task is over, is worth a write.

@@ -105,7 +105,8 @@ pub fn layout_of(
     Layout::build(tensors, metadata)
 }
 
-fn scale_name(name: &str) -> String {
+/// The name of the tensor with the scales of tensor `name`.
+pub fn scale_name(name: &str) -> String {
     format!("{name}{SCALE_SUFFIX}")
 }
 

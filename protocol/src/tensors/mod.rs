@@ -46,6 +46,12 @@ impl Tensor {
         self.shape.iter().product()
     }
 
+    /// Its elements in stretches of at most `step`, in order.
+    pub fn stretches(&self, step: u64) -> impl Iterator<Item = Range<u64>> + use<> {
+        let elements = self.elements();
+        (0..elements.div_ceil(step)).map(move |index| index * step..((index + 1) * step).min(elements))
+    }
+
     /// Its shape as people write it.
     pub fn shown_shape(&self) -> String {
         let dimensions: Vec<_> = self.shape.iter().map(u64::to_string).collect();
@@ -116,8 +122,23 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// Reads the header of a file of `file_bytes` bytes; `read` fills a buffer with what is at an offset.
+    pub fn read<E: From<LayoutError>>(
+        file_bytes: u64,
+        mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut prefix = [0; PREFIX_BYTES];
+        if file_bytes < PREFIX_BYTES as u64 {
+            return Err(LayoutError::Short { bytes: file_bytes, needed: PREFIX_BYTES as u64 }.into());
+        }
+        read(0, &mut prefix)?;
+        let mut header = vec![0; Self::header_bytes(prefix, file_bytes)? as usize];
+        read(PREFIX_BYTES as u64, &mut header)?;
+        Ok(Self::parse(&header, file_bytes)?)
+    }
+
     /// The length of the header that follows the first [`PREFIX_BYTES`] of a file of `file_bytes` bytes.
-    pub fn header_bytes(prefix: [u8; PREFIX_BYTES], file_bytes: u64) -> Result<u64, LayoutError> {
+    fn header_bytes(prefix: [u8; PREFIX_BYTES], file_bytes: u64) -> Result<u64, LayoutError> {
         let length = u64::from_le_bytes(prefix);
         if length > HEADER_BYTES_MAX {
             return Err(LayoutError::HeaderTooLong(length));
@@ -154,12 +175,11 @@ impl Layout {
 
     /// Reads the header at the start of a whole file.
     pub fn of(file: &[u8]) -> Result<Self, LayoutError> {
-        let bytes = file.len() as u64;
-        let Some(prefix) = file.first_chunk() else {
-            return Err(LayoutError::Short { bytes, needed: PREFIX_BYTES as u64 });
-        };
-        let length = Self::header_bytes(*prefix, bytes)? as usize;
-        Self::parse(&file[PREFIX_BYTES..PREFIX_BYTES + length], bytes)
+        Self::read(file.len() as u64, |at, into| {
+            let at = at as usize;
+            into.copy_from_slice(&file[at..at + into.len()]);
+            Ok(())
+        })
     }
 
     /// The layout of a file with these tensors and this metadata: in the order of their names, so that the same tensors give the same
