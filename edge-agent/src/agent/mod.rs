@@ -253,6 +253,12 @@ impl Agent {
         }
     }
 
+    /// Whether a version waits to be sent that is a model update, or is to be treated like one.
+    pub(crate) fn update_waits(&self) -> bool {
+        let names: Vec<_> = lock(&self.unsent).keys().cloned().collect();
+        names.iter().any(|name| self.folder(name).is_ok_and(|folder| folder.urgent))
+    }
+
     /// Returns when what is unsent may have changed since the last call. One task may wait for it.
     pub(crate) async fn unsent_changed(&self) {
         self.unsent_changed.notified().await;

@@ -186,7 +186,11 @@ enum End {
 /// Holds a session until it ends, and says why it did; one that is a check-in, until nothing is left to do. A session that falls
 /// silent in the middle of a transfer is replaced as soon as another one stands.
 async fn hold(agent: &Arc<Agent>, connected: Arc<Connected>, is_check_in: bool) -> End {
-    agent.note_once(EventLevel::Info, "", "", "connected to the core".to_owned());
+    let only = agent.gate().reserved_until().map(|until_s| {
+        let until = crate::link::shown_at(until_s, &agent.settings());
+        format!(", for model updates alone until {until}: the rest of the month's bytes is spent")
+    });
+    agent.note_once(EventLevel::Info, "", "", format!("connected to the core{}", only.unwrap_or_default()));
     systemd::status("connected");
     let mut connected = connected;
     loop {

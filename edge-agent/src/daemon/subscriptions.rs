@@ -55,6 +55,9 @@ async fn follow(
     connected: &Arc<Connected>,
     backoff: &mut Backoff,
 ) -> Result<Infallible, CodedError> {
+    if agent.gate().reserved_until().is_some() {
+        return Err(connected.link.ended().await.to_error());
+    }
     let names: Vec<String> = subscriptions.iter().map(|subscription| subscription.name.clone()).collect();
     let mut at_work = Some(agent.begin_work());
     let (mut seen, unmatched) = connected.link.follow(&names).await?;

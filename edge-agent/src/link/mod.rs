@@ -100,10 +100,27 @@ impl Gate {
         std::future::pending().await
     }
 
-    /// Resolves when the link is closed.
+    /// Whether only model updates may go, and until when, in seconds since the Unix epoch.
+    pub(crate) fn reserved_until(&self) -> Option<i64> {
+        self.outlook.borrow().filter(|outlook| outlook.is_reserve).and_then(|outlook| outlook.until_s)
+    }
+
+    /// Resolves when the link is closed, or open for something else than it is now: what is under way may be what it was open for.
     pub(crate) async fn closes(&self) {
         let mut outlook = self.outlook.subscribe();
-        if outlook.wait_for(|outlook| outlook.as_ref().and_then(closed).is_some()).await.is_err() {
+        let is_reserve = |outlook: &Option<Outlook>| outlook.is_some_and(|outlook| outlook.is_reserve);
+        let was_reserve = is_reserve(&self.outlook.borrow());
+        let is_over = |now: &Option<Outlook>| now.as_ref().and_then(closed).is_some() || is_reserve(now) != was_reserve;
+        if outlook.wait_for(is_over).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Resolves when the link is open for more than model updates.
+    pub(crate) async fn opens_to_all(&self) {
+        let mut outlook = self.outlook.subscribe();
+        let is_open = |now: &Option<Outlook>| now.is_none_or(|now| is_open(&now) && !now.is_reserve);
+        if outlook.wait_for(is_open).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -187,7 +204,7 @@ pub(crate) async fn look(agent: &Arc<Agent>) -> Result<Outlook, CodedError> {
     let is_asked = !policy.interfaces.is_empty() && work::process().is_none();
     let interface = if is_asked { interface_in_use(agent).await? } else { None };
     let interface = interface.as_deref();
-    let spent_bytes = if let Some(budget) = policy.budget {
+    let (spent_bytes, update_waits) = if let Some(budget) = policy.budget {
         let (agent, month, is_metered) = (Arc::clone(agent), policy.month(now_s), policy.is_metered(interface));
         blocking(move || {
             let gate = agent.gate();
@@ -197,17 +214,17 @@ pub(crate) async fn look(agent: &Arc<Agent>) -> Result<Outlook, CodedError> {
                 spending.pass(travelled_bytes);
             }
             let spent_bytes = spending.count(&agent.catalog(), month, travelled_bytes)?;
-            let left_bytes = is_metered.then(|| budget.left_at_socket(spent_bytes, false));
+            let update_waits = budget.is_spent(spent_bytes, false) && agent.update_waits();
+            let left_bytes = is_metered.then(|| budget.left_at_socket(spent_bytes, update_waits));
             gate.meter.set_limit(left_bytes.map(|bytes| travelled_bytes.saturating_add(bytes)));
-            Ok(spent_bytes)
+            Ok((spent_bytes, update_waits))
         })
         .await?
     } else {
         agent.gate().meter.set_limit(None);
-        0
+        (0, false)
     };
-    // Nothing sends model updates yet, so nothing may touch their reserve.
-    let outlook = policy.outlook(&Now { now_s, spent_bytes, is_model_update: false, interface });
+    let outlook = policy.outlook(&Now { now_s, spent_bytes, is_model_update: update_waits, interface });
     agent.gate().set(outlook);
     Ok(outlook)
 }

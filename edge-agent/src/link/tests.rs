@@ -47,3 +47,26 @@ async fn a_spent_month_closes_the_link() {
     let next = format!("the next month at {}-01 00:00 (UTC+00:00)", month.next());
     assert!(error.is(&codes::LINK_CLOSED) && error.message.contains(&next), "{error}");
 }
+
+#[tokio::test]
+async fn the_reserve_of_a_month_opens_the_link_for_updates_alone() {
+    let (data, agent) = agent(
+        "[link.budget]\nmonth = \"1GB\"\nreserve = \"100MB\"\n[[publish]]\nfolder = \"/nowhere\"\ndataset = \"weights\"\nurgent = true\n[[publish]]\nfolder = \"/other\"\ndataset = \"pictures\"\n",
+    );
+    let month = agent.settings().link.policy().month(clock::now_s());
+    agent.catalog().put_meta(&format!("spent/{month}"), &900_000_000u64.to_le_bytes()).expect("kept");
+    agent.set_unsent("pictures", true);
+    admit(&agent).await.expect_err("pictures are no update");
+    agent.set_unsent("weights", true);
+    admit(&agent).await.expect("an update waits");
+    let month_ends_s = agent.gate().reserved_until().expect("only for that");
+    assert_eq!(agent.settings().link.policy().month(month_ends_s), month.next());
+    let session_ends = agent.gate().closes();
+    tokio::pin!(session_ends);
+    tokio::time::timeout(Duration::from_millis(10), &mut session_ends).await.expect_err("it goes on while it waits");
+    agent.set_unsent("weights", false);
+    look(&agent).await.expect("looked");
+    session_ends.await;
+    assert_eq!((agent.gate().closed(), agent.gate().reserved_until()), (Some(Closed::Budget), None));
+    drop(data);
+}

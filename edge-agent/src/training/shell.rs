@@ -383,6 +383,8 @@ impl Doing {
                 Err(_) => return,
             };
             let Some(connected) = connected else { continue };
+            // What is kept for updates does not pay for models.
+            self.agent.gate().opens_to_all().await;
             let _at_work = self.agent.begin_work();
             let fetched = async {
                 self.bring(&connected, &self.task.model, &self.place.model()).await?;

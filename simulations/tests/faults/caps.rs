@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use simulations::processes::Relay;
 use simulations::processes::folder::{self, Dice};
+use simulations::processes::{CoreProcess, Relay};
 
 use crate::Pair;
 
@@ -60,4 +60,38 @@ fn a_cap_counts_all_connections_of_a_device_together() {
     assert_kept(&relay, 2);
     pair.subscriber.dial_as_joined();
     pair.still_works();
+}
+
+#[test]
+fn what_a_month_keeps_for_updates_goes_to_nothing_else() {
+    const MIB: u64 = 1 << 20;
+    let (month, reserve) = (24 * MIB, 12 * MIB);
+    let core = CoreProcess::start();
+    let mut device = core.device("edge");
+    let [bulk, weights] = ["bulk", "weights"].map(|name| device.scratch().join(name));
+    folder::write(&bulk.join("large.bin"), &Dice::new(85).bytes(month as usize));
+    folder::write(&weights.join("first.bin"), b"weights");
+    device.set(&format!(
+        "[[publish]]\nfolder = {bulk:?}\ndataset = \"bulk\"\n[[publish]]\nfolder = {weights:?}\ndataset = \"weights\"\nurgent = true\nevery = \"1s\"\n[link.budget]\nmonth = \"{month}\"\nreserve = \"{reserve}\"\n"
+    ));
+    device.run();
+    device.wait_status("the month's end", |status| status["waiting_for"].to_string().contains("next month"));
+    let newest = |dataset: &str| {
+        let found = core.list(&["dataset", "list"]);
+        found.iter().find(|found| found["name"] == dataset).and_then(|found| found["number"].as_u64())
+    };
+    assert_eq!(newest("bulk"), None);
+    let before = newest("weights");
+    folder::write(&weights.join("second.bin"), &Dice::new(86).bytes(2 << 20));
+    simulations::processes::wait_for("the update", || newest("weights").filter(|_| newest("weights") > before));
+    device.wait_status("the link to close", |status| status["waiting_for"].to_string().contains("next month"));
+    assert_eq!(newest("bulk"), None, "what is no update waits");
+    let spent = device.ask(&["status"])["month"]["spent_bytes"].as_u64().expect("a budget");
+    assert!((month - reserve..month).contains(&spent), "{spent} of {month} bytes are spent");
+    // Where nothing is limited any more, the rest follows.
+    device.stop();
+    device.dial_as_joined();
+    device.set(&format!("[[publish]]\nfolder = {bulk:?}\ndataset = \"bulk\"\n"));
+    device.sync();
+    assert_eq!(newest("bulk"), Some(1));
 }

@@ -73,6 +73,8 @@ pub struct Outlook {
     pub verdict: Verdict,
     /// When the clock changes that, in seconds since the Unix epoch; none if it never does.
     pub until_s: Option<i64>,
+    /// Only model updates may go: the rest of the month's bytes is spent.
+    pub is_reserve: bool,
 }
 
 /// What a verdict is about.
@@ -116,20 +118,26 @@ impl Policy {
         let &Now { now_s, spent_bytes, is_model_update, interface } = now;
         let local_s = now_s.saturating_add(self.utc_offset_s);
         let to_utc = |local_s: i64| local_s.saturating_sub(self.utc_offset_s);
-        if self.is_metered(interface) && self.budget.is_some_and(|budget| budget.is_spent(spent_bytes, is_model_update))
-        {
-            let until_s = Some(to_utc(Month::at(local_s).next().begin_s()));
-            return Outlook { verdict: Verdict::Closed(Closed::Budget), until_s };
+        let next_month_s = to_utc(Month::at(local_s).next().begin_s());
+        let budget = self.budget.filter(|_| self.is_metered(interface));
+        let is_spent = |is_model_update| budget.is_some_and(|budget| budget.is_spent(spent_bytes, is_model_update));
+        if is_spent(is_model_update) {
+            let verdict = Verdict::Closed(Closed::Budget);
+            return Outlook { verdict, until_s: Some(next_month_s), is_reserve: false };
         }
+        let is_reserve = is_spent(false);
         let (of_week, until_s) = self.schedule.at(local_s);
+        let until_s = until_s.map(to_utc);
+        let until_s = [until_s, is_reserve.then_some(next_month_s)].into_iter().flatten().min();
         let of_interface = interface.and_then(|name| self.interface(name)).map(|found| found.caps).unwrap_or_default();
         if of_interface.up_bytes_per_s == Some(0) {
-            return Outlook { verdict: Verdict::Closed(Closed::Interface), until_s: None };
+            let verdict = Verdict::Closed(Closed::Interface);
+            return Outlook { verdict, until_s: None, is_reserve: false };
         }
         let verdict = match of_week.and(of_interface) {
             Caps { up_bytes_per_s: Some(0), .. } => Verdict::Closed(Closed::Schedule),
             caps => Verdict::Open(caps),
         };
-        Outlook { verdict, until_s: until_s.map(to_utc) }
+        Outlook { verdict, until_s, is_reserve }
     }
 }

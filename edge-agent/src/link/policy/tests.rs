@@ -39,7 +39,7 @@ fn the_week_decides_and_says_until_when() {
         (at(6, 23), slow, at(7, 8)),
     ] {
         let outlook = nights_only().outlook(&at_time(now_s));
-        assert_eq!(outlook, Outlook { verdict, until_s: Some(until_s) }, "at {}", now_s - MONDAY_S);
+        assert_eq!(outlook, Outlook { verdict, until_s: Some(until_s), is_reserve: false }, "at {}", now_s - MONDAY_S);
     }
 }
 
@@ -55,7 +55,7 @@ fn the_week_is_that_of_the_peoples_clock() {
 fn without_rules_nothing_ever_changes() {
     let policy = Policy::default();
     assert!(policy.is_constant());
-    let open = Outlook { verdict: Verdict::Open(up(None)), until_s: None };
+    let open = Outlook { verdict: Verdict::Open(up(None)), until_s: None, is_reserve: false };
     assert_eq!(policy.outlook(&Now { spent_bytes: u64::MAX, ..at_time(MONDAY_S) }), open);
 }
 
@@ -84,11 +84,10 @@ fn the_month_ends_what_the_budget_began() {
         (last, true, Verdict::Closed(Closed::Budget)),
         (u64::MAX, false, Verdict::Closed(Closed::Budget)),
     ] {
-        assert_eq!(
-            policy.outlook(&Now { spent_bytes: spent, is_model_update, ..at_time(MONDAY_S) }).verdict,
-            verdict,
-            "{spent}"
-        );
+        let outlook = policy.outlook(&Now { spent_bytes: spent, is_model_update, ..at_time(MONDAY_S) });
+        let is_reserve = spent == limit && is_model_update;
+        assert_eq!((outlook.verdict, outlook.is_reserve), (verdict, is_reserve), "{spent}");
+        assert_eq!(outlook.until_s.is_some(), spent >= limit, "the month ends what it began");
     }
     let march = policy.outlook(&Now { spent_bytes: limit, ..at_time(MONDAY_S) }).until_s.expect("the month ends");
     assert_eq!(date(march), (2026, 3, 1));
@@ -158,7 +157,7 @@ fn what_comes_has_a_cap_of_its_own() {
         (0, Some("wwan0"), Verdict::Open(both(None, Some(4000))), Some(six)),
         (0, Some("off0"), Verdict::Closed(Closed::Interface), None),
     ] {
-        assert_eq!(at(now_s, interface), Outlook { verdict, until_s }, "{now_s} {interface:?}");
+        assert_eq!(at(now_s, interface), Outlook { verdict, until_s, is_reserve: false }, "{now_s} {interface:?}");
     }
 }
 

@@ -68,7 +68,9 @@ async fn bring_up_to_date(
     collector: &Collector,
 ) -> Result<Option<Duration>, CodedError> {
     let mut round = Round { agent, folder, collector, settle_waits: if rounds.settle { SETTLE_WAITS } else { 0 } };
-    let access = access.filter(|_| folder.role == Role::Publish);
+    // What the month has left may be for model updates alone.
+    let may_send = folder.urgent || agent.gate().reserved_until().is_none();
+    let access = access.filter(|_| folder.role == Role::Publish && may_send);
     if let Some(access) = access {
         round.ask_first(access).await?;
     }
@@ -90,6 +92,10 @@ async fn bring_up_to_date(
             round.finish_here(&built).await?;
             return Ok(again);
         };
+        if folder.urgent {
+            // The link may open for this alone.
+            round.note_unsent(&built.row).await?;
+        }
         let connected = access.connected().await?;
         let done = round.deliver(&connected, &built.row).await?;
         let more = built.report.postponed > 0;
@@ -154,6 +160,13 @@ impl Round<'_> {
         if let Ok(connected) = access.connected().await {
             self.level(&connected, &row).await?;
         }
+        Ok(())
+    }
+
+    async fn note_unsent(&self, row: &DatasetRow) -> Result<(), CodedError> {
+        let id = row.id;
+        let is_unsent = self.look(move |catalog| Ok(catalog.pending(id)?.is_some())).await?;
+        self.agent.set_unsent(&row.name, is_unsent);
         Ok(())
     }
 
@@ -358,7 +371,9 @@ impl Round<'_> {
             Standing::Ahead { next } => {
                 let text =
                     format!("the core has no version of this dataset: it is published anew, from version {next}");
-                self.agent.note(EventLevel::Warn, "", &row.name, text);
+                // An update is not kept for long.
+                let level = if self.folder.urgent { EventLevel::Info } else { EventLevel::Warn };
+                self.agent.note(level, "", &row.name, text);
                 let id = row.id;
                 self.look(move |catalog| Ok(catalog.forget_versions(id)?)).await?;
                 Ok(false)
