@@ -124,7 +124,7 @@ impl<'scope, 'env> ReadPool<'scope, 'env> {
     pub fn request(&mut self, request: ReadRequest) {
         self.waiting += 1;
         if request.stamp.size >= u64::from(self.context.chunker.min_bytes) {
-            for job in SegmentJob::all_of(request, self.threads) {
+            for job in SegmentJob::all_of(self.context, request, self.threads) {
                 self.send(Job::Large(job));
             }
             return;

@@ -201,6 +201,17 @@ impl Layout {
         Ok(layout)
     }
 
+    /// Where in the file a tensor of at least `least` bytes begins or ends: there its chunks begin and end too, so that one layer
+    /// that changes leaves the chunks of all others as they were. In rising order, without the file's own ends.
+    pub fn cuts(&self, least: u64) -> Vec<u64> {
+        let large = self.tensors.iter().filter(|tensor| tensor.range.end - tensor.range.start >= least.max(1));
+        let mut cuts: Vec<_> =
+            large.flat_map(|tensor| [tensor.range.start, tensor.range.end]).map(|at| self.data_start + at).collect();
+        cuts.dedup();
+        cuts.retain(|cut| *cut < self.file_bytes());
+        cuts
+    }
+
     /// The file's bytes up to the first tensor.
     pub fn encode_header(&self) -> Vec<u8> {
         let mut json = header::encode(&self.tensors, &self.metadata);
