@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use headwater_fabric::RdmaSettings;
@@ -233,16 +234,52 @@ pub struct RetentionConfig {
 }
 
 /// Federated runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FederationConfig {
-    /// Updates that are kept of each device and run, the newest, for checking models by; the last one always is. 0 keeps all.
-    pub updates_keep: u32,
+    /// Updates that are kept of each device and run, for checking models by.
+    pub updates_keep: UpdatesKeep,
 }
 
-impl Default for FederationConfig {
+/// Which updates are kept, of each device and run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "toml::Value", into = "toml::Value")]
+pub enum UpdatesKeep {
+    /// All: `"all"`.
+    All,
+    /// The newest, so many.
+    Newest(NonZeroU32),
+    /// None once it is in a model: `"none"`.
+    Nothing,
+}
+
+impl Default for UpdatesKeep {
     fn default() -> Self {
-        Self { updates_keep: 100 }
+        Self::Newest(const { NonZeroU32::new(100).unwrap() })
+    }
+}
+
+impl From<UpdatesKeep> for toml::Value {
+    fn from(keep: UpdatesKeep) -> Self {
+        match keep {
+            UpdatesKeep::All => Self::String("all".to_owned()),
+            UpdatesKeep::Newest(count) => Self::Integer(count.get().into()),
+            UpdatesKeep::Nothing => Self::String("none".to_owned()),
+        }
+    }
+}
+
+impl TryFrom<toml::Value> for UpdatesKeep {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        let count = value.as_integer().and_then(|count| u32::try_from(count).ok()).and_then(NonZeroU32::new);
+        match (value.as_str(), count) {
+            (Some("all"), _) => Ok(Self::All),
+            (Some("none"), _) => Ok(Self::Nothing),
+            (_, Some(count)) => Ok(Self::Newest(count)),
+            _ => Err(format!("{value} is neither a number of updates, from 1 on, nor \"all\" or \"none\"")),
+        }
     }
 }
 

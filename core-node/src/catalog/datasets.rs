@@ -239,6 +239,8 @@ pub struct Deletion {
     pub last_copy: bool,
     /// Also versions that are members of collections. The editions stay, without what they name.
     pub collected: bool,
+    /// Only while the newest version has this number; else it is refused with [`DropError::Newest`].
+    pub newest: Option<u64>,
 }
 
 /// Why a tag was not set.

@@ -99,9 +99,11 @@ pub(super) fn status(core: &Arc<Core>, asker: &Asker, run: Option<&str>, out: &E
         return Ok(());
     };
     let record = find(core, asker, name)?;
-    let entries = entries_of(core, name)?;
-    let (row, devices) = with_run(core, &record, |live| (row(live), core.federation.devices(core, live)))?;
-    let is_over = record.is_over;
+    // At one moment: a run that is over has no round that is not.
+    let (row, devices, is_over, entries) = with_run(core, &record, |live| {
+        (row(live), core.federation.devices(core, live), live.run.is_over(), entries_of(core, name))
+    })?;
+    let entries = entries?;
     out.send(&Answer::Federation(row))?;
     for round in rounds_of(entries.iter().map(|(_, entry)| entry)) {
         out.send(&Answer::Round(round))?;

@@ -164,7 +164,7 @@ fn carry_out(core: &Arc<Core>, asker: &Asker, request: Request, out: &Emitter) -
         Request::DatasetTag { version, tag } => datasets::tag(core, asker, &version, &tag, out),
         Request::DatasetUntag { dataset, tag } => datasets::untag(core, asker, &dataset, &tag, out),
         Request::DatasetDelete { dataset, last_copy, from_collections } => {
-            let with = Deletion { last_copy, collected: from_collections };
+            let with = Deletion { last_copy, collected: from_collections, ..Deletion::default() };
             datasets::delete(core, asker, &dataset, with, out)
         }
         Request::DatasetHandOver { dataset, to } => datasets::hand_over(core, asker, &dataset, to.as_deref(), out),

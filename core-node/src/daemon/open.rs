@@ -218,7 +218,8 @@ const TEMPLATE_REST: &str = r#"
 # lifetime = "365d"                  # a device gets a new one at a session when this one ends soon, or has ended
 
 # [federation]
-# updates_keep = 100                 # newest updates to keep of each device and run, for `model verify`; 0 keeps all
+# updates_keep = 100                 # newest updates to keep of each device and run, for `model verify`; or "all", or "none" once
+#                                    # they are in a model
 
 # [gc]
 # every = "24h"

@@ -17,7 +17,7 @@ use super::combiner::{self, Combiner};
 use super::files::{PlainFile, aggregate_files};
 use super::lineage::{LINEAGE_FILE, Lineage, LineageMember, MODEL_FILE, STATE_FILE, STATE_PREFIX, lineage_of};
 use super::staging::Staging;
-use super::{LiveRun, RunName};
+use super::{LiveRun, RunName, updates};
 use crate::control::commit_folder;
 use crate::core::Core;
 use crate::ingest::error_chain;
@@ -63,12 +63,21 @@ impl Job {
 
 /// Makes the next model; the same job gives the same version, however often it is begun. Blocks.
 pub(super) fn combine(core: &Arc<Core>, job: &Job) -> Result<ModelVersion, String> {
-    // Metrics need nothing but the log.
-    if job.kind == TaskKind::Evaluate {
-        Staging::of_run(core, job.run.as_str()).remove();
-        return Ok(job.base);
-    }
-    make(core, job).map_err(|error| format!("{error:#}"))
+    let made = match job.kind {
+        // Metrics need nothing but the log.
+        TaskKind::Evaluate => {
+            Staging::of_run(core, job.run.as_str()).remove();
+            Ok(job.base)
+        }
+        TaskKind::Train => make(core, job),
+    };
+    let done = made.and_then(|made| {
+        for member in &job.members {
+            updates::forget(core, &job.run, &member.device, &member.update)?;
+        }
+        Ok(made)
+    });
+    done.map_err(|error| format!("{error:#}"))
 }
 
 fn make(core: &Arc<Core>, job: &Job) -> anyhow::Result<ModelVersion> {

@@ -125,7 +125,11 @@ impl Federation {
         for name in over {
             core.rights.participants().close(name.as_str());
             Staging::of_run(core, name.as_str()).remove();
-            runs.remove(&name);
+            let Some(live) = runs.remove(&name) else { continue };
+            // Those that were refused, or came too late.
+            if let Err(error) = updates::forget_all(core, &name, live.run.participants()) {
+                tracing::warn!(run = %name, error = format!("{error:#}"), "the run's updates can't be forgotten");
+            }
         }
         Ok(after)
     }

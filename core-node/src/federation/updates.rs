@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use headwater_aggregate::{Fault, ReadLayoutError, check_values, read_layout};
 use headwater_protocol::federated::run::{Arrival, Assignment};
-use headwater_protocol::federated::{TaskKey, TaskKind, UPDATE_FILE, metadata, updates_dataset};
+use headwater_protocol::federated::{RunName, TaskKey, TaskKind, UPDATE_FILE, metadata, updates_dataset};
+use headwater_protocol::id::VersionId;
 use headwater_protocol::tensors::Layout;
 use headwater_protocol::tensors::encoding::Encoded;
 
@@ -15,7 +16,8 @@ use super::files::hash_of;
 use super::lineage::MODEL_FILE;
 use super::staging::{StageError, Staging};
 use super::{LiveRun, PlainFile, StoredFileError, key_of};
-use crate::catalog::{CatalogError, Retention};
+use crate::catalog::{CatalogError, Deletion, DropError, Retention};
+use crate::config::UpdatesKeep;
 use crate::core::Core;
 
 /// Most metrics of an update.
@@ -29,9 +31,11 @@ pub(super) fn look(core: &Arc<Core>, live: &LiveRun, device: &str) -> Result<Opt
     let Ok(name) = updates_dataset(&live.name, device) else { return Ok(None) };
     let Some(dataset) = core.catalog.dataset(name.as_str())? else { return Ok(None) };
     let Some(head) = dataset.head else { return Ok(None) };
-    let keep = u64::from(core.config.federation.updates_keep);
-    if keep > 0 && dataset.retention == Retention::default() {
-        core.catalog.set_retention(dataset.id, Retention { keep_last: Some(keep), keep_newer_than_s: None })?;
+    if let UpdatesKeep::Newest(count) = core.config.federation.updates_keep
+        && dataset.retention == Retention::default()
+    {
+        let retention = Retention { keep_last: Some(count.get().into()), keep_newer_than_s: None };
+        core.catalog.set_retention(dataset.id, retention)?;
     }
     if live.run.pending().iter().any(|counted| counted.update == head.version) {
         return Ok(None);
@@ -87,6 +91,41 @@ fn faulty(live: &LiveRun, work: &Assignment, fault: String) -> Arrival {
         metrics: BTreeMap::new(),
         fault: Some(fault),
     }
+}
+
+/// Forgets an update that is in a model, and those before it, where none is to be kept: its bytes go with the next gc. Blocks.
+pub(super) fn forget(core: &Core, run: &RunName, device: &str, update: &VersionId) -> anyhow::Result<()> {
+    if core.config.federation.updates_keep != UpdatesKeep::Nothing {
+        return Ok(());
+    }
+    let Some(dataset) = core.catalog.dataset(updates_dataset(run, device)?.as_str())? else { return Ok(()) };
+    let Some(counted) = core.catalog.version_by_id(dataset.id, update)? else { return Ok(()) };
+    let number = counted.summary.number;
+    let whole = Deletion { last_copy: true, collected: true, newest: Some(number) };
+    match core.catalog.delete_dataset(dataset.id, whole) {
+        // The device has sent another one since.
+        Err(DropError::Newest { .. }) => {
+            let done = core.catalog.versions(dataset.id, Some(number + 1), usize::MAX)?;
+            let numbers: Vec<_> = done.iter().map(|version| version.number).collect();
+            Ok(core.catalog.drop_versions(dataset.id, &numbers, true)?)
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Forgets all updates of a run that is over, where none is to be kept. Blocks.
+pub(super) fn forget_all<'a>(
+    core: &Core,
+    run: &RunName,
+    devices: impl Iterator<Item = &'a String>,
+) -> anyhow::Result<()> {
+    for device in devices {
+        let Some(dataset) = core.catalog.dataset(updates_dataset(run, device)?.as_str())? else { continue };
+        if let Some(head) = dataset.head {
+            forget(core, run, device, &head.version)?;
+        }
+    }
+    Ok(())
 }
 
 /// Why an update could not be looked at.

@@ -48,6 +48,17 @@ impl CoreProcess {
         core
     }
 
+    /// The same with settings added.
+    #[track_caller]
+    pub fn with_settings(settings: &str) -> Self {
+        let mut core = Self::init();
+        let file = core.data.join("core.toml");
+        let text = std::fs::read_to_string(&file).expect("the settings that it was made with");
+        std::fs::write(&file, format!("{text}\n{settings}")).expect("written");
+        core.run();
+        core
+    }
+
     /// Makes a core without starting it.
     #[track_caller]
     pub fn init() -> Self {

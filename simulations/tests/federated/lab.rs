@@ -56,7 +56,15 @@ impl Lab {
 
     /// The same with further settings of training.
     pub(crate) fn with_settings(programs: &[&str], settings: &str) -> Self {
-        let core = CoreProcess::start();
+        Self::around(CoreProcess::start(), programs, settings)
+    }
+
+    /// The same on a core with these settings.
+    pub(crate) fn of_core(settings: &str, programs: &[&str]) -> Self {
+        Self::around(CoreProcess::with_settings(settings), programs, "")
+    }
+
+    fn around(core: CoreProcess, programs: &[&str], settings: &str) -> Self {
         let file = core.scratch().join("model.safetensors");
         fs::write(&file, model_file(1.0)).expect("written");
         core.run_command(&["model", "publish", file.to_str().expect("text"), "--model", MODEL]).success();

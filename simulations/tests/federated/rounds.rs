@@ -45,6 +45,19 @@ fn devices_train_a_model_together() {
 }
 
 #[test]
+fn updates_that_are_not_to_be_kept_are_gone_with_the_round() {
+    let lab = Lab::of_core("[federation]\nupdates_keep = \"none\"\n", &[DOUBLE, DOUBLE]);
+    let run = lab.start(&["--rounds", "3", "--min-updates", "2", "--evaluate-every", "1"]);
+    assert_eq!(lab.finished(&run).0["state"], "finished");
+    assert_eq!(lab.model(4), vec![8.0; ELEMENTS]);
+    let datasets = lab.core.run_command(&["dataset", "list"]).success().stdout;
+    assert!(datasets.contains(MODEL) && !datasets.contains("federation/updates"), "{datasets}");
+    let version = format!("{MODEL}@4");
+    let verified = lab.core.run_command(&["model", "verify", &version]);
+    assert!(verified.stdout.contains("dev-1") && verified.stdout.contains("not kept"), "{}", verified.stdout);
+}
+
+#[test]
 fn models_are_judged_and_settings_come_from_a_file() {
     let seen = r#"
 grep -q '"learning-rate": 0.5' "$HEADWATER_TASK/task.json"

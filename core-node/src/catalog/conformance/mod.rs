@@ -283,9 +283,14 @@ fn reliance_guards_the_last_copy(catalog: &dyn Catalog) {
     let unfreed = dataset(catalog, "unfreed", DEVICE);
     catalog.commit_version(&version(unfreed, 1, DEVICE, 0..2)).unwrap();
     catalog.delete_dataset(unfreed, Deletion::default()).expect("a receipt alone is no word that bytes were freed");
-    catalog.delete_dataset(cam, Deletion { last_copy: true, collected: false }).unwrap();
+    let of = |newest| Deletion { last_copy: true, newest: Some(newest), ..Deletion::default() };
+    let newest = catalog.dataset_by_id(cam).unwrap().unwrap().head.unwrap().number;
+    assert!(
+        matches!(catalog.delete_dataset(cam, of(newest + 1)), Err(DropError::Newest { number }) if number == newest)
+    );
+    catalog.delete_dataset(cam, of(newest)).unwrap();
     assert!(matches!(
-        catalog.delete_dataset(cam, Deletion { last_copy: true, collected: false }),
+        catalog.delete_dataset(cam, Deletion { last_copy: true, collected: false, ..Deletion::default() }),
         Err(DropError::NotFound)
     ));
     assert_eq!(catalog.dataset("cam").unwrap(), None);
@@ -405,10 +410,10 @@ fn collections_hold_versions_and_not_names(catalog: &dyn Catalog) {
     catalog.commit_version(&first).unwrap();
     let member = CollectionMember { dataset: "cam".into(), number: 1, version: first.version };
     catalog.create_collection(&new, &[member]).unwrap();
-    let refused = catalog.delete_dataset(cam, Deletion { last_copy: true, collected: false });
+    let refused = catalog.delete_dataset(cam, Deletion { last_copy: true, collected: false, ..Deletion::default() });
     assert!(matches!(refused, Err(DropError::Collected { collection, number: 1 }) if collection == "all"));
     assert_eq!(catalog.dataset("cam").unwrap().unwrap().id, cam);
-    catalog.delete_dataset(cam, Deletion { last_copy: false, collected: true }).unwrap();
+    catalog.delete_dataset(cam, Deletion { last_copy: false, collected: true, ..Deletion::default() }).unwrap();
 
     // Under the same name something else begins, which the collection never held: its numbers go on.
     assert_eq!(catalog.last_number("cam").unwrap(), 1);
@@ -468,6 +473,6 @@ fn counts_follow_every_change(catalog: &dyn Catalog) {
     let sequence = catalog.roots(0).unwrap().sequence;
     assert!(catalog.sweep_pack(PackNumber(2), epoch, sequence, &|_| false, true).unwrap().dropped);
     assert_eq!(catalog.counts().unwrap().chunks, ChunkTotals { stored_bytes: 37, ..totals(4, 0) });
-    catalog.delete_dataset(cam, Deletion { last_copy: true, collected: true }).unwrap();
+    catalog.delete_dataset(cam, Deletion { last_copy: true, collected: true, ..Deletion::default() }).unwrap();
     assert_eq!((catalog.counts().unwrap().datasets, catalog.counts().unwrap().versions), (0, 0));
 }

@@ -162,6 +162,12 @@ impl DatasetTable for MemoryCatalog {
     fn delete_dataset(&self, id: DatasetId, with: Deletion) -> Result<(), DropError> {
         let mut state = self.state();
         let dataset = state.datasets.get(&id).ok_or(DropError::NotFound)?;
+        let newest = dataset.versions.keys().next_back();
+        if let (Some(expected), Some(&number)) = (with.newest, newest)
+            && number != expected
+        {
+            return Err(DropError::Newest { number });
+        }
         if !with.last_copy {
             check_reliance(dataset.versions.values())?;
         }

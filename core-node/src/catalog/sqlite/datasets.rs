@@ -223,6 +223,13 @@ impl DatasetTable for SqliteCatalog {
     fn delete_dataset(&self, id: DatasetId, with: Deletion) -> Result<(), DropError> {
         let key = id.0 as i64;
         self.write("delete a dataset", |tx| {
+            if let Some(expected) = with.newest {
+                let number: Option<i64> =
+                    tx.query_row("SELECT MAX(number) FROM version WHERE dataset = ?1", [key], |row| row.get(0))?;
+                if let Some(number) = number.map(|number| number as u64).filter(|number| *number != expected) {
+                    return refuse(DropError::Newest { number });
+                }
+            }
             if !with.last_copy {
                 check_reliance(tx, "dataset = ?1", &[&key])?;
             }

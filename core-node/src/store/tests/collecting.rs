@@ -235,7 +235,7 @@ fn what_devices_freed_is_dropped_on_a_word_only() {
     assert!(
         matches!(catalog.delete_dataset(cam, Deletion::default()), Err(DropError::LastCopy { versions, .. }) if versions == [2])
     );
-    catalog.delete_dataset(cam, Deletion { last_copy: true, collected: true }).unwrap();
+    catalog.delete_dataset(cam, Deletion { last_copy: true, collected: true, ..Deletion::default() }).unwrap();
 }
 
 #[test]
@@ -311,7 +311,9 @@ fn a_tree_that_goes_while_it_is_marked_hides_nothing_of_another() {
     let stopped = store.collect(options_at(AFTER_PINS), &mut |progress| {
         if !deleted && matches!(progress, GcProgress::Marking { .. }) {
             deleted = true;
-            catalog.delete_dataset(first, Deletion { last_copy: true, collected: true }).unwrap();
+            catalog
+                .delete_dataset(first, Deletion { last_copy: true, collected: true, ..Deletion::default() })
+                .unwrap();
         }
         true
     });
@@ -386,7 +388,7 @@ fn the_pack_that_is_written_is_freed_when_it_is_mostly_dead() {
     assert!(after < before / 4, "{after} of {before} bytes");
     datasets.check();
     datasets.commit(cam, &files(100..110));
-    catalog.delete_dataset(cam, Deletion { last_copy: true, collected: true }).unwrap();
+    catalog.delete_dataset(cam, Deletion { last_copy: true, collected: true, ..Deletion::default() }).unwrap();
     gc(&store, AFTER_PINS);
     assert_eq!(packs.list().unwrap(), [], "nothing is left of what nothing needs");
     drop(store);
@@ -547,7 +549,7 @@ proptest! {
                     catalog.untag(id_of(dataset), "kept").unwrap();
                 }
                 Step::Delete { dataset } => {
-                    catalog.delete_dataset(id_of(dataset), Deletion { last_copy: true, collected: true }).unwrap();
+                    catalog.delete_dataset(id_of(dataset), Deletion { last_copy: true, collected: true, ..Deletion::default() }).unwrap();
                     names[dataset] = None;
                 }
                 Step::Collect { percent, pins_over } => {
@@ -565,7 +567,7 @@ proptest! {
             Datasets::new(&store).check();
         }
         for name in names.into_iter().flatten() {
-            catalog.delete_dataset(name, Deletion { last_copy: true, collected: true }).unwrap();
+            catalog.delete_dataset(name, Deletion { last_copy: true, collected: true, ..Deletion::default() }).unwrap();
         }
         gc(&store, AFTER_PINS);
         prop_assert_eq!(packs.list().unwrap(), [], "packs are left, and nothing is");
