@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{audit, bench, check, demo, dist, lab, setup, tidy};
+use crate::{audit, bench, check, demo, dist, lab, peers, setup, tidy};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The repository's own commands", disable_version_flag = true)]
@@ -46,6 +46,12 @@ enum Command {
     Lab {
         #[command(subcommand)]
         errand: LabCommand,
+    },
+    /// Hold the strategies of federated runs against flwr's and numpy's results
+    Peers {
+        /// Random models to compare them on
+        #[arg(long, default_value_t = 5)]
+        seeds: u32,
     },
     /// Make a tarball and a Debian package of the agent, linked statically, and of the core
     Dist {
@@ -98,6 +104,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Lab { errand: LabCommand::Short } => lab::run(&lab::Errand::Short),
         Command::Lab { errand: LabCommand::Rdma } => lab::run(&lab::Errand::Rdma),
         Command::Lab { errand: LabCommand::Goodput { links } } => lab::run(&lab::Errand::Goodput(links)),
+        Command::Peers { seeds } => peers::run(seeds),
         Command::Dist { target } => dist::run(target.as_deref()),
     }
 }

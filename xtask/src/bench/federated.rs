@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use super::report::{Measured, Report};
 use super::{Bench, Scratch, usage};
 use crate::demo::deal_pictures;
-use crate::process::{output, root, run as run_command, target_dir};
+use crate::process::{output, root};
+use crate::python;
 use crate::world::{Core, Device, wait_for};
 
 /// Elements of the model whose updates are combined.
@@ -87,25 +88,6 @@ fn aggregate(bench: &Bench, strategy: &str, base: &Path, updates: &[PathBuf]) ->
     usage::watched(&mut command)
 }
 
-/// An interpreter with flwr; only its absence is no error.
-fn interpreter() -> Option<PathBuf> {
-    let environment = target_dir().join("python-flwr");
-    let python = environment.join("bin/python");
-    let make = || -> anyhow::Result<()> {
-        if !python.is_file() {
-            run_command(Command::new("python3").args(["-m", "venv", "--system-site-packages"]).arg(&environment))?;
-        }
-        run_command(Command::new(&python).args(["-m", "pip", "install", "-q", "flwr"]))
-    };
-    match make() {
-        Ok(()) => Some(python),
-        Err(error) => {
-            println!("no comparison with flwr: {error:#}");
-            None
-        }
-    }
-}
-
 fn script(python: &Path, baseline: &str, base: &Path, updates: &[PathBuf]) -> anyhow::Result<f64> {
     let mut command = Command::new(python);
     command.arg(root().join("simulations/peers/federated.py")).args(["speed", baseline, "--out"]);
@@ -142,7 +124,7 @@ pub(super) fn mean(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
         bar: "≤ 6 ×",
         reached: Some(ours.peak_bytes <= 6 * model),
     });
-    let Some(python) = interpreter() else { return Ok(()) };
+    let Some(python) = python::with(&["flwr"]) else { return Ok(()) };
     let few = &paths[..paths.len().min(UPDATES_OF_FLWR as usize)];
     let ours = aggregate(bench, "fedavg", &base, few)?.took.as_secs_f64();
     let theirs = script(&python, "flwr-fedavg", &base, few)?;
@@ -175,13 +157,18 @@ pub(super) fn median(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
 }
 
 /// A core with a model, and devices.
-struct Fleet {
-    core: Core,
+pub(super) struct Fleet {
+    pub(super) core: Core,
     devices: Vec<Device>,
 }
 
 impl Fleet {
-    fn new(bench: &Bench, scratch: &Scratch, count: usize, settings: impl Fn(usize) -> String) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        bench: &Bench,
+        scratch: &Scratch,
+        count: usize,
+        settings: impl Fn(usize) -> String,
+    ) -> anyhow::Result<Self> {
         let core = Core::start(&bench.programs, scratch.path())?;
         let token = core.token(count)?;
         let mut devices = Vec::new();
@@ -195,7 +182,7 @@ impl Fleet {
     }
 
     /// Runs rounds to their end; the parts of the run's status.
-    fn train(&self, model: &str, arguments: &[&str]) -> anyhow::Result<(String, Vec<Value>)> {
+    pub(super) fn train(&self, model: &str, arguments: &[&str]) -> anyhow::Result<(String, Vec<Value>)> {
         let begun = self.core.json(&[&["federation", "start", "--model", model], arguments].concat())?;
         let run = begun["run"].as_str().context("a run has a name")?.to_owned();
         let mut parts = Vec::new();
@@ -209,7 +196,7 @@ impl Fleet {
         Ok((run, parts))
     }
 
-    fn publish(&self, file: &Path, model: &str) -> anyhow::Result<()> {
+    pub(super) fn publish(&self, file: &Path, model: &str) -> anyhow::Result<()> {
         self.core.json(&["model", "publish", &file.to_string_lossy(), "--model", model]).map(drop)
     }
 }

@@ -4,6 +4,7 @@
 //! measured in a memory-backed and in a disk-backed folder where that makes a difference.
 
 mod corpus;
+mod curves;
 mod federated;
 mod large;
 mod memory;
@@ -41,7 +42,7 @@ struct Figure {
     measure: fn(&Bench, &mut Report) -> anyhow::Result<()>,
 }
 
-const FIGURES: [Figure; 20] = [
+const FIGURES: [Figure; 21] = [
     Figure { name: "scan", measure: large::scan },
     Figure { name: "send", measure: large::send },
     Figure { name: "insert", measure: large::insert },
@@ -62,6 +63,7 @@ const FIGURES: [Figure; 20] = [
     Figure { name: "round", measure: federated::round },
     Figure { name: "model-layer", measure: federated::layer },
     Figure { name: "int8", measure: federated::int8 },
+    Figure { name: "curves", measure: curves::curves },
 ];
 
 /// The programs, and where they are measured.
@@ -71,6 +73,8 @@ struct Bench {
     memory: Place,
     disk: Place,
     shrink: u64,
+    /// Whether this run is the one that docs/benchmarks.md tells of.
+    writes: bool,
 }
 
 /// A folder to measure in; its contents go with it.
@@ -162,6 +166,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         memory: Place::make("memory", Path::new("/dev/shm"))?,
         disk: Place::make("disk", options.disk.as_deref().unwrap_or(&target_dir()))?,
         shrink: options.shrink.max(1),
+        writes: release && options.names.is_empty(),
     };
     let mut report = Report::new()?;
     for figure in
@@ -176,7 +181,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     println!("\n{}", report.text());
     if !release {
         println!("a trial with sizes divided by {} and unoptimised programs: none of these is a figure", bench.shrink);
-    } else if options.names.is_empty() {
+    } else if bench.writes {
         report.write()?;
     } else {
         println!("docs/benchmarks.md is left as it is: it holds the figures of one whole run");
