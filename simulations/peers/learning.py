@@ -27,7 +27,7 @@ RATE = 0.1
 # Of ten devices two attack: the last.
 HONEST = 8
 # How far a device's noise is from the model, and how much stronger than what it learnt is what it sends instead.
-NOISE, FLIP = 0.3, 4.0
+NOISE, FLIP = 1.0, 4.0
 
 
 def init():

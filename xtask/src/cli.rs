@@ -47,7 +47,7 @@ enum Command {
         #[command(subcommand)]
         errand: LabCommand,
     },
-    /// Hold the strategies of federated runs against flwr's and numpy's results
+    /// Hold the strategies of federated runs against flwr and numpy, and with vector instructions on and off
     Peers {
         /// Random models to compare them on
         #[arg(long, default_value_t = 5)]

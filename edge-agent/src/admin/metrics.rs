@@ -25,6 +25,14 @@ struct DatasetLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TrainingLabels {
+    /// The run.
+    run: String,
+    /// `train` or `evaluate`.
+    kind: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DirectionLabels {
     /// `in` or `out`.
     direction: &'static str,
@@ -63,6 +71,7 @@ pub(super) fn render(status: &StatusReport, oldest_unsent_s: u64) -> String {
     }
     caps(&mut registry, status);
     datasets(&mut registry, status);
+    training(&mut registry, status);
     let mut page = String::new();
     text::encode(&mut page, &registry).expect("writing into a string can't fail");
     page
@@ -93,10 +102,19 @@ fn datasets(registry: &mut Registry, status: &StatusReport) {
     registry.register("dataset_remote_files", "Files of which the bytes are only at the core", remote);
 }
 
+fn training(registry: &mut Registry, status: &StatusReport) {
+    let rounds = Family::<TrainingLabels, Number>::default();
+    for task in &status.training {
+        rounds.get_or_create(&TrainingLabels { run: task.run.clone(), kind: task.kind.clone() }).set(task.round);
+    }
+    let help = "The round of a federated run that this device works on, or worked on last";
+    registry.register("training_round", help, rounds);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::request::MonthReport;
+    use crate::request::{MonthReport, TrainingReport};
 
     #[test]
     fn a_status_is_rendered() {
@@ -105,6 +123,12 @@ mod tests {
             wire_bytes: vec![("first send".to_owned(), 7), ("received".to_owned(), 9)],
             backlog_bytes: 5,
             down_cap_bytes_per_s: Some(250_000),
+            training: vec![TrainingReport {
+                run: "digits-1".to_owned(),
+                round: 4,
+                kind: "train".to_owned(),
+                ..TrainingReport::default()
+            }],
             ..StatusReport::default()
         };
         let page = render(&status, 3);
@@ -116,6 +140,7 @@ mod tests {
             "headwater_agent_backlog_bytes 5",
             "headwater_agent_oldest_unsent_seconds 3",
             "headwater_agent_cap_bytes_per_second{direction=\"in\"} 250000",
+            "headwater_agent_training_round{run=\"digits-1\",kind=\"train\"} 4",
         ] {
             assert!(page.lines().any(|found| found == line), "no {line} in {page}");
         }

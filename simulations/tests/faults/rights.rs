@@ -1,39 +1,10 @@
 //! Who learns what, and who may do what: labels, rules, roles, collections.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde_json::{Value, json};
-use simulations::processes::{AgentProcess, CoreProcess, Rights, Said, folder, run, wait_for};
-
-/// Somebody who asks a core from elsewhere.
-struct Operator<'a> {
-    core: &'a CoreProcess,
-    identity: PathBuf,
-}
-
-impl<'a> Operator<'a> {
-    /// Gets an identity with a token made with `arguments`.
-    #[track_caller]
-    fn login(core: &'a CoreProcess, name: &str, arguments: &[&str]) -> Self {
-        let identity = core.scratch().join(name);
-        let token = core.token(arguments);
-        let said = core.ask(&["login", &token, "--name", name, "--identity", text(&identity)]);
-        assert_eq!((&said["name"], &said["identity"]), (&json!(name), &json!(identity)));
-        Self { core, identity }
-    }
-
-    fn says(&self, arguments: &[&str]) -> Said {
-        let address = self.core.address().to_string();
-        let far = ["--core", &address, "--identity", text(&self.identity)];
-        run(self.core.command(&[&far, arguments].concat()))
-    }
-
-    #[track_caller]
-    fn list(&self, arguments: &[&str]) -> Vec<Value> {
-        self.says(&[arguments, &["--json"]].concat()).success().documents()
-    }
-}
+use serde_json::json;
+use simulations::processes::{AgentProcess, CoreProcess, Operator, Rights, folder, wait_for};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("a plain path")

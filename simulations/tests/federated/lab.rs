@@ -22,12 +22,17 @@ echo '{"samples": SAMPLES, "loss": SAMPLES}' > "$HEADWATER_TASK/metrics.json"
 
 /// A model's file, all of whose elements are `value`.
 pub(crate) fn model_file(value: f32) -> Vec<u8> {
+    model_of(&[value; ELEMENTS])
+}
+
+/// A model's file with these elements.
+pub(crate) fn model_of(values: &[f32]) -> Vec<u8> {
     let metadata = BTreeMap::from([("headwater.update".to_owned(), "delta".to_owned())]);
     let tensor =
-        Tensor { name: "layer.weight".to_owned(), dtype: Dtype::F32, shape: vec![ELEMENTS as u64], range: 0..0 };
+        Tensor { name: "layer.weight".to_owned(), dtype: Dtype::F32, shape: vec![values.len() as u64], range: 0..0 };
     let layout = Layout::build(vec![tensor], metadata).expect("a layout");
     let mut bytes = layout.encode_header();
-    bytes.extend(std::iter::repeat_n(value.to_le_bytes(), ELEMENTS).flatten());
+    bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
     bytes
 }
 
@@ -56,17 +61,22 @@ impl Lab {
 
     /// The same with further settings of training.
     pub(crate) fn with_settings(programs: &[&str], settings: &str) -> Self {
-        Self::around(CoreProcess::start(), programs, settings)
+        Self::around(CoreProcess::start(), &model_file(1.0), programs, settings)
     }
 
     /// The same on a core with these settings.
     pub(crate) fn of_core(settings: &str, programs: &[&str]) -> Self {
-        Self::around(CoreProcess::with_settings(settings), programs, "")
+        Self::around(CoreProcess::with_settings(settings), &model_file(1.0), programs, "")
     }
 
-    fn around(core: CoreProcess, programs: &[&str], settings: &str) -> Self {
+    /// The same with another model.
+    pub(crate) fn of_model(model: &[u8], programs: &[&str]) -> Self {
+        Self::around(CoreProcess::start(), model, programs, "")
+    }
+
+    fn around(core: CoreProcess, model: &[u8], programs: &[&str], settings: &str) -> Self {
         let file = core.scratch().join("model.safetensors");
-        fs::write(&file, model_file(1.0)).expect("written");
+        fs::write(&file, model).expect("written");
         core.run_command(&["model", "publish", file.to_str().expect("text"), "--model", MODEL]).success();
         let mut lab = Self { core, devices: Vec::new() };
         for (index, program) in programs.iter().enumerate() {

@@ -4,7 +4,7 @@ use std::fs;
 
 use std::process::Command;
 
-use simulations::processes::{Program, program, say_skipped};
+use simulations::processes::{Operator, Program, program, say_skipped};
 
 use crate::lab::{DOUBLE, ELEMENTS, Lab, MODEL};
 
@@ -139,4 +139,27 @@ fn strategies_give_what_numpy_computes() {
     check.args([script, "check", "--seeds", "2", "--core"]).arg(program(Program::Core));
     let said = check.output().expect("python3 runs");
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+}
+
+#[test]
+fn a_coordinator_runs_rounds_from_elsewhere_and_others_can_not() {
+    let lab = Lab::new(&[DOUBLE, DOUBLE]);
+    let coordinator = Operator::login(&lab.core, "ann", &["--role", "coordinator"]);
+    let begun = coordinator.list(&["federation", "start", "--model", MODEL, "--rounds", "2", "--min-updates", "2"]);
+    let run = begun[0]["run"].as_str().expect("a run");
+    simulations::processes::wait_for("the run to be over", || {
+        let status = coordinator.list(&["federation", "status", run]);
+        (status[0]["state"] == "finished").then_some(())
+    });
+    assert!(coordinator.says(&["federation", "log", run]).success().stdout.contains("round 2 is aggregated"));
+    let models = coordinator.list(&["model", "log", MODEL]);
+    assert_eq!(models.len(), 3, "{models:?}");
+    let writer = Operator::login(&lab.core, "bob", &["--role", "writer"]);
+    for command in
+        [&["federation", "start", "--model", MODEL][..], &["federation", "pause", run], &["federation", "abort", run]]
+    {
+        writer.says(command).failed("HW-2006", &[]);
+    }
+    let device = lab.devices[0].ask(&["status"]);
+    assert_eq!(device["training"][0]["state"], "its update counts", "{device}");
 }

@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use simulations::processes::wait_for;
+use simulations::processes::folder::Dice;
+use simulations::processes::{Relay, wait_for};
 
-use crate::lab::{DOUBLE, ELEMENTS, Lab, model_file};
+use crate::lab::{DOUBLE, ELEMENTS, Lab, model_file, model_of};
 
 /// A program that takes its time, so that something can be killed in its middle.
 const SLOW: &str = r#"
@@ -53,6 +54,56 @@ fn a_killed_agent_goes_on_and_leaves_no_program_behind() {
     assert_eq!(of_run["state"], "finished", "{of_run}");
     assert_eq!(lab.model(4), vec![8.0; ELEMENTS]);
     lab.verify_all(4);
+}
+
+#[test]
+fn an_update_that_was_nearly_there_goes_on_where_it_was() {
+    /// Elements of the model, which is all zeros.
+    const ELEMENTS: usize = 1 << 19;
+    let folder = tempfile::tempdir().expect("a folder");
+    let learnt = folder.path().join("learnt");
+    let learn = |seed| {
+        let noise = Dice::new(seed).bytes(ELEMENTS * 4);
+        let words = noise.as_chunks().0.iter();
+        let values: Vec<f32> = words.map(|word| (u32::from_le_bytes(*word) >> 8) as f32 / 16_777_216.0).collect();
+        std::fs::write(&learnt, model_of(&values)).expect("written");
+    };
+    let program = format!(
+        "cp {} $HEADWATER_TASK/update.safetensors\necho '{{\"samples\": 1}}' > $HEADWATER_TASK/metrics.json",
+        learnt.display()
+    );
+    let mut lab = Lab::of_model(&model_of(&vec![0.0; ELEMENTS]), &[&program]);
+    lab.devices[0].stop();
+    let file = lab.devices[0].data().join("agent.toml");
+    let settings = std::fs::read_to_string(&file).expect("its settings");
+    let dial = |relay: &Relay| {
+        let dialled = format!("[core]\naddresses = [\"{}\"]\n{settings}", relay.address());
+        std::fs::write(&file, dialled).expect("written");
+    };
+    let relay = Relay::start(lab.core.address(), u64::MAX);
+    dial(&relay);
+    learn(88);
+    lab.devices[0].run();
+    let run = lab.start(&["--rounds", "1"]);
+    lab.finished(&run);
+    lab.devices[0].stop();
+    let whole = relay.bytes_up();
+    assert!(whole > 1 << 20, "{whole}");
+
+    let relay = Relay::start(lab.core.address(), whole / 100 * 98);
+    dial(&relay);
+    learn(89);
+    lab.devices[0].run();
+    let run = lab.start(&["--rounds", "1"]);
+    relay.wait_held();
+    lab.devices[0].kill();
+    let before = relay.bytes_up();
+    relay.release();
+    lab.devices[0].run();
+    assert_eq!(lab.finished(&run).0["state"], "finished");
+    let rest = relay.bytes_up() - before;
+    assert!(rest < whole / 10, "{rest} of {whole} bytes were sent after the restart");
+    lab.verify_all(3);
 }
 
 #[test]

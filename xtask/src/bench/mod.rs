@@ -42,7 +42,7 @@ struct Figure {
     measure: fn(&Bench, &mut Report) -> anyhow::Result<()>,
 }
 
-const FIGURES: [Figure; 21] = [
+const FIGURES: [Figure; 22] = [
     Figure { name: "scan", measure: large::scan },
     Figure { name: "send", measure: large::send },
     Figure { name: "insert", measure: large::insert },
@@ -64,6 +64,7 @@ const FIGURES: [Figure; 21] = [
     Figure { name: "model-layer", measure: federated::layer },
     Figure { name: "int8", measure: federated::int8 },
     Figure { name: "curves", measure: curves::curves },
+    Figure { name: "cnn", measure: curves::convolutional },
 ];
 
 /// The programs, and where they are measured.
