@@ -1,5 +1,7 @@
 //! Federated runs, as people ask for them.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use headwater_host::config::Validate;
@@ -31,6 +33,10 @@ pub(super) fn start(core: &Arc<Core>, asker: &Asker, settings: &RunSettings, out
         let message = "only an administrator may have a program of the core's machine combine updates";
         return Err(CodedError::new(&codes::FORBIDDEN, message).with_hint("name one of the strategies"));
     }
+    if is_path(&settings.strategy) && !is_program(Path::new(&settings.strategy)) {
+        let message = format!("`strategy`: `{}` is no program on this machine that can be run", settings.strategy);
+        return Err(CodedError::new(&codes::RUN_SENSELESS, message));
+    }
     let (dataset, version) = resolve(core, asker, &settings.model)?;
     if dataset.writer != Principal::Core {
         let writer = core.writer_name(dataset.writer);
@@ -61,6 +67,11 @@ pub(super) fn start(core: &Arc<Core>, asker: &Asker, settings: &RunSettings, out
         ),
         json!({ "run": name.as_str(), "model": dataset.name, "number": model.number }),
     )
+}
+
+fn is_program(path: &Path) -> bool {
+    const EXECUTABLE_MODES: u32 = 0o111;
+    path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & EXECUTABLE_MODES != 0)
 }
 
 /// Begins under the name that was asked for, or the first free one.

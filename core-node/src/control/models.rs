@@ -10,7 +10,7 @@ use headwater_host::durable;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::federated::UPDATES_PREFIX;
 use headwater_protocol::name::DatasetName;
-use headwater_protocol::tensors::Layout;
+use headwater_protocol::tensors::{Layout, Tensor};
 use serde_json::json;
 
 use super::Answer;
@@ -36,6 +36,7 @@ pub(super) fn publish(core: &Arc<Core>, file: &Path, model: &str, out: &Emitter)
     if layout.tensors().is_empty() {
         return Err(CodedError::new(&codes::MODEL_UNREADABLE, format!("`{}` has no tensors", file.display())));
     }
+    check_earlier(core, model, &layout)?;
     let staging = Staging::temporary(core);
     let folder = staging.fresh_folder("model").map_err(stage_failed)?;
     let copy = folder.join(MODEL_FILE);
@@ -55,6 +56,31 @@ pub(super) fn publish(core: &Arc<Core>, file: &Path, model: &str, out: &Emitter)
             "elements": elements,
         }),
     )
+}
+
+/// A model that exists gets another version only of the same tensors: runs, devices and subscribers count on them.
+fn check_earlier(core: &Arc<Core>, model: &str, layout: &Layout) -> Result<(), CodedError> {
+    let dataset = core.catalog.dataset(model).map_err(catalog_failed)?;
+    let Some((dataset, head)) = dataset.and_then(|dataset| dataset.head.map(|head| (dataset.id, head))) else {
+        return Ok(());
+    };
+    let Some(version) = core.catalog.version(dataset, head.number).map_err(catalog_failed)? else { return Ok(()) };
+    let exists =
+        |what: String| CodedError::new(&codes::MODEL_EXISTS, format!("`{model}@{}` exists, and {what}", head.number));
+    let Some((_, known)) = look(core, model, &version)? else {
+        return Err(exists("is no model".to_owned()));
+    };
+    let of = |tensor: &Tensor| format!("tensor `{}` of {} {}", tensor.name, tensor.dtype, tensor.shown_shape());
+    let is_in = |tensor: &Tensor, other: &Layout| {
+        other.find(&tensor.name).is_some_and(|found| (&found.shape, found.dtype) == (&tensor.shape, tensor.dtype))
+    };
+    if let Some(lost) = known.layout.tensors().iter().find(|tensor| !is_in(tensor, layout)) {
+        return Err(exists(format!("has a {}, which the file has not", of(lost))));
+    }
+    match layout.tensors().iter().find(|tensor| !is_in(tensor, &known.layout)) {
+        Some(new) => Err(exists(format!("has no {}, which the file has", of(new)))),
+        None => Ok(()),
+    }
 }
 
 pub(super) fn list(core: &Arc<Core>, asker: &Asker, out: &Emitter) -> Result<(), CodedError> {
@@ -270,7 +296,7 @@ fn look(core: &Arc<Core>, name: &str, version: &VersionRecord) -> Result<Option<
 
 fn counts(layout: &Layout) -> (u64, u64) {
     let tensors = layout.tensors();
-    (tensors.len() as u64, tensors.iter().map(headwater_protocol::tensors::Tensor::elements).sum())
+    (tensors.len() as u64, tensors.iter().map(Tensor::elements).sum())
 }
 
 fn no_model(what: &str, error: impl std::error::Error + Send + Sync + 'static) -> CodedError {

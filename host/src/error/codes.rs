@@ -226,4 +226,7 @@ codes! {
     UNTRUSTED_PROGRAM = "HW-8005", "Training program not trusted",
         "A run brings a training program by an author whom this device does not trust.",
         "put the author's key into `[training] trust` if its programs may run here";
+    MODEL_EXISTS = "HW-8006", "Model exists",
+        "What is published under a model's name is another model.",
+        "publish it under another name, or delete the one that exists: `core-node dataset delete`";
 }

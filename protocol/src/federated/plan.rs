@@ -138,10 +138,12 @@ impl Default for Plan {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// A number is out of its bounds.
-    #[error("`{key}` is {value}, and can be from {min} to {max}")]
+    #[error("`{key}` is {value}{unit}, and can be from {min}{unit} to {max}{unit}")]
     OutOfBounds {
         /// Which.
         key: &'static str,
+        /// In what it is told, with a space before it, if in anything.
+        unit: &'static str,
         /// What it is.
         value: u64,
         /// The least.
@@ -199,7 +201,8 @@ impl Plan {
         ];
         for (key, value, min, max) in bounds {
             if !(min..=max).contains(&value) {
-                return Err(PlanError::OutOfBounds { key, value, min, max });
+                let unit = if key == "deadline" { " ms" } else { "" };
+                return Err(PlanError::OutOfBounds { key, unit, value, min, max });
             }
         }
         if self.min_updates > self.goal {

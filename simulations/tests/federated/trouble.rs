@@ -6,7 +6,7 @@ use std::time::Duration;
 use simulations::processes::folder::Dice;
 use simulations::processes::{Relay, wait_for};
 
-use crate::lab::{DOUBLE, ELEMENTS, Lab, model_file, model_of};
+use crate::lab::{DOUBLE, ELEMENTS, Lab, MODEL, model_file, model_of};
 
 /// A program that takes its time, so that something can be killed in its middle.
 const SLOW: &str = r#"
@@ -169,4 +169,9 @@ fn a_round_without_enough_devices_fails_and_says_why() {
     std::fs::write(&damaged, &whole[..whole.len() - 1]).expect("written");
     let path = damaged.to_str().expect("text");
     lab.core.run_command(&["model", "publish", path, "--model", "x"]).failed("HW-8001", &["end at byte"]);
+    // A name stands for one model, and a program that combines updates is there before devices are asked for any.
+    std::fs::write(&damaged, model_of(&[1.0; 2])).expect("written");
+    lab.core.run_command(&["model", "publish", path, "--model", MODEL]).failed("HW-8006", &["layer.weight", "[3000]"]);
+    let combined = ["federation", "start", "--model", MODEL, "--strategy", path];
+    lab.core.run_command(&combined).failed("HW-8002", &["is no program"]);
 }

@@ -92,7 +92,9 @@ pub(super) fn start(args: StartArgs, file: Option<&Path>) -> Result<Request, Cod
     for (key, value) in args.set {
         sources = sources.flag(format!("config.{key}"), value_of(&value));
     }
-    let settings: RunSettings = sources.load()?;
+    let settings: RunSettings = sources.load().map_err(|error| {
+        CodedError::from(error).with_hint("see `core-node federation start --help` for what can be said of a run")
+    })?;
     Ok(Request::FederationStart(Box::new(settings)))
 }
 
