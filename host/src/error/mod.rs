@@ -104,7 +104,19 @@ impl CodedError {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => &codes::DISK_FULL,
             _ => otherwise,
         };
-        Self::new(code, message).with_source(error)
+        let is_of_file = [&codes::READ_FAILED, &codes::WRITE_FAILED].iter().any(|plain| plain.code == code.code);
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound if is_of_file => Some("check the path: there is nothing of that name"),
+            std::io::ErrorKind::PermissionDenied if is_of_file => {
+                Some("check who owns it, and which user this runs as")
+            }
+            _ => None,
+        };
+        let made = Self::new(code, message).with_source(error);
+        match hint {
+            Some(hint) => made.with_hint(hint),
+            None => made,
+        }
     }
 }
 

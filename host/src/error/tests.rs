@@ -41,6 +41,8 @@ fn shows_code_cause_and_hint() {
     let error =
         CodedError::new(&codes::READ_FAILED, "can't read `x`").with_source(std::io::Error::other("disk on fire"));
     assert_eq!(error.to_string(), "error[HW-4008]: can't read `x`: disk on fire\nhint: check the disk (`dmesg`)");
+    let missing = CodedError::io(&codes::READ_FAILED, "can't read `x`", std::io::ErrorKind::NotFound.into());
+    assert!(missing.to_string().ends_with("hint: check the path: there is nothing of that name"), "{missing}");
 }
 
 #[test]
