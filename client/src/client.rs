@@ -7,19 +7,16 @@ use std::time::Duration;
 use headwater_fabric::planes::JobPlanes;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::wire::JOB_BYTES_MAX;
-use headwater_quic::{ClientOptions, Identity, IdentityKey, JoinError, join, work};
+use headwater_quic::Identity;
 use serde_json::Value;
 use tokio::sync::Mutex;
-use tokio::time::Instant;
 
 use crate::buffers::Buffers;
+use crate::control::identity_of;
 use crate::dataset::Dataset;
 use crate::link::Link;
 use crate::options::Options;
-
-/// The first pause before a core that has gone is tried again, and the longest.
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+use crate::retry::Retry;
 
 /// A client of one core. Cheap to clone.
 #[derive(Clone)]
@@ -140,18 +137,12 @@ impl Client {
 impl Shared {
     /// The live connection, with its number: made anew where the last one has ended, for as long as the options say.
     pub(crate) async fn link(&self) -> Result<(u64, Arc<Link>), CodedError> {
-        let deadline = Instant::now() + self.options.reconnect_for;
-        let mut pause = PAUSE_FIRST;
+        let mut retry = Retry::new(self.options.reconnect_for);
         loop {
-            let error = match Box::pin(self.try_link()).await {
+            match Box::pin(self.try_link()).await {
                 Ok(link) => return Ok(link),
-                Err(error) if !may_pass(&error) || Instant::now() >= deadline => return Err(error),
-                Err(error) => error,
-            };
-            tracing::info!(%error, ?pause, "the core can't be reached, and is tried again");
-            // Half of it by chance: the jobs of a cluster do not come back all at once.
-            tokio::time::sleep(pause / 2 + pause.mul_f64(f64::from(work::random_byte()) / 512.0)).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+                Err(error) => retry.wait_out(error).await?,
+            }
         }
     }
 
@@ -166,38 +157,12 @@ impl Shared {
         state.link = None;
         let identity = match &state.identity {
             Some(identity) => identity.clone(),
-            None => self.join().await?,
+            None => Arc::new(identity_of(&self.options.token).await?),
         };
         state.identity = Some(identity.clone());
         let link = Link::open(&self.options.token.addresses, &identity, &self.options.job, &self.planes).await?;
         let number = self.counters.connections.fetch_add(1, Ordering::Relaxed) + 1;
         state.link = Some((number, link.clone()));
         Ok((number, link))
-    }
-
-    /// The identity that all have who share the token.
-    async fn join(&self) -> Result<Arc<Identity>, CodedError> {
-        let token = &self.options.token;
-        let key = IdentityKey::from_seed(&token.shared_key_seed());
-        let name = token.digest().shared_name();
-        let joined = join(token, &name, &key, &ClientOptions::default()).await.map_err(join_failed)?;
-        Ok(Arc::new(joined.identity))
-    }
-}
-
-/// Whether waiting may help.
-fn may_pass(error: &CodedError) -> bool {
-    [&codes::CORE_UNREACHABLE, &codes::SESSION_ENDED, &codes::TOO_BUSY].into_iter().any(|code| error.is(code))
-}
-
-fn join_failed(error: JoinError) -> CodedError {
-    match error {
-        JoinError::Refused(refusal) => refusal.into(),
-        JoinError::Unreachable(_) | JoinError::Silent(_) => {
-            CodedError::new(&codes::CORE_UNREACHABLE, error.to_string())
-        }
-        JoinError::OtherCore { .. } => CodedError::new(&codes::TOKEN_OF_ANOTHER_CORE, error.to_string()),
-        JoinError::Exchange(_) | JoinError::Answer => CodedError::new(&codes::SESSION_ENDED, error.to_string()),
-        JoinError::Identity(_) => CodedError::new(&codes::IDENTITY_UNUSABLE, error.to_string()),
     }
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use core_node::catalog::{Catalog, ChunkTable, MemoryCatalog, PackNumber};
-use core_node::control::stamps::{decode, seal};
 use core_node::store::{ChunkStore, ChunkStoreOptions, MemoryPacks, PackStore};
 use headwater_host::scan::Stamp;
+use headwater_host::version::stamp_file::{decode, seal};
 use headwater_protocol::id::ChunkId;
 
 /// Entries of a pack that are looked at.

@@ -152,6 +152,7 @@ fn action(request: &Request) -> Action {
         | Request::ModelList
         | Request::ModelShow { .. }
         | Request::ModelLog { .. } => Action::Read,
+        Request::DatasetNext { .. } => Action::Publish,
         Request::FederationStart(_)
         | Request::FederationStatus { .. }
         | Request::FederationLog { .. }
@@ -187,12 +188,15 @@ fn action(request: &Request) -> Action {
 
 /// Checks that `role` may make `request`; which datasets the answer may name is a question of [`Rights::may_read`].
 pub fn check_request(role: Role, request: &Request) -> Result<(), CodedError> {
+    let action = action(request);
     // A device speaks for a machine; it has messages of its own and no commands.
-    if role != Role::Device && role.allows(action(request)) {
+    if role != Role::Device && role.allows(action) {
         return Ok(());
     }
+    let least = [Role::Reader, Role::Writer, Role::Coordinator].into_iter().find(|role| role.allows(action));
+    let least = least.unwrap_or(Role::Admin);
     Err(CodedError::new(&codes::FORBIDDEN, format!("an identity with the role `{role}` may not ask for this"))
-        .with_hint("use an identity that was made with a token of `core-node token create --role admin`"))
+        .with_hint(format!("use an identity that was made with a token of `core-node token create --role {least}`")))
 }
 
 #[cfg(test)]

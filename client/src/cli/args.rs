@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-/// Reads datasets from a Headwater core.
+/// Reads datasets from a Headwater core, and brings new ones there.
 #[derive(Debug, Parser)]
 #[command(name = "headwater", version, propagate_version = true)]
 pub(super) struct Cli {
@@ -45,6 +45,23 @@ pub(super) enum Command {
         from: String,
         /// To which file or folder here; it must not exist yet, unless it is a folder to put a file into
         to: PathBuf,
+    },
+    /// Makes a folder on this machine the next version of a dataset, with a token of the role `writer`
+    ///
+    /// Only what the core lacks is sent. An import that was cut is begun again with the same command, and goes on where it
+    /// stopped; a second import of the folder reads and sends only what changed.
+    Import {
+        /// The folder
+        folder: PathBuf,
+        /// The dataset that it becomes; the token is its writer from then on
+        #[arg(long, value_name = "NAME")]
+        dataset: String,
+        /// What it means that a file is gone from the folder: `append` keeps it in later versions, `mirror` does not
+        #[arg(long, default_value = "append", value_parser = ["append", "mirror"])]
+        mode: String,
+        /// What its samples are from now on: `stems`, or a list of `tar`, `lines`, `npy` and `records:BYTES`
+        #[arg(long, value_name = "RULE")]
+        samples: Option<String>,
     },
     /// Shows samples: their files, sizes, and the beginning of their bytes
     Sample {

@@ -5,6 +5,7 @@
 mod args;
 mod bench;
 mod files;
+mod import;
 mod look;
 
 use std::io::Write;
@@ -15,7 +16,7 @@ use headwater_host::error::{CodedError, codes};
 use headwater_host::output::Stdout;
 use serde_json::Value;
 
-use crate::{Client, Options};
+use crate::{Client, Import, Options, PublishMode};
 use args::{Cli, Command};
 
 /// Runs the program with the arguments of this process.
@@ -44,6 +45,10 @@ async fn carry_out(cli: Cli) -> Result<(), CodedError> {
     if matches!(cli.command, Command::Doctor) {
         return look::doctor(options, cli.json).await;
     }
+    if let Command::Import { folder, dataset, mode, samples } = cli.command {
+        let mode = if mode == "mirror" { PublishMode::Mirror } else { PublishMode::Append };
+        return import::run(&options, &Import { folder, dataset, mode, samples }, cli.json).await;
+    }
     let client = Client::connect(options).await?;
     let done = command(&client, cli.command, cli.json).await;
     client.close().await;
@@ -61,7 +66,7 @@ async fn command(client: &Client, command: Command, json: bool) -> Result<(), Co
         Command::Bench { dataset, batch, ahead, seconds, in_order, sessions, .. } => {
             bench::run(client, &dataset, &bench::Load { sessions, batch, ahead, seconds, in_order }, json).await
         }
-        Command::Doctor => Ok(()),
+        Command::Doctor | Command::Import { .. } => Ok(()),
     }
 }
 

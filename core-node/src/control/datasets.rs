@@ -20,6 +20,7 @@ use crate::catalog::{
     VersionRecord,
 };
 use crate::core::Core;
+use crate::ingest::{Next, may_publish, next};
 use crate::samples;
 use crate::serve::HeldLease;
 
@@ -151,6 +152,21 @@ pub(super) fn parse_rule(text: &str) -> Result<Rule, CodedError> {
 }
 
 /// Says or sets what the samples of a dataset are, and finds those of its newest version.
+/// Answers who is about to publish, before a folder is read for it.
+pub(super) fn next_version(core: &Arc<Core>, asker: &Asker, name: &str, out: &Emitter) -> Result<(), CodedError> {
+    let Some(peer) = &asker.peer else {
+        return Err(CodedError::new(&codes::USAGE, "on the core's own machine the core itself is the writer")
+            .with_hint("use `core-node import`"));
+    };
+    let head = may_publish(core, peer, name)?.and_then(|dataset| dataset.head);
+    let Next { number, parent } = next(core, name, head)?;
+    let parent = parent.map(|parent| parent.to_string());
+    out.done(
+        format!("the next version of `{name}` is {number}"),
+        json!({ "dataset": name, "number": number, "parent": parent, "parent_number": head.map(|head| head.number) }),
+    )
+}
+
 pub(super) fn samples(
     core: &Arc<Core>,
     asker: &Asker,

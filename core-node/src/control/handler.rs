@@ -154,6 +154,7 @@ fn carry_out(core: &Arc<Core>, asker: &Asker, request: Request, out: &Emitter) -
         Request::DeviceLabel { name, set, remove } => people::label_device(core, &name, set, &remove, out),
         Request::DeviceRevoke { name } => people::revoke_device(core, &name, out),
         Request::DatasetList { pattern } => datasets::list(core, asker, pattern.as_deref(), out),
+        Request::DatasetNext { dataset } => datasets::next_version(core, asker, &dataset, out),
         Request::DatasetShow { version } => datasets::show(core, asker, &version, out),
         Request::DatasetLog { dataset, limit } => datasets::log(core, asker, &dataset, limit, out),
         Request::DatasetFiles { version, under, limit } => datasets::files(core, asker, &version, &under, limit, out),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use headwater_host::error::{CodedError, codes};
 use headwater_host::scan::ScanOptions;
+use headwater_host::version::stamp_file::StampFile;
 use headwater_host::version::{
     BuildContext, BuildOptions, BuildReport, BuiltVersion, Earlier, NoStamps, PublishMode, StatCache, build,
 };
@@ -24,11 +25,13 @@ use serde_json::{Value, json};
 
 use super::Progress;
 use super::handler::{Emitter, catalog_failed};
-use super::stamps::StampFile;
 use crate::catalog::{Principal, Scope};
 use crate::core::Core;
 use crate::ingest::{StoreSink, create, enter, second_writer};
 use crate::samples;
+
+/// The folder in the data folder with a stamp file for each imported dataset.
+const STAMPS_FOLDER: &str = "stamps";
 
 pub(super) fn import(
     core: &Arc<Core>,
@@ -44,7 +47,8 @@ pub(super) fn import(
     let earlier = earlier(core, name)?;
     let progress = |progress| out.progress(progress);
     let work = Import { core, folder, mode, sink: StoreSink::new(core), progress: &progress };
-    let mut stamps = StampFile::load(&core.folder, name, folder);
+    let stamps = core.folder.join(STAMPS_FOLDER).join(ChunkId::of(name.as_bytes()).to_string());
+    let mut stamps = StampFile::load(stamps, folder);
     if earlier.is_some() && !core.catalog.damaged().map_err(catalog_failed)?.is_empty() {
         // All of the folder is cut anew, so that what is damaged in the store is stored again. The version that this
         // makes is not needed.

@@ -12,7 +12,6 @@ mod models;
 mod people;
 mod request;
 mod select;
-pub mod stamps;
 mod training;
 mod upkeep;
 

@@ -54,6 +54,11 @@ pub enum Request {
         /// Which; none lists all.
         pattern: Option<String>,
     },
+    /// Whether the one who asks may publish under a name, and what its next version would follow on.
+    DatasetNext {
+        /// The name.
+        dataset: String,
+    },
     /// One version of a dataset, and what is kept of it.
     DatasetShow {
         /// The version.

@@ -18,12 +18,13 @@ pub(crate) use sink::StoreSink;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::commit::CommitRecord;
+use headwater_protocol::id::VersionId;
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::name::DatasetName;
 use headwater_protocol::trust::Principal as Peer;
 use headwater_protocol::wire::Refusal;
 
-use crate::catalog::{CatalogError, DatasetRecord, Principal};
+use crate::catalog::{CatalogError, DatasetRecord, Head, Principal};
 use crate::core::Core;
 
 /// What an offer says, decoded and judged as far as that goes without its pages.
@@ -45,24 +46,7 @@ pub(crate) fn judge(
     commit: &[u8],
 ) -> Result<Judged, Refusal> {
     let refuse = |code, message: String| CodedError::new(code, message).refusal();
-    let name = DatasetName::new(dataset).map_err(|error| refuse(&codes::NAME_INVALID, error.to_string()))?;
-    let existing = core.catalog.dataset(dataset).map_err(|error| catalog_refusal(&error))?;
-    let me = Principal::Device(peer.key);
-    if !core.rights.may_write(peer, &name, existing.as_ref().map(|found| found.writer)) {
-        return Err(CodedError::new(
-            &codes::FORBIDDEN,
-            format!("`{}` may not publish under the name `{name}`", peer.name),
-        )
-        .with_hint(
-            "publish under a name that the device's token allows, or ask the core's operator for a rule that allows it",
-        )
-        .refusal());
-    }
-    if let Some(found) = &existing
-        && found.writer != me
-    {
-        return Err(second_writer(core, found));
-    }
+    let existing = may_publish(core, peer, dataset)?;
     let record: CommitRecord = headwater_protocol::codec::decode_stored(commit)
         .map_err(|error| refuse(&codes::BAD_FRAME, error.to_string()))?;
     record
@@ -79,11 +63,7 @@ pub(crate) fn judge(
     let head = existing.as_ref().and_then(|found| found.head);
     let committed_before = head.is_some_and(|head| head.version == version && head.number == record.number);
     if !committed_before {
-        let (next, parent) = match head {
-            Some(head) => (head.number + 1, Some(head.version)),
-            // After a deletion the numbers go on.
-            None => (core.catalog.last_number(dataset).map_err(|error| catalog_refusal(&error))? + 1, None),
-        };
+        let Next { number: next, parent } = next(core, dataset, head)?;
         if record.number != next || parsed.parent != parent {
             let newest =
                 head.map_or("none yet".to_owned(), |head| format!("@{} {}", head.number, head.version.short()));
@@ -94,6 +74,43 @@ pub(crate) fn judge(
         }
     }
     Ok(Judged { dataset: existing, record, committed_before })
+}
+
+/// Whether `peer` may publish under the name `dataset` and nobody else does; gives the dataset, if it exists.
+pub(crate) fn may_publish(core: &Core, peer: &Peer, dataset: &str) -> Result<Option<DatasetRecord>, Refusal> {
+    let name = DatasetName::new(dataset)
+        .map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()).refusal())?;
+    let existing = core.catalog.dataset(dataset).map_err(|error| catalog_refusal(&error))?;
+    if !core.rights.may_write(peer, &name, existing.as_ref().map(|found| found.writer)) {
+        return Err(CodedError::new(
+            &codes::FORBIDDEN,
+            format!("`{}` may not publish under the name `{name}`", peer.name),
+        )
+        .with_hint("publish under a name that its token allows, or ask the core's operator for a rule that allows it")
+        .refusal());
+    }
+    match existing {
+        Some(found) if found.writer != Principal::Device(peer.key) => Err(second_writer(core, &found)),
+        existing => Ok(existing),
+    }
+}
+
+/// Where the next version of a dataset goes.
+pub(crate) struct Next {
+    /// Its number.
+    pub(crate) number: u64,
+    /// The version that it has to follow on.
+    pub(crate) parent: Option<VersionId>,
+}
+
+/// What comes after the newest version `head` of `dataset`.
+pub(crate) fn next(core: &Core, dataset: &str, head: Option<Head>) -> Result<Next, Refusal> {
+    if let Some(head) = head {
+        return Ok(Next { number: head.number + 1, parent: Some(head.version) });
+    }
+    // After a deletion the numbers go on.
+    let last = core.catalog.last_number(dataset).map_err(|error| catalog_refusal(&error))?;
+    Ok(Next { number: last + 1, parent: None })
 }
 
 /// The refusal for one who would be a dataset's second writer. It may write under the name, so it may know that it is taken.

@@ -5,6 +5,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+use headwater_host::version::EncodedPages;
 use headwater_protocol::id::ChunkId;
 use headwater_protocol::page::{ExtentChildRef, Page};
 use headwater_protocol::record::{Content, FileRecord};
@@ -250,11 +252,6 @@ impl DatasetPages {
         Self { may_go: true, ..Self::new(catalog, dataset) }
     }
 
-    /// The encoded bytes of a page.
-    pub fn encoded(&self, id: &ChunkId) -> Result<Option<Vec<u8>>, CatalogError> {
-        self.catalog.page(self.dataset, id)
-    }
-
     fn cached(&self, id: &ChunkId) -> Option<Arc<Page>> {
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         let page = cache.pages.get(id).cloned()?;
@@ -276,6 +273,13 @@ impl DatasetPages {
                 cache.pages.remove(&oldest);
             }
         }
+    }
+}
+
+impl EncodedPages for DatasetPages {
+    fn encoded(&self, id: &ChunkId) -> Result<Option<Bytes>, PageSourceError> {
+        let bytes = self.catalog.page(self.dataset, id).map_err(|error| PageSourceError::Io(Box::new(error)))?;
+        Ok(bytes.map(Bytes::from))
     }
 }
 

@@ -114,15 +114,30 @@ struct Context {
     json: bool,
 }
 
+/// The daemon's answer.
+async fn asked(mut client: ControlClient, request: &Request, shown: &progress::Shown) -> Result<Value, CodedError> {
+    client.call_with_progress(request, |value| shown.update(&value)).await
+}
+
 impl Context {
     /// Asks the daemon, or does it here if none runs.
     async fn ask(&self, request: &Request) -> Result<Value, CodedError> {
         let shown = progress::Shown::new(self.json);
-        match ControlClient::connect(&self.data).await {
-            Ok(mut client) => client.call_with_progress(request, |value| shown.update(&value)).await,
-            Err(error) if error.is(&codes::DAEMON_NOT_RUNNING) => self.answer_here(request, &shown).await,
-            Err(error) => Err(error),
+        let error = match ControlClient::connect(&self.data).await {
+            Ok(client) => return asked(client, request, &shown).await,
+            Err(error) => error,
+        };
+        if !error.is(&codes::DAEMON_NOT_RUNNING) {
+            return Err(error);
         }
+        let answer = self.answer_here(request, &shown).await;
+        if answer.as_ref().is_err_and(|error| error.is(&codes::DATA_FOLDER_IN_USE))
+            && let Ok(client) = ControlClient::connect(&self.data).await
+        {
+            // A daemon had the folder already and was not yet there to be asked.
+            return asked(client, request, &shown).await;
+        }
+        answer
     }
 
     async fn answer_here(&self, request: &Request, shown: &progress::Shown) -> Result<Value, CodedError> {

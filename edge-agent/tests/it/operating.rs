@@ -6,6 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;
 use std::time::Duration;
 
+use headwater_host::control::SOCKET_FILE;
 use serde_json::Value;
 
 use crate::support::{Core, Device, Running, assert_same, eventually, put, texts};
@@ -49,6 +50,25 @@ fn a_daemon_whose_device_leaves_has_no_session_as_that_device_any_more() {
     eventually("a session as the other", || connected("second").then_some(()));
     eventually("its version", || core.newest("data/second"));
     assert!(!connected("first"));
+    daemon.stop();
+}
+
+#[test]
+fn a_command_waits_for_a_daemon_that_is_just_starting() {
+    let core = Core::start();
+    let device = core.device("first");
+    let daemon = device.start();
+    let (socket, aside) = (device.data().join(SOCKET_FILE), device.data().join("aside"));
+    eventually("the socket", || socket.exists().then_some(()));
+    // As it is after the folder was locked, and before the socket is there.
+    fs::rename(&socket, &aside).expect("moved");
+    let name = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| device.json(&["status"])["device"].clone());
+        std::thread::sleep(Duration::from_millis(700));
+        fs::rename(&aside, &socket).expect("moved back");
+        asked.join().expect("answered")
+    });
+    assert_eq!(name, "first");
     daemon.stop();
 }
 

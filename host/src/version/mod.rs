@@ -9,7 +9,9 @@ mod build;
 mod guard;
 mod local;
 mod merge;
+mod published;
 mod report;
+pub mod stamp_file;
 mod stamps;
 mod streams;
 #[cfg(test)]
@@ -21,6 +23,7 @@ pub use build::{
 };
 pub use guard::{Standing, StandingError, Suspicion, standing};
 pub use local::{LocalChunks, LocalError};
+pub use published::{EncodedPages, Outgoing, PublishedFolder};
 pub use report::{BuildReport, Deferred, DeferredReason, NOTES_MAX, Progress};
 pub use stamps::{MemoryStamps, NoStamps, StatCache, StatCacheError};
 

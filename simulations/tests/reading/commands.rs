@@ -1,20 +1,8 @@
 //! The `headwater` command, as a person at a cluster runs it.
 
 use std::fs;
-use std::process::Command;
 
-use simulations::processes::{CoreProcess, Program, Said, program, run};
-
-use crate::support::{core_with, mixed, reader_token};
-
-fn headwater(core: &CoreProcess, token: &str, arguments: &[&str]) -> Said {
-    let file = core.scratch().join("token");
-    fs::write(&file, token).expect("written");
-    let mut command = Command::new(program(Program::Client));
-    command.args(arguments).env("HEADWATER_TOKEN_FILE", file).env("HEADWATER_CORE", core.address().to_string());
-    command.env_remove("HEADWATER_TOKEN");
-    run(command)
-}
+use crate::support::{core_with, headwater, mixed, reader_token};
 
 #[test]
 fn a_version_is_looked_at_and_copied() {

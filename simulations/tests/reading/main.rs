@@ -3,6 +3,7 @@
 
 mod cache;
 mod commands;
+mod importing;
 mod jobs;
 #[cfg(feature = "rdma")]
 mod rdma;

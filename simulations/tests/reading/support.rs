@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use headwater_client::{Batch, Client, Dataset, Options};
-use simulations::processes::CoreProcess;
+use simulations::processes::{CoreProcess, Program, Said, program, run};
 
 /// Files by path, each with its bytes.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
@@ -81,6 +82,26 @@ pub(crate) fn import(core: &CoreProcess, dataset: &str, files: &Files) -> PathBu
     write(&folder, files);
     core.run_command(&["import", folder.to_str().expect("text"), "--dataset", dataset]).success();
     folder
+}
+
+/// The command `headwater`, with this token, to the core at `address`.
+pub(crate) fn headwater_at(
+    core: &CoreProcess,
+    address: impl std::fmt::Display,
+    token: &str,
+    arguments: &[&str],
+) -> Command {
+    let file = core.scratch().join(format!("token-{}", blake3::hash(token.as_bytes()).to_hex()));
+    fs::write(&file, token).expect("written");
+    let mut command = Command::new(program(Program::Client));
+    command.args(arguments).env("HEADWATER_TOKEN_FILE", file).env("HEADWATER_CORE", address.to_string());
+    command.env("XDG_CACHE_HOME", core.scratch().join("cache")).env_remove("HEADWATER_TOKEN");
+    command
+}
+
+/// Runs `headwater` to its end.
+pub(crate) fn headwater(core: &CoreProcess, token: &str, arguments: &[&str]) -> Said {
+    run(headwater_at(core, core.address(), token, arguments))
 }
 
 /// A token of a reader that may read `read`.

@@ -1,6 +1,5 @@
-//! The stamps of an imported folder's files, so that a second import reads only what changed.
-//!
-//! One file per dataset in `DIR/stamps/`. It may be lost or damaged: then the files are read again.
+//! The stamps of an imported folder's files in a file of their own, so that a second import reads only what changed. It may be
+//! lost or damaged: then the files are read again.
 //!
 //! ```text
 //! magic "HWst" version u16 zero u16 | folder[32] | { leaf[32] length u32 stamps[length] }* | blake3 of all before[32]
@@ -10,16 +9,16 @@ use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use headwater_host::durable::{self, PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE};
-use headwater_host::scan::Stamp;
-use headwater_host::version::{StatCache, StatCacheError};
 use headwater_protocol::id::{ChunkId, ID_BYTES};
 
+use super::{StatCache, StatCacheError};
+use crate::durable::{self, PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE};
+use crate::scan::Stamp;
+
 const HEADER: [u8; 8] = *b"HWst\x01\0\0\0";
-const FOLDER: &str = "stamps";
 
 /// The stamps of one dataset's files, as they were at the last import and as this one finds them.
-pub(super) struct StampFile {
+pub struct StampFile {
     path: PathBuf,
     folder: [u8; ID_BYTES],
     known: HashMap<ChunkId, Vec<u8>>,
@@ -27,16 +26,15 @@ pub(super) struct StampFile {
 }
 
 impl StampFile {
-    /// What the last import of `folder` into `dataset` left in the data folder `data`.
-    pub(super) fn load(data: &Path, dataset: &str, folder: &Path) -> Self {
-        let path = data.join(FOLDER).join(ChunkId::of(dataset.as_bytes()).to_string());
+    /// What the last import of `folder` left at `path`.
+    pub fn load(path: PathBuf, folder: &Path) -> Self {
         let folder = *blake3::hash(folder.as_os_str().as_bytes()).as_bytes();
         let known = std::fs::read(&path).ok().and_then(|bytes| decode(&bytes, &folder)).unwrap_or_default();
         Self { path, folder, known, found: HashMap::new() }
     }
 
     /// Keeps what is known of the pages in `leaves`. If that fails, the next import reads more.
-    pub(super) fn save(&self, leaves: &HashSet<ChunkId>) {
+    pub fn save(&self, leaves: &HashSet<ChunkId>) {
         let mut bytes = Vec::new();
         for leaf in leaves {
             let Some(stamps) = self.found.get(leaf).or_else(|| self.known.get(leaf)) else { continue };
@@ -154,17 +152,17 @@ mod tests {
     fn come_back_for_the_same_folder_only() {
         let data = tempfile::tempdir().expect("a folder");
         let leaf = ChunkId::of(b"leaf");
-        let mut first = StampFile::load(data.path(), "a", Path::new("/x"));
+        let mut first = StampFile::load(data.path().join("a"), Path::new("/x"));
         first.put(&leaf, &[Stamp::NONE, Stamp::NONE]).expect("memory");
         first.save(&HashSet::from([leaf]));
-        let mut again = StampFile::load(data.path(), "a", Path::new("/x"));
+        let mut again = StampFile::load(data.path().join("a"), Path::new("/x"));
         again.save(&HashSet::from([leaf]));
         assert_eq!(again.stamps(&leaf).expect("memory").map(|stamps| stamps.len()), Some(2));
-        let mut other = StampFile::load(data.path(), "a", Path::new("/y"));
+        let mut other = StampFile::load(data.path().join("a"), Path::new("/y"));
         assert!(other.stamps(&leaf).expect("memory").is_none());
         let mut bytes = std::fs::read(&first.path).expect("saved");
         bytes[20] ^= 1;
         std::fs::write(&first.path, bytes).expect("written");
-        assert!(StampFile::load(data.path(), "a", Path::new("/x")).known.is_empty(), "damage is noticed");
+        assert!(StampFile::load(data.path().join("a"), Path::new("/x")).known.is_empty(), "damage is noticed");
     }
 }
