@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use headwater_host::control::Pieces;
 use headwater_host::error::{CodedError, codes};
@@ -22,6 +23,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 /// Parts of an answer to a command that wait for whoever asked.
 const PARTS_MAX: usize = 64;
+
+/// How long a core may take to answer at one of its addresses. Jobs have better links than devices, and people who wait.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+
+fn dialling() -> ClientOptions {
+    ClientOptions { connect_timeout: CONNECT_TIMEOUT, ..ClientOptions::default() }
+}
+
+fn unreachable(said: String) -> CodedError {
+    CodedError::new(&codes::CORE_UNREACHABLE, said)
+        .with_hint("check the core's address, that it runs, and that its port is open to this machine over UDP and TCP")
+}
 
 /// A live session.
 pub(crate) struct Control {
@@ -196,16 +209,14 @@ impl Drop for Control {
 pub(crate) async fn identity_of(token: &Token) -> Result<Identity, CodedError> {
     let key = IdentityKey::from_seed(&token.shared_key_seed());
     let name = token.digest().shared_name();
-    let joined = join(token, &name, &key, &ClientOptions::default()).await.map_err(join_failed)?;
+    let joined = join(token, &name, &key, &dialling()).await.map_err(join_failed)?;
     Ok(joined.identity)
 }
 
 fn join_failed(error: JoinError) -> CodedError {
     match error {
         JoinError::Refused(refusal) => refusal.into(),
-        JoinError::Unreachable(_) | JoinError::Silent(_) => {
-            CodedError::new(&codes::CORE_UNREACHABLE, error.to_string())
-        }
+        JoinError::Unreachable(_) | JoinError::Silent(_) => unreachable(error.to_string()),
         JoinError::OtherCore { .. } => CodedError::new(&codes::TOKEN_OF_ANOTHER_CORE, error.to_string()),
         JoinError::Exchange(_) | JoinError::Answer => CodedError::new(&codes::SESSION_ENDED, error.to_string()),
         JoinError::Identity(_) => CodedError::new(&codes::IDENTITY_UNUSABLE, error.to_string()),
@@ -243,18 +254,18 @@ fn said(refusal: &Refusal) -> String {
 }
 
 async fn reach(addresses: &[String], identity: &Identity) -> Result<(Dialler, Connection), CodedError> {
-    let mut last = CodedError::new(&codes::CORE_UNREACHABLE, "the token names no address of the core");
+    let mut last = unreachable("the token names no address of the core".to_owned());
     for text in addresses {
         let candidates = match resolve(text).await {
             Ok(candidates) => candidates,
             Err(error) => {
-                last = CodedError::new(&codes::CORE_UNREACHABLE, error.to_string()).with_source(error.source);
+                last = unreachable(error.to_string()).with_source(error.source);
                 continue;
             }
         };
         for address in candidates {
             let dialled = async {
-                let dialler = Dialler::bind(address, &ClientOptions::default())?;
+                let dialler = Dialler::bind(address, &dialling())?;
                 let connection = dialler.connect(address, identity).await?;
                 Ok((dialler, connection))
             };
@@ -263,7 +274,7 @@ async fn reach(addresses: &[String], identity: &Identity) -> Result<(Dialler, Co
                 Err(error @ ConnectError::Untrusted { .. }) => {
                     CodedError::new(&codes::PEER_UNTRUSTED, error.to_string()).with_source(error)
                 }
-                Err(error) => CodedError::new(&codes::CORE_UNREACHABLE, error.to_string()).with_source(error),
+                Err(error) => unreachable(error.to_string()).with_source(error),
             };
         }
     }

@@ -10,7 +10,7 @@ use headwater_host::error::{CodedError, codes};
 use headwater_protocol::delivery::{ReadWhat, Reply, SLOT_BYTES_MAX};
 use headwater_protocol::id::ID_BYTES;
 use headwater_protocol::order::{Course, Reading};
-use headwater_protocol::wire::{ReaderMessage, SourceMember};
+use headwater_protocol::wire::{ReaderMessage, Refusal, SourceMember};
 use headwater_quic::work;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
@@ -279,7 +279,7 @@ impl Inner {
                         continue;
                     }
                     buffers.give(slot);
-                    return Err(failure.refusal.into());
+                    return Err(self.named(failure.refusal));
                 }
             };
             let reply = Reply::parse(&slot).map_err(|error| error.to_string());
@@ -306,6 +306,15 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// The core's refusal of a read, which knows the dataset by a number only.
+    fn named(&self, refusal: Refusal) -> CodedError {
+        let mut error = CodedError::from(refusal);
+        if error.is(&codes::NOT_FOUND) && !error.message.contains(&*self.label) {
+            error.message = format!("`{}` can't be read: {}", self.label, error.message);
+        }
+        error
     }
 
     /// Its number on a connection that lives; it is opened there again where that is a new one.

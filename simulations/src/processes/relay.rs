@@ -5,7 +5,7 @@
 //! damage, lose or repeat what it carries; and it notes when how much comes from the core. What comes while it is held is lost, as on a cut link, and QUIC sends it again
 //! once the link is back. So a test can do something at an exact point of a transfer, however fast the machine is.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -117,8 +117,17 @@ impl Relay {
         Self::with(State { up: direction(), down: direction(), ..State::new(core) })
     }
 
+    /// A relay at an address of its own, for who wants to stand in for the core's other ports too.
+    pub fn at(ip: IpAddr, core: SocketAddr) -> Self {
+        Self::from(bind(ip), State::new(core))
+    }
+
     fn with(state: State) -> Self {
-        let near = Arc::new(bind(state.core));
+        Self::from(bind(state.core.ip()), state)
+    }
+
+    fn from(near: UdpSocket, state: State) -> Self {
+        let near = Arc::new(near);
         let address = near.local_addr().expect("bound");
         let state = Arc::new(state);
         let thread = {
@@ -230,7 +239,7 @@ fn up(state: &Arc<State>, near: &Arc<UdpSocket>, datagram: &[u8], from: SocketAd
 
 impl Flow {
     fn new(state: &Arc<State>, near: &Arc<UdpSocket>, device: SocketAddr) -> Self {
-        let far = Arc::new(bind(state.core));
+        let far = Arc::new(bind(state.core.ip()));
         far.connect(state.core).expect("an address");
         let (dead, forgotten) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let thread = {
@@ -285,8 +294,8 @@ fn pass(direction: Option<&Mutex<Direction>>, datagram: &[u8], mut send: impl Fn
 }
 
 /// A socket from which `core` can be reached.
-fn bind(core: SocketAddr) -> UdpSocket {
-    let socket = UdpSocket::bind((core.ip(), 0)).expect("a socket");
+fn bind(ip: IpAddr) -> UdpSocket {
+    let socket = UdpSocket::bind((ip, 0)).expect("a socket");
     socket.set_read_timeout(Some(LOOK_EVERY)).expect("a timeout can be set");
     socket
 }

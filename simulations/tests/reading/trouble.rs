@@ -3,15 +3,19 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use headwater_client::{Client, Options};
 use headwater_fabric::tcp::Hello;
 use headwater_host::error::codes;
-use simulations::processes::{CoreProcess, Program, program, wait_for};
+use simulations::processes::{CoreProcess, Program, Relay, program, wait_for};
 
-use crate::support::{check, client, connect, core_with, mixed, noise, read_all, reader_token, samples};
+use crate::support::{
+    Files, check, client, connect, core_with, core_with_settings, import, mixed, noise, read_all, reader_token, samples,
+};
 
 /// Changes a byte of the first place in the packs that holds `bytes`.
 fn damage(core: &CoreProcess, bytes: &[u8]) {
@@ -120,6 +124,78 @@ async fn a_right_that_is_taken_away_ends_reading() {
     dataset.read(&[0]).await.expect("read under the lease");
     let gone = reader.dataset("lab/data").await.err().expect("deleted");
     assert!(gone.is(&codes::NOT_FOUND), "{gone}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_narrowed_in_mid_job_ends_its_reading_and_no_other() {
+    let files = mixed();
+    let core = core_with_settings(&files, "[[rules]]\nlabels = { project = \"x\" }\nread = [\"lab/**\"]\n");
+    import(&core, "open/data", &Files::from([("a".to_owned(), b"a".to_vec())]));
+    let token = core.token(&["--role", "reader", "--read", "open/**", "--label", "project=x"]);
+    let job = connect(&token).await;
+    let (ruled, open) = (job.dataset("lab/data").await.expect("ruled"), job.dataset("open/data").await.expect("open"));
+    ruled.read(&[0]).await.expect("read");
+    let devices = core.list(&["device", "list"]);
+    let name = devices[0]["name"].as_str().expect("a name").to_owned();
+    core.run_command(&["device", "label", &name, "project="]).success();
+    let begun = Instant::now();
+    let error = loop {
+        match ruled.read(&[0]).await {
+            Ok(_) => assert!(begun.elapsed() < Duration::from_mins(1), "it reads on"),
+            Err(error) => break error,
+        }
+    };
+    // What it may not read looks to it as if there were none.
+    assert!(error.is(&codes::NOT_FOUND) && error.message.contains("lab/data"), "{error}");
+    open.read(&[0]).await.expect("the rest of its rights stands");
+}
+
+/// A relay in front of the core that changes a byte of the first data connection: the job finds that, and asks again.
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_were_changed_on_the_way_are_fetched_again() {
+    let files = mixed();
+    let core = core_with_settings(&files, "[serving]\ntrusted_network = true\n");
+    // The core's port at an address that no core of the tests has.
+    let IpAddr::V4(ip) = core.address().ip() else { panic!("the core is on loopback") };
+    let [first, second, third, fourth] = ip.octets();
+    let near = SocketAddr::from(([first, second ^ 64, third, fourth], core.address().port()));
+    let (relay, changed) = (Relay::at(near.ip(), core.address()), relay_data(near, core.address(), 1_000_000));
+    let mut options = Options::of_token(&reader_token(&core, "**"), None).expect("a token");
+    options.token.addresses = vec![relay.address().to_string()];
+    let client = Client::connect(options).await.expect("connected");
+    let dataset = client.dataset("lab/data").await.expect("opened");
+    read_all(&dataset, &samples(&files)).await;
+    let stats = client.stats().await;
+    assert!(changed.load(Ordering::Relaxed), "nothing was changed");
+    assert_eq!((stats.mismatches, stats.connections), (1, 1));
+}
+
+/// Carries TCP from `near` to `far`, and changes the byte of the answers that comes after `at` others; whether it has.
+fn relay_data(near: SocketAddr, far: SocketAddr, at: usize) -> Arc<AtomicBool> {
+    let listener = TcpListener::bind(near).expect("bound");
+    let changed = Arc::new(AtomicBool::new(false));
+    let done = changed.clone();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut job, done) = (stream.expect("accepted"), done.clone());
+            let mut core = TcpStream::connect(far).expect("connected");
+            let (mut from_job, mut to_core) = (job.try_clone().expect("cloned"), core.try_clone().expect("cloned"));
+            std::thread::spawn(move || std::io::copy(&mut from_job, &mut to_core));
+            std::thread::spawn(move || {
+                let (mut buffer, mut passed) = (vec![0; 64 * 1024], 0);
+                while let Ok(read @ 1..) = core.read(&mut buffer) {
+                    if (passed..passed + read).contains(&at) && !done.swap(true, Ordering::Relaxed) {
+                        buffer[at - passed] ^= 1;
+                    }
+                    passed += read;
+                    if job.write_all(&buffer[..read]).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    changed
 }
 
 #[tokio::test(flavor = "multi_thread")]
