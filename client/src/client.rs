@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use headwater_fabric::planes::JobPlanes;
+use headwater_fabric::planes::{JobPlanes, RdmaDevice};
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::wire::JOB_BYTES_MAX;
 use headwater_quic::Identity;
@@ -101,6 +101,11 @@ impl Client {
         link.command(request, take).await
     }
 
+    /// The device with which this process offers RDMA, or why it does not.
+    pub(crate) fn rdma(&self) -> Result<RdmaDevice, String> {
+        self.shared.planes.rdma()
+    }
+
     /// The id of the job that it is of.
     pub fn job(&self) -> &str {
         &self.shared.options.job
@@ -121,7 +126,7 @@ impl Client {
             transport: link.map(|(_, link)| link.lane.plane()),
             transport_reason: link
                 .and_then(|(_, link)| link.lane.why_not_rdma())
-                .or_else(|| self.shared.planes.why_not_rdma().map(ToOwned::to_owned)),
+                .or_else(|| self.shared.planes.rdma().err()),
         }
     }
 

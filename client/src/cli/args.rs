@@ -72,6 +72,8 @@ pub(super) enum Command {
         numbers: Vec<u64>,
     },
     /// Measures how fast samples come
+    ///
+    /// Over RDMA also what the device does by itself, with `ib_write_bw` where that is installed, and the rate of its link.
     Bench {
         /// Of what: `cameras@latest`, or a collection
         dataset: String,

@@ -9,7 +9,7 @@ use headwater_quic::work;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::say;
+use super::{line, say};
 use crate::{Client, Dataset};
 
 /// What is to be measured.
@@ -65,8 +65,17 @@ pub(super) async fn run(client: &Client, name: &str, load: &Load, json: bool) ->
         say(json, &document, &format!("{what:<10}  {samples_s:>12.0} samples/s  {bytes:>10}/s{spread}"))?;
     }
     let stats = client.stats().await;
-    let document = json!({ "transport": stats.transport, "mismatches": stats.mismatches });
-    say(json, &document, &format!("over {}, {} mismatches", stats.transport.unwrap_or("none"), stats.mismatches))
+    let document = json!({
+        "transport": stats.transport, "transport_reason": stats.transport_reason, "mismatches": stats.mismatches,
+    });
+    let why = stats.transport_reason.map(|why| format!(" (no RDMA: {why})")).unwrap_or_default();
+    let said = format!("over {}{why}, {} mismatches", stats.transport.unwrap_or("none"), stats.mismatches);
+    say(json, &document, &said)?;
+    if let (Some("rdma"), Ok(device)) = (stats.transport, client.rdma()) {
+        let bytes_s = warm.iter().map(|one| one.rate(|came| came.bytes)).sum();
+        line::compare(&device, bytes_s, json).await?;
+    }
+    Ok(())
 }
 
 /// Which reads are measured.

@@ -44,6 +44,10 @@ pub(super) async fn doctor(options: Options, json: bool) -> Result<(), CodedErro
         }
     };
     step("connection", true, "the core answers, over UDP and TCP")?;
+    match client.rdma() {
+        Ok(device) => step("RDMA device", true, &device.said)?,
+        Err(why) => step("RDMA device", true, &format!("none: {why}"))?,
+    }
     let stats = client.stats().await;
     let why = stats.transport_reason.map(|why| format!(" (no RDMA: {why})")).unwrap_or_default();
     step("transport", true, &format!("{}{why}", stats.transport.unwrap_or("none")))?;

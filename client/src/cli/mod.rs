@@ -6,6 +6,7 @@ mod args;
 mod bench;
 mod files;
 mod import;
+mod line;
 mod look;
 
 use std::io::Write;

@@ -23,6 +23,19 @@ pub type Runner = BoxFuture<'static, String>;
 #[cfg(not(feature = "rdma"))]
 const NOT_BUILT: &str = "this program was built without RDMA";
 
+/// The device that RDMA uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RdmaDevice {
+    /// Its name, such as `mlx5_0`.
+    pub name: String,
+    /// Which of its ports.
+    pub port: u8,
+    /// The address there, by its place in the port's table.
+    pub gid_index: u8,
+    /// All of that and why it was chosen, for people.
+    pub said: String,
+}
+
 /// The planes of a job's process.
 #[derive(Debug)]
 pub struct JobPlanes {
@@ -57,12 +70,12 @@ impl JobPlanes {
         (Box::new(tcp), None)
     }
 
-    /// Why lanes are not RDMA from the start; none if they may be.
-    pub fn why_not_rdma(&self) -> Option<&str> {
+    /// The device, or why there is none and lanes are not RDMA from the start.
+    pub fn rdma(&self) -> Result<RdmaDevice, String> {
         #[cfg(feature = "rdma")]
-        return self.rdma.as_ref().err().map(String::as_str);
+        return self.rdma.as_ref().map(|domain| device(domain)).map_err(Clone::clone);
         #[cfg(not(feature = "rdma"))]
-        return Some(self.rdma);
+        return Err(self.rdma.to_owned());
     }
 }
 
@@ -126,17 +139,21 @@ impl CorePlanes {
         }
     }
 
-    /// The device with its port and address and why these, or why there is none; for people.
-    pub fn rdma(&self) -> Result<String, String> {
+    /// The device, or why there is none.
+    pub fn rdma(&self) -> Result<RdmaDevice, String> {
         #[cfg(feature = "rdma")]
-        return self.rdma.as_ref().map_err(Clone::clone).map(|fabric| {
-            let domain = fabric.domain();
-            let (gid, index, why) = domain.gid();
-            format!("{} port {}, GID {index} = {gid} ({why})", domain.name(), domain.port())
-        });
+        return self.rdma.as_ref().map(|fabric| device(fabric.domain())).map_err(Clone::clone);
         #[cfg(not(feature = "rdma"))]
         return Err(self.rdma.to_owned());
     }
+}
+
+#[cfg(feature = "rdma")]
+fn device(domain: &Domain) -> RdmaDevice {
+    let (gid, gid_index, why) = domain.gid();
+    let (name, port) = (domain.name().to_owned(), domain.port());
+    let said = format!("{name} port {port}, GID {gid_index} = {gid} ({why})");
+    RdmaDevice { name, port, gid_index, said }
 }
 
 #[cfg(feature = "rdma")]

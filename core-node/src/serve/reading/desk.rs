@@ -195,7 +195,7 @@ impl RdmaDesk {
         }
         let mut number = [0; 4];
         work::fill_random(&mut number).map_err(|_| "the core's system gave no random bytes".to_owned())?;
-        core.readers.planes().agree(offer, REQUESTS_MAX as u32, u32::from_le_bytes(number))
+        core.readers.agree(offer, u32::from_le_bytes(number))
     }
 }
 

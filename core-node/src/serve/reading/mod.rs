@@ -2,12 +2,14 @@
 //!
 //! [`session`] is what a job has opened, [`jobs`] is what its sessions agree on, [`sources`] are versions and collections under leases, [`layout`] and [`leaf`] know
 //! where samples are, [`plan`] makes a request into stretches of chunks, [`gather`] fetches them from the resident cache,
-//! [`answer`] puts this together, [`declared`] is what is known of a session's future and [`ahead`] reads along it, [`desk`] is the data port.
+//! [`answer`] puts this together, [`declared`] is what is known of a session's future and [`ahead`] reads along it, [`desk`] is the data port, [`driver`] the
+//! thread that talks to an RDMA device.
 
 mod ahead;
 mod answer;
 mod declared;
 mod desk;
+mod driver;
 mod gather;
 mod jobs;
 mod layout;
@@ -20,7 +22,8 @@ mod staging;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use headwater_fabric::planes::CorePlanes;
+use headwater_fabric::offer::Endpoint;
+use headwater_fabric::planes::{AgreedRdma, CorePlanes};
 use headwater_fabric::{Invitations, RdmaSettings};
 use headwater_protocol::time::Timestamp;
 use tokio::time::Instant;
@@ -34,8 +37,10 @@ use crate::config::Config;
 use crate::control::ReaderRow;
 use crate::generations::Generations;
 use crate::store::ChunkStore;
+use driver::Driver;
 use jobs::Jobs;
 use leaf::LaidLeaf;
+use session::REQUESTS_MAX;
 use staging::Staging;
 
 /// What all jobs' sessions share.
@@ -48,9 +53,15 @@ pub struct Readers {
     jobs: Mutex<Jobs>,
     sessions: Mutex<BTreeMap<u64, Arc<ReaderSession>>>,
     rdma: RdmaSettings,
-    planes: OnceLock<CorePlanes>,
+    planes: OnceLock<Planes>,
     began: Instant,
     port: OnceLock<u16>,
+}
+
+/// What there is beside TCP, and the thread that moves it.
+struct Planes {
+    planes: CorePlanes,
+    driver: Result<Driver, String>,
 }
 
 impl Readers {
@@ -73,15 +84,27 @@ impl Readers {
     }
 
     /// The planes beside TCP. The first job that asks for RDMA makes the core look for a device and register its cache. Blocks.
-    pub(crate) fn planes(&self) -> &CorePlanes {
+    fn planes(&self) -> &Planes {
         self.planes.get_or_init(|| {
             let planes = CorePlanes::open(&self.rdma, self.cache.region());
-            match planes.rdma() {
-                Ok(device) => tracing::info!(device, "training jobs may read over RDMA"),
-                Err(why) => tracing::info!(why, "training jobs read over TCP only"),
+            let driver = planes.rdma().and_then(|device| {
+                let driver = Driver::start().map_err(|error| format!("no thread can be started: {error}"))?;
+                tracing::info!(device = device.said, "training jobs may read over RDMA");
+                Ok(driver)
+            });
+            if let Err(why) = &driver {
+                tracing::info!(why, "training jobs read over TCP only");
             }
-            planes
+            Planes { planes, driver }
         })
+    }
+
+    /// Agrees with a job that offers RDMA, or says why not. Blocks the first time.
+    fn agree(&self, offer: &Endpoint, packet_number: u32) -> Result<AgreedRdma, String> {
+        let Planes { planes, driver } = self.planes();
+        let driver = driver.as_ref().map_err(|why| format!("the core has no RDMA: {why}"))?;
+        let agreed = driver.make(|| planes.agree(offer, REQUESTS_MAX as u32, packet_number))?;
+        Ok(AgreedRdma { runner: driver.run(agreed.runner), ..agreed })
     }
 
     /// The data port, once it is bound.

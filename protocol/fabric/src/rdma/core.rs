@@ -65,7 +65,7 @@ pub fn accept(
     packet_number: u32,
 ) -> Result<Agreed, String> {
     let depths = Depths { sends: SENDS, receives: requests_max, message_bytes: MESSAGE_BYTES };
-    let mut queue = Queue::new(&fabric.domain, depths, packet_number).map_err(|error| super::chain(&error))?;
+    let mut queue = Queue::new(&fabric.domain, depths, packet_number).map_err(|error| super::queue_failed(&error))?;
     if job.message_bytes < MESSAGE_BYTES || job.receives < requests_max {
         return Err("the job keeps too little room for answers".to_owned());
     }

@@ -42,10 +42,9 @@ pub async fn connect(
 async fn agree(tcp: &TcpJobLane, domain: &Arc<Domain>, requests_max: u32, packet_number: u32) -> Result<Queue, String> {
     // A request is one message, and what answers it is one message or notice.
     let depths = Depths { sends: requests_max, receives: requests_max, message_bytes: MESSAGE_BYTES };
-    let failed = |error: &dyn std::error::Error| super::chain(error);
-    let mut queue = Queue::new(domain, depths, packet_number).map_err(|error| failed(&error))?;
+    let mut queue = Queue::new(domain, depths, packet_number).map_err(|error| super::queue_failed(&error))?;
     let core = tcp.offer_rdma(queue.endpoint()).await?;
-    queue.connect(&core).map_err(|error| failed(&error))?;
+    queue.connect(&core).map_err(|error| super::chain(&error))?;
     Ok(queue)
 }
 

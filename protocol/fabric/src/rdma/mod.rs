@@ -34,3 +34,11 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+/// Why there can be no queue, with what an operator can do.
+fn queue_failed(error: &std::io::Error) -> String {
+    if error.kind() == std::io::ErrorKind::OutOfMemory {
+        return format!("memory for RDMA can't be registered: {error} (`ulimit -l`)");
+    }
+    chain(error)
+}
