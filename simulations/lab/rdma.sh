@@ -7,4 +7,4 @@ set -e
 /bin/rdma link add rxe0 type rxe netdev e0
 ulimit -l unlimited
 export HEADWATER_TEST_PROGRAMS=/bin TMPDIR=/tmp RUST_BACKTRACE=1
-reading --ignored --test-threads=1 --nocapture FILTER
+TESTS

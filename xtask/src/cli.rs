@@ -67,6 +67,8 @@ enum LabCommand {
     Short,
     /// Let training jobs read over RDMA from a Soft-RoCE device in the virtual machine, with its bandwidth beside that of ib_write_bw
     Rdma,
+    /// Profile a core and a job that reads over RDMA in the virtual machine
+    Profile,
     /// Measure what daemons and rsync make of links, as root; a whole run writes docs/benchmarks.md
     Goodput {
         /// Parts of links' names, which leave out the others and write nothing; or files with recorded links, in addition
@@ -103,6 +105,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         Command::Bench { names, shrink, disk } => bench::run(&bench::Options { names, shrink, disk }),
         Command::Lab { errand: LabCommand::Short } => lab::run(&lab::Errand::Short),
         Command::Lab { errand: LabCommand::Rdma } => lab::run(&lab::Errand::Rdma),
+        Command::Lab { errand: LabCommand::Profile } => lab::run(&lab::Errand::Profile),
         Command::Lab { errand: LabCommand::Goodput { links } } => lab::run(&lab::Errand::Goodput(links)),
         Command::Peers { seeds } => peers::run(seeds),
         Command::Dist { target } => dist::run(target.as_deref()),

@@ -152,6 +152,15 @@ pub(crate) const RDMA: [Need; 9] = [
     of_rdma("rdma", || of_system("rdma"), "iproute2"),
 ];
 
+/// What a profile in the lab needs.
+pub(crate) const PROFILE: [Need; 1] = [Need {
+    name: "perf",
+    purpose: "`cargo xtask lab profile`",
+    required: false,
+    present: || on_path("perf"),
+    source: Source::Apt("linux-perf"),
+}];
+
 /// Whether there is a libclang that can be loaded.
 fn has_clang() -> bool {
     let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();

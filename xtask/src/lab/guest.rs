@@ -34,6 +34,8 @@ pub(super) struct Guest<'g> {
     pub(super) files: Vec<(String, PathBuf)>,
     /// Run by busybox's shell, in which `/bin` is the `PATH`.
     pub(super) script: String,
+    /// Whether programs keep the names of their functions, as a profile needs them.
+    pub(super) keeps_names: bool,
     /// Memory, in MiB.
     pub(super) memory_mib: u32,
     /// How long it may run.
@@ -114,7 +116,8 @@ impl Guest<'_> {
         }
         let mut there = BTreeSet::new();
         for program in self.programs.iter().cloned().chain(["busybox", "ip", "tc"].map(PathBuf::from)) {
-            add_program(&mut archive, &program, image, &mut there)?;
+            let strip = if self.keeps_names { "--strip-debug" } else { "--strip-all" };
+            add_program(&mut archive, &program, (image, strip), &mut there)?;
         }
         for (name, file) in &self.files {
             archive.copy(name, file)?;
@@ -141,13 +144,13 @@ impl Guest<'_> {
 fn add_program<W: std::io::Write>(
     archive: &mut Archive<W>,
     program: &Path,
-    image: &Path,
+    (image, strip): (&Path, &str),
     there: &mut BTreeSet<String>,
 ) -> anyhow::Result<()> {
     let path = find(&program.to_string_lossy())?;
     let name = program.file_name().context("a program has a name")?.to_string_lossy();
     let small = image.with_file_name("stripped");
-    let stripped = Command::new("strip").arg("-o").arg(&small).arg(&path).stderr(Stdio::null()).status();
+    let stripped = Command::new("strip").arg(strip).arg("-o").arg(&small).arg(&path).stderr(Stdio::null()).status();
     let from = if stripped.is_ok_and(|status| status.success()) { &small } else { &path };
     archive.copy(&format!("/bin/{name}"), from)?;
     // A program that is linked statically loads none, and `ldd` says so by failing.

@@ -29,6 +29,8 @@ pub(crate) enum Errand {
     Goodput(Vec<String>),
     /// Training jobs over RDMA, and its bandwidth beside that of `ib_write_bw`.
     Rdma,
+    /// Where the processor's time goes while a job reads over RDMA.
+    Profile,
 }
 
 /// Does it.
@@ -42,6 +44,12 @@ pub(crate) fn run(errand: &Errand) -> anyhow::Result<()> {
             setup::ensure(&setup::LAB)?;
             setup::ensure(&setup::RDMA)?;
             rdma::run(rdma::Extent::Full)
+        }
+        Errand::Profile => {
+            setup::ensure(&setup::LAB)?;
+            setup::ensure(&setup::RDMA)?;
+            setup::ensure(&setup::PROFILE)?;
+            rdma::run(rdma::Extent::Profile)
         }
         Errand::Goodput(links) => {
             setup::ensure(&setup::LINKS)?;
@@ -62,6 +70,7 @@ pub(crate) fn short(programs: &Programs) -> anyhow::Result<()> {
         programs: vec![programs.core.clone(), programs.agent.clone()],
         files: Vec::new(),
         script: format!("{LINKS}\n{}", include_str!("../../../simulations/lab/short.sh")),
+        keeps_names: false,
         memory_mib: 1024,
         limit: SHORT_LIMIT,
     };

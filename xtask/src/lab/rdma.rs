@@ -17,6 +17,11 @@ const LIMIT: Duration = Duration::from_mins(9);
 const PROVIDER_LIST: &str = "/etc/libibverbs.d/rxe.driver";
 const PROVIDER_FOLDER: &str = "/usr/lib/x86_64-linux-gnu/libibverbs";
 
+/// Runs the tests of the programs that need a device.
+const TESTS: &str = "reading --ignored --test-threads=1 --nocapture";
+/// Samples what the processors do: by their clock, for the guest's have no counters.
+const RECORD: &str = "perf record --quiet --all-cpus --event cpu-clock --freq 500 --output /tmp/profile --";
+
 /// How much of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
@@ -24,6 +29,8 @@ pub(super) enum Extent {
     Short,
     /// The tests, and the bandwidth beside that of `ib_write_bw`.
     Full,
+    /// Only the bandwidth, with a profile of the whole guest.
+    Profile,
 }
 
 /// What of RDMA can't be had on this machine; none if all can.
@@ -53,14 +60,21 @@ pub(super) fn run(extent: Extent) -> anyhow::Result<()> {
             files.push((format!("{PROVIDER_FOLDER}/{name}"), path.canonicalize()?));
         }
     }
-    let script = include_str!("../../../simulations/lab/rdma.sh");
-    let (script, peer) = match extent {
-        Extent::Short => (script.replace("FILTER", "rdma:: --skip bandwidth"), ""),
-        Extent::Full => (script.replace("FILTER", "rdma::"), include_str!("../../../simulations/lab/rdma-peer.sh")),
-    };
-    let mut programs = vec![test, target_dir().join("debug/core-node"), target_dir().join("debug/edge-agent")];
+    let script = |tests: &str| include_str!("../../../simulations/lab/rdma.sh").replace("TESTS", tests);
+    let mut programs = vec![test];
+    programs.extend(["core-node", "edge-agent", "headwater"].map(|name| target_dir().join("debug").join(name)));
     programs.extend(["rdma", "ib_write_bw"].map(PathBuf::from));
-    let guest = Guest { modules: &MODULES, programs, files, script: script + peer, memory_mib: 2048, limit: LIMIT };
+    let peer = include_str!("../../../simulations/lab/rdma-peer.sh");
+    let script = match extent {
+        Extent::Short => script(&format!("{TESTS} rdma:: --skip bandwidth --skip load")),
+        Extent::Full => script(&format!("{TESTS} rdma:: --skip load")) + peer,
+        Extent::Profile => {
+            programs.push("perf".into());
+            script(&format!("{RECORD} {TESTS} rdma::load")) + include_str!("../../../simulations/lab/rdma-profile.sh")
+        }
+    };
+    let keeps_names = extent == Extent::Profile;
+    let guest = Guest { modules: &MODULES, programs, files, script, keeps_names, memory_mib: 2048, limit: LIMIT };
     guest.run(|line| println!("  {line}"))
 }
 
