@@ -9,7 +9,7 @@ use headwater_fabric::ReadAnswer;
 use headwater_host::error::{CodedError, codes};
 use headwater_protocol::delivery::{ReadWhat, Reply, SLOT_BYTES_MAX};
 use headwater_protocol::id::ID_BYTES;
-use headwater_protocol::order::{Course, Reading};
+use headwater_protocol::order::{Course, READING_RUNS_MAX, Reading};
 use headwater_protocol::wire::{ReaderMessage, Refusal, SourceMember};
 use headwater_quic::work;
 use tokio::sync::Mutex;
@@ -116,7 +116,10 @@ impl Dataset {
     pub async fn declare(&self, reading: &Reading) -> Result<Course, CodedError> {
         let course = Course::new(reading, &self.inner.id, self.inner.samples)
             .map_err(|error| CodedError::new(&codes::READING_SENSELESS, error.to_string()))?;
-        self.inner.declare(reading).await?;
+        // What is too long to be declared is read without the core reading ahead.
+        if reading.kept.len() <= READING_RUNS_MAX {
+            self.inner.declare(reading).await?;
+        }
         Ok(course)
     }
 

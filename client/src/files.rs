@@ -1,5 +1,6 @@
 //! Files of a version by their paths: listing them, and reading large ones piece by piece.
 
+use std::fmt;
 use std::ops::Range;
 
 use futures_util::{StreamExt, stream};
@@ -101,14 +102,50 @@ impl Client {
     }
 }
 
+/// Which samples are read. One that has several fields passes with any of its files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Filter {
+    /// One of them has to match a file of the sample, as `train/**` or `**/*.png` (`*` stays within a folder); none: all do.
+    pub patterns: Vec<String>,
+    /// Labels, and what each may be; all of them have to fit. `.cls` is a field that is the label, `.json:sky.rain` a place in one that is
+    /// JSON, where of a list one member has to fit.
+    pub labels: Vec<(String, Vec<String>)>,
+}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lead = "";
+        if !self.patterns.is_empty() {
+            write!(f, "has a file that matches {}", self.patterns.join(" or "))?;
+            lead = " and ";
+        }
+        for (label, values) in &self.labels {
+            write!(f, "{lead}is labelled `{label}` = {}", values.join(" or "))?;
+            lead = " and ";
+        }
+        Ok(())
+    }
+}
+
 impl Dataset {
-    /// Which of its samples have a file that one of `patterns` matches, as `train/**` or `**/*.png` (`*` stays within a folder): runs of
-    /// neighbours, ascending, as [`Reading::kept`](crate::order::Reading) takes them. An error if there are none.
-    pub async fn select(&self, patterns: &[String]) -> Result<Vec<Range<u64>>, CodedError> {
+    /// Which of its samples pass `filter`: runs of neighbours, ascending, as [`Reading::kept`](crate::order::Reading) takes them. An error if
+    /// there are none.
+    pub async fn select(&self, filter: &Filter) -> Result<Vec<Range<u64>>, CodedError> {
+        let labels: Vec<_> = filter
+            .labels
+            .iter()
+            .map(|(label, values)| match label.split_once(':') {
+                Some((field, key)) => json!({ "field": field, "key": key, "values": values }),
+                None => json!({ "field": label, "values": values }),
+            })
+            .collect();
         let (mut runs, mut before): (Vec<Range<u64>>, u64) = (Vec::new(), 0);
         for member in self.members() {
             let version = format!("{}@{}", member.version.dataset, member.version.number);
-            let request = json!({ "command": "dataset-select", "version": version, "patterns": patterns });
+            let mut request = json!({ "command": "dataset-select", "version": version, "patterns": filter.patterns });
+            if !labels.is_empty() {
+                request["labels"] = json!(labels);
+            }
             let take = |part: Value| {
                 let number = |key: &str| part["value"][key].as_u64();
                 if let (Some(first), Some(end)) = (number("first"), number("end")) {
@@ -123,9 +160,10 @@ impl Dataset {
             before += member.samples;
         }
         if runs.is_empty() {
-            let message = format!("no sample of `{}` has a file that matches {}", self.label(), patterns.join(" or "));
+            let message = format!("no sample of `{}` {filter}", self.label());
             return Err(CodedError::new(&codes::NOT_FOUND, message).with_hint(
-                "`*` stays within a folder: say `**/*.png` for all folders; `headwater ls NAME@VERSION` lists paths",
+                "`*` stays within a folder: say `**/*.png` for all folders; `headwater ls NAME@VERSION` lists paths, and `headwater sample` \
+                 shows labels",
             ));
         }
         Ok(runs)

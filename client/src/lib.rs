@@ -34,7 +34,7 @@ mod retry;
 pub use batch::{Batch, Field, Sample};
 pub use client::{Client, Stats};
 pub use dataset::{Batches, Dataset};
-pub use files::{DatasetEntry, FileEntry};
+pub use files::{DatasetEntry, FileEntry, Filter};
 pub use headwater_host::error::CodedError;
 pub use headwater_host::version::{BuildReport, PublishMode};
 pub use headwater_protocol::order;

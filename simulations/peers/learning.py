@@ -174,16 +174,17 @@ def plot(arguments):
 
     curves = json.loads(pathlib.Path(arguments.curves).read_text())
     groups = list(dict.fromkeys(curve["group"] for curve in curves))
-    figure, places = pyplot.subplots(1, len(groups), figsize=(4 * len(groups), 3.6), sharey=True, squeeze=False)
+    figure, places = pyplot.subplots(1, len(groups), figsize=(3.6 * len(groups), 3.8), sharey=True, squeeze=False,
+                                    layout="constrained")
     for place, group in zip(places[0], groups):
         for color, curve in enumerate(curve for curve in curves if curve["group"] == group):
             rounds = range(1, len(curve["ours"]) + 1)
             place.plot(rounds, curve["ours"], f"C{color}-", label=curve["strategy"])
             place.plot(rounds, curve["flwr"], f"C{color}o", markerfacecolor="none", markersize=5)
         place.set(title=group, xlabel="round")
-        place.legend(loc="lower right", fontsize="small")
-    places[0][0].set_ylabel("right on the test images (line: Headwater, circles: flwr)")
-    figure.tight_layout()
+    places[0][0].set_ylabel("right on the test images")
+    figure.suptitle("Headwater (lines) and flwr (circles): the same model, seeds and data")
+    figure.legend(*places[0][-1].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(arguments.out, metadata={"Date": None})
     return {}
 

@@ -105,10 +105,15 @@ impl Dataset {
         Batch::new(py, connected, batch.map_err(|error| raised(py, &error))?, 0)
     }
 
-    /// The samples that have a file which one of the patterns matches: (first, one after the last) of each run.
-    fn select(&self, py: Python<'_>, patterns: Vec<String>) -> PyResult<Vec<(u64, u64)>> {
+    /// The samples that have a file which one of the patterns matches, and these labels: (first, one after the last) of each run.
+    fn select(
+        &self,
+        py: Python<'_>,
+        patterns: Vec<String>,
+        labels: Vec<(String, Vec<String>)>,
+    ) -> PyResult<Vec<(u64, u64)>> {
         let (connected, dataset) = self.here(py)?;
-        let found = connected.wait(py, async move { dataset.select(&patterns).await })?;
+        let found = connected.wait(py, async move { dataset.select(&client::Filter { patterns, labels }).await })?;
         Ok(found.map_err(|error| raised(py, &error))?.into_iter().map(|run| (run.start, run.end)).collect())
     }
 

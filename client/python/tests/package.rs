@@ -25,6 +25,9 @@ const NATIVE: &str = if cfg!(feature = "rdma") { "_native_rdma" } else { "_nativ
 
 /// Images of 784 bytes with labels of one byte.
 const IMAGES: usize = 2000;
+/// Images with labels as text and as JSON, and lines of such JSON.
+const LABELLED: usize = 300;
+const EVENTS: usize = 12_000;
 /// Files of all sizes.
 const MIXED: usize = 150;
 
@@ -47,6 +50,20 @@ fn fill(folder: &Path) {
         let length = if number % 50 == 49 { 700_000 + number } else { number * 37 };
         write(&folder.join(format!("mixed/{number:05}.bin")), &bytes(number, length));
     }
+    let label = |number: usize| {
+        let seen = if number.is_multiple_of(4) { r#"["car", "dog"]"# } else { "[]" };
+        format!(r#"{{"label": {}, "sky": {{"rain": {}}}, "seen": {seen}}}"#, number % 7, number.is_multiple_of(3))
+    };
+    let mut events = String::new();
+    for number in 0..LABELLED {
+        write(&folder.join(format!("labelled/{number:04}.jpg")), &bytes(number, 2_000 + number));
+        write(&folder.join(format!("labelled/{number:04}.json")), label(number).as_bytes());
+        write(&folder.join(format!("labelled/{number:04}.cls")), format!("{}\n", number % 5).as_bytes());
+    }
+    for number in 0..EVENTS {
+        writeln!(events, "{}", label(number)).expect("text");
+    }
+    write(&folder.join("events/all.jsonl"), events.as_bytes());
     let mut table = "time,celsius\n".to_owned();
     for hour in 0..500 {
         writeln!(table, "{hour},{}.5", hour % 40).expect("text");
@@ -191,10 +208,13 @@ impl Lab {
         fill(&folder.path().join("data"));
         let mut core = CoreProcess::init();
         core.run();
-        for dataset in ["images", "mixed", "table"] {
+        for (dataset, samples) in
+            [("images", "stems"), ("mixed", "stems"), ("table", "stems"), ("labelled", "stems"), ("events", "lines")]
+        {
             let path = folder.path().join("data").join(dataset);
             let name = format!("lab/{dataset}");
-            core.run_command(&["import", path.to_str().expect("text"), "--dataset", &name]).success();
+            let arguments = ["import", path.to_str().expect("text"), "--dataset", &name, "--samples", samples];
+            core.run_command(&arguments).success();
         }
         let token = core.token(&["--role", "reader", "--read", "lab/**"]);
         fs::write(folder.path().join("token"), token).expect("written");

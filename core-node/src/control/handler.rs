@@ -158,7 +158,9 @@ fn carry_out(core: &Arc<Core>, asker: &Asker, request: Request, out: &Emitter) -
         Request::DatasetShow { version } => datasets::show(core, asker, &version, out),
         Request::DatasetLog { dataset, limit } => datasets::log(core, asker, &dataset, limit, out),
         Request::DatasetFiles { version, under, limit } => datasets::files(core, asker, &version, &under, limit, out),
-        Request::DatasetSelect { version, patterns } => select::samples(core, asker, &version, &patterns, out),
+        Request::DatasetSelect { version, patterns, labels } => {
+            select::samples(core, asker, &version, (&patterns, &labels), out)
+        }
         Request::DatasetDiff { from, to } => datasets::diff(core, asker, &from, &to, out),
         Request::DatasetExport { version, to } => export::export(core, asker, &version, &to, out),
         Request::DatasetSamples { dataset, rule } => datasets::samples(core, asker, &dataset, rule.as_deref(), out),

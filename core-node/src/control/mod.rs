@@ -8,6 +8,7 @@ mod federation;
 mod handler;
 mod housekeeping;
 mod import;
+mod labels;
 mod models;
 mod people;
 mod request;

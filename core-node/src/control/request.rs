@@ -80,12 +80,15 @@ pub enum Request {
         /// Most files to list; 0 lists all.
         limit: u64,
     },
-    /// Which samples of a version, as jobs count them, have a file that a pattern matches.
+    /// Which samples of a version, as jobs count them, have a file that a pattern matches, and these labels.
     DatasetSelect {
         /// The version.
         version: String,
-        /// The patterns, as `train/**` or `*.png`: one has to match.
+        /// The patterns, as `train/**` or `*.png`: one has to match, if there are any.
         patterns: Vec<String>,
+        /// What the labels have to be, all of them.
+        #[serde(default)]
+        labels: Vec<LabelTerm>,
     },
     /// What changed between two versions.
     DatasetDiff {
@@ -301,4 +304,17 @@ pub struct TokenCreate {
     pub role: String,
     /// Addresses that they dial; empty uses the configuration's.
     pub addresses: Vec<String>,
+}
+
+/// What one label of a sample has to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LabelTerm {
+    /// The field that holds it, as `.cls` or `.json`.
+    pub field: String,
+    /// Where it stands if the field is JSON, as `label` or `sky.rain`; none where the field is the label.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// One of these it has to be; of a list in JSON, one of its members.
+    pub values: Vec<String>,
 }

@@ -35,7 +35,7 @@ class Dataset:
     def __init__(self, client: Client, opened: native.Dataset) -> None:
         self._client = client
         self._opened = opened
-        self._kept: dict[tuple[str, ...], list[tuple[int, int]]] = {}
+        self._kept: dict[tuple[object, object], list[tuple[int, int]]] = {}
 
     @property
     def client(self) -> Client:
@@ -96,10 +96,11 @@ class Dataset:
 
     def epoch(self, order: Order, batch_size: int, worker: int = 0, workers: int = 1) -> native.Epoch:
         """What a rank, or a worker of it, reads of an epoch: `batches` and ``headwater.torch`` stand on it."""
-        patterns = order.patterns
-        if patterns and patterns not in self._kept:
-            self._kept[patterns] = self._opened.select(list(patterns))
-        kept = self._kept[patterns] if patterns else []
+        chosen = (order.patterns, order.terms)
+        if any(chosen) and chosen not in self._kept:
+            terms = [(label, list(values)) for label, values in order.terms]
+            self._kept[chosen] = self._opened.select(list(order.patterns), terms)
+        kept = self._kept[chosen] if any(chosen) else []
         return self._opened.epoch(order.arguments(batch_size, kept, worker, workers))
 
     def files(self, under: str = "") -> list[FileInfo]:
@@ -132,7 +133,7 @@ class Dataset:
         return f"Dataset({self.label!r}, {len(self)} samples)"
 
 
-def _reopen(client: Client, label: str, kept: dict[tuple[str, ...], list[tuple[int, int]]]) -> Dataset:
+def _reopen(client: Client, label: str, kept: dict[tuple[object, object], list[tuple[int, int]]]) -> Dataset:
     dataset = client.dataset(label)
     dataset._kept.update(kept)
     return dataset

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +31,15 @@ def _from_environment(name: str, otherwise: int) -> int:
         raise ValueError(f"the environment says {name}={text}, which is no number") from None
 
 
+def as_text(value: object) -> str:
+    """A label's value as the core compares it: text as it is, anything else as JSON spells it."""
+    if isinstance(value, str):
+        return value
+    if value is None or isinstance(value, (bool, int, float)):
+        return json.dumps(value)
+    raise TypeError(f"a label's value is text, a number, a truth value or None, not {value!r}")
+
+
 @dataclass(frozen=True)
 class Order:
     """The order of an epoch, and one rank's part of it.
@@ -47,6 +58,9 @@ class Order:
     filter: str | tuple[str, ...] | None = None
     """Only samples that have a file which a pattern matches are read: ``"train/**"``, or several, of which one has to match. ``*`` stays
     within a folder, ``**`` does not."""
+    labels: Mapping[str, object] | None = None
+    """Only samples with these labels are read: ``{".cls": 3}`` for a field that is the label, ``{".json:sky.rain": True}`` for a place in one
+    that is JSON, where of a list one member has to fit. A list of values stands for any of them; all labels have to fit, and the filter."""
     fraction: float = 1.0
     """Which share of the samples is read: the same ones in each epoch of a seed, spread evenly."""
     rank: int | None = None
@@ -67,6 +81,12 @@ class Order:
     def patterns(self) -> tuple[str, ...]:
         """The patterns of the filter."""
         return () if self.filter is None else (self.filter,) if isinstance(self.filter, str) else tuple(self.filter)
+
+    @property
+    def terms(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """The labels, and what each may be, as text."""
+        several = {label: value if isinstance(value, (list, tuple, set, frozenset)) else [value] for label, value in (self.labels or {}).items()}
+        return tuple((label, tuple(sorted({as_text(value) for value in values}))) for label, values in sorted(several.items()))
 
     def arguments(self, batch_size: int, kept: list[tuple[int, int]], worker: int = 0, workers: int = 1) -> dict[str, Any]:
         """What the native half takes, with the samples that the filter keeps.
@@ -116,6 +136,7 @@ class Order:
             "shuffle": self.shuffle,
             "block_size": self.block_size,
             "filter": list(self.patterns),
+            "labels": {label: list(values) for label, values in self.terms},
             "fraction": self.fraction,
             "position": position,
         }
@@ -132,7 +153,10 @@ class Order:
         other = [name for name in mixed if state[name] != getattr(self, name)]
         if tuple(state["filter"]) != self.patterns:
             other.append("filter")
+        # A state of an earlier release has none.
+        if state.get("labels", {}) != {label: list(values) for label, values in self.terms}:
+            other.append("labels")
         if other:
-            differs = ", ".join(f"{name}={state[name]!r} (here {getattr(self, name)!r})" for name in other)
+            differs = ", ".join(f"{name}={state.get(name)!r} (here {getattr(self, name)!r})" for name in other)
             raise ValueError(f"the state is of another order: {differs}")
         return replace(self, epoch=state["epoch"], start=state["position"])

@@ -11,7 +11,7 @@ def test_pandas_reads_a_table_of_a_version():
 
 def test_folders_are_listed():
     filesystem = fsspec.filesystem("headwater")
-    assert filesystem.ls("", detail=False) == ["lab/images@1", "lab/mixed@1", "lab/table@1"]
+    assert filesystem.ls("", detail=False) == ["lab/events@1", "lab/images@1", "lab/labelled@1", "lab/mixed@1", "lab/table@1"]
     base = "lab/table@latest"
     assert filesystem.ls(base, detail=False) == [f"{base}/2026", f"{base}/deep", f"{base}/note.txt"]
     assert filesystem.info(f"{base}/2026")["type"] == "directory"

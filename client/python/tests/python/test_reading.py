@@ -152,6 +152,44 @@ def test_a_filter_keeps_samples_by_their_paths(client, images):
     assert [n for batch in deep.batches(8, filter="**/*.csv") for n in batch.numbers.tolist()] == [0]
 
 
+def test_labels_keep_samples_by_what_is_in_them(client):
+    labelled = client.dataset("lab/labelled@latest")
+
+    def numbers(dataset=labelled, **order):
+        return sorted(n for batch in dataset.batches(32, **order) for n in batch.numbers.tolist())
+
+    assert numbers(labels={".cls": 3}) == [n for n in range(300) if n % 5 == 3]
+    assert numbers(labels={"cls": ["3", 4]}) == [n for n in range(300) if n % 5 in (3, 4)]
+    assert numbers(labels={".json:label": 2, ".json:sky.rain": True}) == [n for n in range(300) if n % 7 == 2 and n % 3 == 0]
+    assert numbers(labels={".json:seen": "dog"}, filter="00*.jpg") == [n for n in range(100) if n % 4 == 0]
+    assert len(numbers(labels={".cls": 3}, fraction=0.5)) == 30
+
+    # It goes on where it was, and nowhere else.
+    first = labelled.batches(10, labels={".cls": {1, 2}}, seed=5)
+    read = [n for _ in range(3) for n in next(first).numbers.tolist()]
+    state = first.state_dict()
+    parts = [
+        [n for batch in labelled.batches(10, labels={".cls": [2, 1]}, seed=5, state=state, rank=rank, world_size=3, remainder="uneven") for n in batch.numbers.tolist()]
+        for rank in range(3)
+    ]
+    assert sorted(read + sum(parts, [])) == [n for n in range(300) if n % 5 in (1, 2)]
+    with pytest.raises(ValueError, match="another order: labels"):
+        labelled.batches(10, labels={".cls": 1}, seed=5, state=state)
+
+    # Records inside files; more runs than can be declared.
+    events = client.dataset("lab/events@latest")
+    assert len(events) == 12_000
+    assert numbers(events, labels={".json:label": [0, 2, 4]}) == [n for n in range(12_000) if n % 7 in (0, 2, 4)]
+    assert numbers(events, labels={".json:sky.rain": False, ".json:label": 6}) == [n for n in range(12_000) if n % 7 == 6 and n % 3]
+
+    with pytest.raises(headwater.NotFoundError, match="no sample of `lab/labelled@1` is labelled `.cls` = 9"):
+        labelled.batches(10, labels={".cls": 9})
+    with pytest.raises(headwater.Error, match="is no field of a sample"):
+        labelled.batches(10, labels={"": 9})
+    with pytest.raises(TypeError, match="a label's value"):
+        labelled.batches(10, labels={".cls": [b"3"]})
+
+
 def test_a_state_of_another_dataset_is_refused(images, mixed):
     with pytest.raises(ValueError, match="lab/mixed@1"):
         images.batches(8, state=mixed.batches(8).state_dict())
@@ -169,7 +207,7 @@ def test_files_of_a_version(client):
         assert file.read() == b"19.5\n"
     with pytest.raises(FileNotFoundError):
         table.open("none.csv")
-    assert client.datasets() == {"lab/images": 1, "lab/mixed": 1, "lab/table": 1}
+    assert client.datasets() == {f"lab/{name}": 1 for name in ("events", "images", "labelled", "mixed", "table")}
 
 
 def test_stats_say_what_was_read_and_over_what(client, images):
