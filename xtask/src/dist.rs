@@ -17,25 +17,33 @@ use crate::{setup, wheel};
 struct Product {
     package: &'static str,
     program: &'static str,
-    unit: &'static str,
+    /// None of what a person runs.
+    unit: Option<&'static str>,
     description: &'static str,
     is_static: bool,
 }
 
-const PRODUCTS: [Product; 2] = [
+const PRODUCTS: [Product; 3] = [
     Product {
         package: "headwater-agent",
         program: "edge-agent",
-        unit: "headwater-agent.service",
+        unit: Some("headwater-agent.service"),
         description: "publishes folders as signed dataset versions to a Headwater core",
         is_static: true,
     },
     Product {
         package: "headwater-core",
         program: "core-node",
-        unit: "headwater-core.service",
+        unit: Some("headwater-core.service"),
         description: "stores datasets and models, and sends them to those who may read them",
         is_static: false,
+    },
+    Product {
+        package: "headwater-client",
+        program: "headwater",
+        unit: None,
+        description: "reads datasets from a Headwater core, and imports folders there",
+        is_static: true,
     },
 ];
 
@@ -110,7 +118,9 @@ impl Product {
             Ok(())
         };
         place(program, &format!("usr/bin/{}", self.program))?;
-        place(&root().join("xtask/dist").join(self.unit), &format!("usr/lib/systemd/system/{}", self.unit))?;
+        if let Some(unit) = self.unit {
+            place(&root().join("xtask/dist").join(unit), &format!("usr/lib/systemd/system/{unit}"))?;
+        }
         for document in ["README.md", "LICENSE-MIT", "LICENSE-APACHE"] {
             place(&root().join(document), &format!("usr/share/doc/{}/{document}", self.package))?;
         }
@@ -121,23 +131,24 @@ impl Product {
     fn deb(&self, tree: &Path, architecture: &str, out: &Path) -> anyhow::Result<PathBuf> {
         let control = out.join(format!("{}.control", self.package));
         fs::create_dir_all(&control)?;
-        let depends = if self.is_static {
-            "adduser".to_owned()
-        } else {
+        // A daemon has a user of its own.
+        let mut depends: Vec<String> = self.unit.iter().map(|_| "adduser".to_owned()).collect();
+        if !self.is_static {
             let program = fs::read(tree.join("usr/bin").join(self.program))?;
             let (major, minor) = glibc_needed(&program).context("the program names no version of glibc")?;
-            format!("adduser, libc6 (>= {major}.{minor}), libgcc-s1")
-        };
+            depends.extend([format!("libc6 (>= {major}.{minor})"), "libgcc-s1".to_owned()]);
+        }
+        let depends = if depends.is_empty() { String::new() } else { format!("Depends: {}\n", depends.join(", ")) };
         fs::write(
             control.join("control"),
             format!(
                 "Package: {}\nVersion: {VERSION}\nArchitecture: {architecture}\nMaintainer: The Headwater authors \
-                 <packages@headwater.invalid>\nDepends: {depends}\nSection: net\nPriority: optional\nDescription: {}\n",
+                 <packages@headwater.invalid>\n{depends}Section: net\nPriority: optional\nDescription: {}\n",
                 self.package, self.description
             ),
         )?;
-        for script in ["postinst", "prerm"] {
-            let text = fs::read_to_string(root().join("xtask/dist").join(script))?.replace("@UNIT@", self.unit);
+        for (script, unit) in ["postinst", "prerm"].iter().filter_map(|script| self.unit.map(|unit| (script, unit))) {
+            let text = fs::read_to_string(root().join("xtask/dist").join(script))?.replace("@UNIT@", unit);
             let path = control.join(script);
             fs::write(&path, text)?;
             run_command(Command::new("chmod").arg("755").arg(&path))?;
@@ -230,7 +241,7 @@ mod tests {
     const DUMMY: Product = Product {
         package: "headwater-agent",
         program: "edge-agent",
-        unit: "headwater-agent.service",
+        unit: Some("headwater-agent.service"),
         description: "a package for a test",
         is_static: false,
     };

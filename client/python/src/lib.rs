@@ -32,5 +32,5 @@ mod native {
     #[pymodule_export]
     use super::epoch::Epoch;
     #[pymodule_export]
-    use super::process::log;
+    use super::process::{command, log};
 }

@@ -1,5 +1,6 @@
 //! What belongs to one process: the runtime, and waiting in it.
 
+use std::ffi::OsString;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -144,4 +145,11 @@ pub(crate) fn log(filter: &str) -> PyResult<()> {
         .with_writer(std::io::stderr)
         .try_init()
         .map_err(|_| PyValueError::new_err("the log is written already"))
+}
+
+/// Runs the command `headwater` with these arguments, of which the first is its name; what the process should end with. It looks for no
+/// signals: whoever calls it leaves them to the system.
+#[pyfunction]
+pub(crate) fn command(py: Python<'_>, arguments: Vec<OsString>) -> u8 {
+    py.detach(|| headwater_client::cli::run(arguments))
 }

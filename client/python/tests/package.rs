@@ -268,6 +268,21 @@ fn versions_are_a_filesystem() {
 }
 
 #[test]
+fn the_command_comes_with_the_package() {
+    let Some(lab) = Lab::new() else { return };
+    let said = |arguments: &[&str]| lab.python().args(["-m", "headwater"]).args(arguments).output().expect("it runs");
+    let listed = said(&["ls", "--json"]);
+    let text = String::from_utf8_lossy(&listed.stdout);
+    assert!(listed.status.success() && text.contains("\"lab/mixed\""), "{text}");
+    assert_eq!(said(&["cat", "lab/table@1/note.txt"]).stdout, b"of the north field");
+    let wrong = said(&["cat", "lab/table@1/none"]);
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("error[HW-2010]"));
+    assert_eq!(said(&["frobnicate"]).status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&said(&["--help"]).stdout).contains("Usage: headwater"));
+}
+
+#[test]
 fn training_programs_on_devices() {
     let Some(lab) = Lab::new() else { return };
     lab.pytest("test_federated.py");

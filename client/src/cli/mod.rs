@@ -9,6 +9,7 @@ mod import;
 mod line;
 mod look;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -22,18 +23,24 @@ use args::{Cli, Command};
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    ExitCode::from(run(std::env::args_os()))
+}
+
+/// Runs the program with these arguments, of which the first is its name; what it ends with. Asked for help, or given what it does not
+/// understand, it ends the process.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let cli = Cli::parse_from(arguments);
     let json = cli.json;
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| CodedError::new(&codes::INTERNAL, "no runtime can be started").with_source(error));
     match runtime.and_then(|runtime| runtime.block_on(carry_out(cli))) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             if json {
                 let _ = writeln!(Stdout::default(), "{}", error.to_json());
             }
             let _ = writeln!(std::io::stderr(), "{error}");
-            ExitCode::from(error.exit_code())
+            error.exit_code()
         }
     }
 }

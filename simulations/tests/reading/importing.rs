@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use simulations::processes::folder::{assert_same, fill};
-use simulations::processes::{CoreProcess, Daemon, Relay, wait_for};
+use simulations::processes::{CoreProcess, Daemon, Relay, SmallDisk, wait_for};
 
 use crate::support::{Files, headwater, headwater_at, noise, reader_token, write};
 
@@ -114,6 +114,26 @@ fn a_core_that_was_killed_costs_an_import_only_time() {
     assert!(said.contains("\"number\":1"), "{said}");
     assert_same(&folder, &core.export("lab/data"));
     core.verify();
+}
+
+#[test]
+fn a_core_that_is_full_says_so_and_takes_the_rest_later() {
+    const MIB: u64 = 1 << 20;
+    if SmallDisk::elsewhere("importing::a_core_that_is_full_says_so_and_takes_the_rest_later") {
+        return;
+    }
+    let Some(disk) = SmallDisk::mount(24 * MIB, 160 * MIB) else { return };
+    let mut core = CoreProcess::init_at(&disk.path().join("core"));
+    core.run();
+    let token = writer_token(&core);
+    let folder = core.scratch().join("folder");
+    write(&folder, &Files::from([("large.bin".to_owned(), noise(4, LARGE_BYTES))]));
+    headwater(&core, &token, &arguments(&folder, &[])).failed("HW-4006", &["core"]);
+    disk.make_room();
+    let rest = import(&core, &token, &folder, &[]);
+    let sent = rest["wire_bytes"].as_u64().expect("bytes");
+    assert!(rest["number"] == 1 && sent < LARGE_BYTES as u64 * 9 / 10, "{rest}");
+    assert_same(&folder, &core.export("lab/data"));
 }
 
 #[test]

@@ -103,6 +103,25 @@ async fn a_job_that_may_not_lock_memory_reads_over_tcp() {
     assert!(why.contains("ulimit -l"), "{why}");
 }
 
+/// What the device could do by itself stands beside what came of it.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs an RDMA device: `cargo xtask lab rdma`"]
+async fn a_bench_has_the_device_s_own_rate_beside_it() {
+    let core = core_with_settings(&mixed(), TRUSTED);
+    let said = |arguments: &[&str]| {
+        let mut command = Command::new(program(Program::Client));
+        command.args(arguments).env("HEADWATER_TOKEN", reader_token(&core, "**"));
+        run(command).success()
+    };
+    let measured = said(&["bench", "lab/data", "--seconds", "1", "--json"]).documents();
+    let of = |key: &str| measured.iter().find_map(|document| document[key].as_f64());
+    let (share, writes) = (of("share_of_ib_write_bw"), of("ib_write_bw_bytes_per_s"));
+    assert!(share.is_some_and(|share| share > 0.0) && writes > Some(1e6), "{measured:?}");
+    assert!(of("share_of_line").is_some(), "{measured:?}");
+    let doctor = said(&["doctor"]).stdout;
+    assert!(doctor.contains("rxe0 port 1, GID"), "{doctor}");
+}
+
 /// A job that is killed while the device writes into its memory: the core lets go of it at once, and serves others.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an RDMA device: `cargo xtask lab rdma`"]

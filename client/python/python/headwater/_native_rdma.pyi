@@ -5,4 +5,5 @@ from ._native import Buffer as Buffer
 from ._native import Client as Client
 from ._native import Dataset as Dataset
 from ._native import Epoch as Epoch
+from ._native import command as command
 from ._native import log as log
