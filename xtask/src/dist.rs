@@ -16,6 +16,8 @@ use crate::{setup, wheel};
 /// What is shipped of a program.
 struct Product {
     package: &'static str,
+    /// Where Cargo has the program.
+    source: &'static str,
     program: &'static str,
     /// None of what a person runs.
     unit: Option<&'static str>,
@@ -26,6 +28,7 @@ struct Product {
 const PRODUCTS: [Product; 3] = [
     Product {
         package: "headwater-agent",
+        source: "edge-agent",
         program: "edge-agent",
         unit: Some("headwater-agent.service"),
         description: "publishes folders as signed dataset versions to a Headwater core",
@@ -33,6 +36,7 @@ const PRODUCTS: [Product; 3] = [
     },
     Product {
         package: "headwater-core",
+        source: "core-node",
         program: "core-node",
         unit: Some("headwater-core.service"),
         description: "stores datasets and models, and sends them to those who may read them",
@@ -40,6 +44,7 @@ const PRODUCTS: [Product; 3] = [
     },
     Product {
         package: "headwater-client",
+        source: "headwater-client",
         program: "headwater",
         unit: None,
         description: "reads datasets from a Headwater core, and imports folders there",
@@ -81,7 +86,7 @@ impl Product {
             None => Some(host),
         };
         let mut command = cargo();
-        command.args(["build", "--locked", "--release", "--package", self.program, "--bin", self.program]);
+        command.args(["build", "--locked", "--release", "--package", self.source, "--bin", self.program]);
         // The compiler's own linker strips for any architecture; this machine's `strip` may know only its own.
         command.env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo");
         let mut folder = target_dir();
@@ -240,6 +245,7 @@ mod tests {
 
     const DUMMY: Product = Product {
         package: "headwater-agent",
+        source: "edge-agent",
         program: "edge-agent",
         unit: Some("headwater-agent.service"),
         description: "a package for a test",
