@@ -145,16 +145,16 @@ impl Importer<'_> {
         for _ in 0..BUILDS_MAX {
             let (built, report) = self.build(before.clone()).await?;
             let Built { version, stamps } = built;
-            let (version, number, wire_bytes, is_new) = match (version, &before) {
+            let (id, version, number, wire_bytes, is_new) = match (version, &before) {
                 (Some(version), None) if version.manifest.root.is_none() => return Err(self.nothing()),
                 (Some(version), _) => match self.send(&version, before.as_deref(), number).await? {
-                    Sent::Committed { wire_bytes } => (version.manifest, number, wire_bytes, true),
+                    Sent::Committed { wire_bytes } => (version.id, version.manifest, number, wire_bytes, true),
                     Sent::Changed(reason) => {
                         tracing::info!(reason, "a file changed while it was sent; the folder is read again");
                         continue;
                     }
                 },
-                (None, Some(before)) => (before.manifest.clone(), before.number, 0, false),
+                (None, Some(before)) => (before.id, before.manifest.clone(), before.number, 0, false),
                 (None, None) => return Err(self.nothing()),
             };
             self.keep(stamps, &version).await;
@@ -162,7 +162,7 @@ impl Importer<'_> {
             return Ok(Imported {
                 number,
                 is_new,
-                version: Manifest::id_of(&version.encode()),
+                version: id,
                 files: totals.files,
                 bytes: totals.bytes,
                 samples,
