@@ -20,7 +20,7 @@ mod tests;
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::codec::{Encoded, Stored};
+use crate::codec::{Encoded, Stored, decode_stored};
 use crate::id::{PublicKey, VersionId};
 use crate::name::{DatasetName, NameError};
 use crate::trust::{
@@ -79,6 +79,17 @@ impl Stored for CommitRecord {
 /// Why a commit record or a receipt is not what it claims.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
+    /// The bytes are no record or receipt of this format.
+    #[error("{0}")]
+    Undecodable(String),
+    /// A record of another version than the one that is meant.
+    #[error("the commit record is of version {number} of `{dataset}`, not of the version that was asked for")]
+    OtherRecord {
+        /// The record's dataset.
+        dataset: String,
+        /// The record's number.
+        number: u64,
+    },
     /// The dataset's name can't be.
     #[error("the commit record of no possible dataset")]
     Name(#[from] NameError),
@@ -194,6 +205,23 @@ impl CommitRecord {
         core.check_use(CertificateUse::Core).map_err(|source| self.bad_certificate(source))?;
         self.check("core", &seal.core, &self.core_statement(&seal.core, &seal.certificate), &seal.signature)?;
         Ok(VerifiedCommit { author: author.name, core: core.name, core_key: seal.core })
+    }
+
+    /// The record in `bytes`, if it commits just this version of this dataset under this number, by the author's and the
+    /// core's word.
+    pub fn decode_committed(
+        bytes: &[u8],
+        dataset: &str,
+        number: u64,
+        version: VersionId,
+        authority: &Certificate,
+    ) -> Result<Self, CommitError> {
+        let record: Self = decode_stored(bytes).map_err(|error| CommitError::Undecodable(error.to_string()))?;
+        if record.dataset != dataset || record.number != number || record.version != version {
+            return Err(CommitError::OtherRecord { dataset: record.dataset, number: record.number });
+        }
+        record.verify_offline(authority)?;
+        Ok(record)
     }
 
     fn certificate(&self, der: &[u8], key: &PublicKey, authority: &Certificate) -> Result<Certificate, CommitError> {
@@ -346,6 +374,13 @@ impl Receipt {
             source,
         })?;
         Ok(self.durability)
+    }
+
+    /// The receipt in `bytes`, checked for `commit` as [`Receipt::verify`] does.
+    pub fn decode_verified(bytes: &[u8], commit: &CommitRecord, authority: &Certificate) -> Result<Self, CommitError> {
+        let receipt: Self = decode_stored(bytes).map_err(|error| CommitError::Undecodable(error.to_string()))?;
+        receipt.verify(commit, authority)?;
+        Ok(receipt)
     }
 
     fn statement(&self) -> Vec<u8> {

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
+
+use crate::PublishMode;
 
 /// Reads datasets from a Headwater core, and brings new ones there.
 #[derive(Debug, Parser)]
@@ -57,8 +60,8 @@ pub(super) enum Command {
         #[arg(long, value_name = "NAME")]
         dataset: String,
         /// What it means that a file is gone from the folder: `append` keeps it in later versions, `mirror` does not
-        #[arg(long, default_value = "append", value_parser = ["append", "mirror"])]
-        mode: String,
+        #[arg(long, default_value = "append", value_parser = modes())]
+        mode: PublishMode,
         /// What its samples are from now on: `stems`, or a list of `tar`, `lines`, `npy` and `records:BYTES`
         #[arg(long, value_name = "RULE")]
         samples: Option<String>,
@@ -98,4 +101,8 @@ pub(super) enum Command {
     },
     /// Checks what a job needs: token, control connection, data connection
     Doctor,
+}
+
+fn modes() -> impl TypedValueParser<Value = PublishMode> {
+    PossibleValuesParser::new(PublishMode::NAMES).try_map(|mode| mode.parse())
 }

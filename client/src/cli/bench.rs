@@ -9,7 +9,7 @@ use headwater_quic::work;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{line, say};
+use super::{line, say, transport};
 use crate::{Client, Dataset};
 
 /// What is to be measured.
@@ -68,8 +68,7 @@ pub(super) async fn run(client: &Client, name: &str, load: &Load, json: bool) ->
     let document = json!({
         "transport": stats.transport, "transport_reason": stats.transport_reason, "mismatches": stats.mismatches,
     });
-    let why = stats.transport_reason.map(|why| format!(" (no RDMA: {why})")).unwrap_or_default();
-    let said = format!("over {}{why}, {} mismatches", stats.transport.unwrap_or("none"), stats.mismatches);
+    let said = format!("over {}, {} mismatches", transport(&stats), stats.mismatches);
     say(json, &document, &said)?;
     if let (Some("rdma"), Ok(device)) = (stats.transport, client.rdma()) {
         let bytes_s = warm.iter().map(|one| one.rate(|came| came.bytes)).sum();

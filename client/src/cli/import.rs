@@ -3,7 +3,7 @@
 use headwater_host::config::HumanBytes;
 use headwater_host::error::CodedError;
 use headwater_host::progress::ProgressBar;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::say;
 use crate::{Import, ImportProgress, Options};
@@ -21,10 +21,7 @@ pub(super) async fn run(options: &Options, import: &Import, json: bool) -> Resul
     };
     let imported = crate::import(options, import, told).await?;
     let (name, report) = (&import.dataset, &imported.report);
-    let left_out = match report.deferred_count + report.skipped_count {
-        0 => String::new(),
-        count => format!("; {count} files were left out (see --json)"),
-    };
+    let left_out = report.left_out();
     let said = if imported.is_new {
         format!(
             "`{name}@{}` has {} files of {}; {} were sent{left_out}",
@@ -36,25 +33,16 @@ pub(super) async fn run(options: &Options, import: &Import, json: bool) -> Resul
     } else {
         format!("`{name}@{}` is as the folder is: nothing changed{left_out}", imported.number)
     };
-    let mut document = json!({
-        "dataset": name,
-        "number": imported.number,
-        "is_new": imported.is_new,
-        "version": imported.version.to_string(),
-        "files": imported.files,
-        "bytes": imported.bytes,
-        "wire_bytes": imported.wire_bytes,
-        "added": report.added,
-        "changed": report.changed,
-        "removed": report.removed,
-        "unchanged": report.unchanged,
-        "files_read": report.files_read,
-        "bytes_read": report.bytes_read,
-        "deferred": report.deferred,
-        "skipped": report.skipped,
-    });
+    let mut document = report.import_fields();
+    document["dataset"] = json!(name);
+    document["number"] = json!(imported.number);
+    document["is_new"] = json!(imported.is_new);
+    document["version"] = json!(imported.version.to_string());
+    document["files"] = json!(imported.files);
+    document["bytes"] = json!(imported.bytes);
+    document["wire_bytes"] = json!(imported.wire_bytes);
     if let Some(samples) = imported.samples {
-        document["samples"] = Value::from(samples);
+        document["samples"] = json!(samples);
     }
     say(json, &document, &said)
 }

@@ -3,7 +3,7 @@
 use headwater_host::error::{CodedError, codes, printable};
 use serde_json::json;
 
-use super::say;
+use super::{say, transport};
 use crate::{Client, Options};
 
 /// Bytes of a file that are shown.
@@ -49,8 +49,7 @@ pub(super) async fn doctor(options: Options, json: bool) -> Result<(), CodedErro
         Err(why) => step("RDMA device", true, &format!("none: {why}"))?,
     }
     let stats = client.stats().await;
-    let why = stats.transport_reason.map(|why| format!(" (no RDMA: {why})")).unwrap_or_default();
-    step("transport", true, &format!("{}{why}", stats.transport.unwrap_or("none")))?;
+    step("transport", true, &transport(&stats))?;
     let listed = client.datasets().await;
     client.close().await;
     let count = listed?.len();

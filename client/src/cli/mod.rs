@@ -18,7 +18,7 @@ use headwater_host::error::{CodedError, codes};
 use headwater_host::output::Stdout;
 use serde_json::Value;
 
-use crate::{Client, Import, Options, PublishMode};
+use crate::{Client, Import, Options, Stats};
 use args::{Cli, Command};
 
 /// Runs the program with the arguments of this process.
@@ -54,7 +54,6 @@ async fn carry_out(cli: Cli) -> Result<(), CodedError> {
         return look::doctor(options, cli.json).await;
     }
     if let Command::Import { folder, dataset, mode, samples } = cli.command {
-        let mode = if mode == "mirror" { PublishMode::Mirror } else { PublishMode::Append };
         return import::run(&options, &Import { folder, dataset, mode, samples }, cli.json).await;
     }
     let client = Client::connect(options).await?;
@@ -83,6 +82,12 @@ fn say(json: bool, document: &Value, sentence: &str) -> Result<(), CodedError> {
     let mut out = Stdout::default();
     let said = if json { writeln!(out, "{document}") } else { writeln!(out, "{sentence}") };
     said.map_err(output)
+}
+
+/// What moves the bytes, and why it is not RDMA.
+fn transport(stats: &Stats) -> String {
+    let why = stats.transport_reason.as_deref().map(|why| format!(" (no RDMA: {why})")).unwrap_or_default();
+    format!("{}{why}", stats.transport.unwrap_or("none"))
 }
 
 fn output(error: std::io::Error) -> CodedError {

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use headwater_host::error::{CodedError, codes};
-use headwater_protocol::codec::decode_stored;
 use headwater_protocol::commit::CommitRecord;
 use headwater_protocol::id::{ChunkId, VersionId};
 use headwater_protocol::manifest::Manifest;
@@ -27,6 +26,7 @@ impl Importer<'_> {
         let parent = Arc::new(Parent {
             dataset: self.import.dataset.clone(),
             number,
+            version: id,
             identity: self.identity.clone(),
             pages: self.pages.clone(),
             manifest: Mutex::default(),
@@ -56,6 +56,7 @@ impl Importer<'_> {
 struct Parent {
     dataset: String,
     number: u64,
+    version: VersionId,
     identity: Arc<Identity>,
     pages: Arc<Pages>,
     manifest: Mutex<Option<Manifest>>,
@@ -65,11 +66,9 @@ impl Parent {
     /// Checks that it is what was asked for, by the author's and the core's word, and that its tree can be.
     fn check(&self, offer: &IncomingOffer, manifest: &Manifest) -> Result<(), CodedError> {
         let bad = |reason: String| CodedError::new(&codes::UNSAFE_MANIFEST, reason);
-        let record: CommitRecord = decode_stored(&offer.commit).map_err(|error| bad(error.to_string()))?;
-        record.verify_offline(self.identity.authority()).map_err(|error| bad(error.to_string()))?;
-        if record.dataset != self.dataset || record.number != self.number || record.version != offer.version() {
-            return Err(bad(format!("the core gave version {} of `{}`", record.number, record.dataset)));
-        }
+        let authority = self.identity.authority();
+        CommitRecord::decode_committed(&offer.commit, &self.dataset, self.number, self.version, authority)
+            .map_err(|error| bad(error.to_string()))?;
         verify_shape(Tree::new(manifest, &*self.pages), None).map_err(|error| bad(error.to_string()))
     }
 }

@@ -4,16 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use headwater_host::error::{CodedError, codes};
-use headwater_host::version::{BuiltVersion, LocalError, Outgoing, PublishedFolder};
-use headwater_protocol::codec::{decode_stored, encode_stored};
-use headwater_protocol::commit::{CommitRecord, Receipt};
-use headwater_protocol::id::{ChunkId, VersionId};
+use headwater_host::version::{BuiltVersion, PublishedFolder};
+use headwater_protocol::codec::encode_stored;
+use headwater_protocol::commit::CommitRecord;
+use headwater_protocol::id::VersionId;
 use headwater_quic::session::Priority;
-use headwater_quic::transfer::{
-    self, DeltaBase, ItemBody, LoadedItem, OutgoingVersion, SendReport, Source, SourceError, TransferError,
-};
+use headwater_quic::transfer::{self, OutgoingVersion, SendReport, TransferError};
 
-use super::{Before, ImportProgress, Importer, Pages, ended};
+use super::{Before, ImportProgress, Importer, ended};
 use crate::retry::Retry;
 
 /// How an offer ended.
@@ -43,12 +41,8 @@ impl Importer<'_> {
             commit: encode_stored(&record).into(),
         };
         let parent = before.map(|before| before.manifest.clone());
-        let folder = PublishedFolder::open(&self.import.folder, version.manifest.clone(), parent, self.pages.clone());
-        let folder = folder.map_err(|error| {
-            let said = format!("`{}` can't be opened", self.import.folder.display());
-            CodedError::io(&codes::FOLDER_MISSING, said, error)
-        })?;
-        let source = Arc::new(FolderSource(folder));
+        let pages = self.pages.clone();
+        let source = Arc::new(PublishedFolder::open(&self.import.folder, version.manifest.clone(), parent, pages)?);
         let (mut retry, reached) = (Retry::new(self.options.reconnect_for), Arc::new(AtomicU64::new(0)));
         loop {
             let control = self.control().await?;
@@ -85,34 +79,8 @@ impl Importer<'_> {
         let bad = |reason: String| {
             CodedError::new(&codes::BAD_FRAME, format!("the core's answer to the import can't be used: {reason}"))
         };
-        let record: CommitRecord = decode_stored(&report.commit).map_err(|error| bad(error.to_string()))?;
-        let receipt: Receipt = decode_stored(&report.receipt).map_err(|error| bad(error.to_string()))?;
-        if record.dataset != self.import.dataset || record.version != version || record.number != number {
-            return Err(bad(format!("it commits version {} of `{}`", record.number, record.dataset)));
-        }
-        receipt.verify(&record, self.identity.authority()).map(drop).map_err(|error| bad(error.to_string()))
+        report
+            .verify_committed(&self.import.dataset, number, version, self.identity.authority())
+            .map_err(|error| bad(error.to_string()))
     }
-}
-
-/// The bytes of the version, from its folder.
-struct FolderSource(PublishedFolder<Pages>);
-
-impl Source for FolderSource {
-    fn page(&self, id: &ChunkId) -> Result<LoadedItem, SourceError> {
-        let page = self.0.page(id).map_err(|error| SourceError::Io(Box::new(error)))?;
-        page.map(loaded).ok_or(SourceError::OutOfScope)
-    }
-
-    fn chunk(&self, ordinal: u64) -> Result<LoadedItem, SourceError> {
-        self.0.chunk(ordinal).map(loaded).map_err(|error| match error {
-            LocalError::Unavailable { .. } => SourceError::Unavailable { reason: error.to_string() },
-            LocalError::NoSuchChunk(_) => SourceError::OutOfScope,
-            LocalError::Tree(_) => SourceError::Io(Box::new(error)),
-        })
-    }
-}
-
-fn loaded(outgoing: Outgoing) -> LoadedItem {
-    let Outgoing { id, bytes, base } = outgoing;
-    LoadedItem { id, body: ItemBody::Plain(bytes), delta: DeltaBase::found(base) }
 }

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use headwater_host::version::PublishMode;
 
 use super::training::{FederationCommand, ModelCommand};
 
@@ -75,8 +77,8 @@ pub(super) enum Command {
         #[arg(long)]
         dataset: String,
         /// What it means that a file is gone from the folder: `append` keeps it in later versions, `mirror` does not.
-        #[arg(long, default_value = "append", value_parser = ["append", "mirror"])]
-        mode: String,
+        #[arg(long, default_value = "append", value_parser = modes())]
+        mode: PublishMode,
         /// What its samples are from now on: `stems`, or a list of `tar`, `lines`, `npy` and `records:BYTES`.
         #[arg(long, value_name = "RULE")]
         samples: Option<String>,
@@ -342,6 +344,10 @@ fn label(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("a label is KEY=VALUE".to_owned()),
     }
+}
+
+fn modes() -> impl TypedValueParser<Value = PublishMode> {
+    PossibleValuesParser::new(PublishMode::NAMES).try_map(|mode| mode.parse())
 }
 
 #[cfg(test)]

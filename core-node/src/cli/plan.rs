@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use headwater_host::error::{CodedError, codes};
-use headwater_host::version::PublishMode;
 
 use super::args::{
     Cli, CollectionCommand, Command, ConfigCommand, DatasetCommand, DeviceCommand, TokenCommand, TokenCreateArgs,
@@ -81,7 +80,6 @@ impl Plan {
             Command::Dataset(command) => dataset(command)?,
             Command::Collection(command) => collection(command)?,
             Command::Import { folder, dataset, mode, samples } => {
-                let mode = if mode == "mirror" { PublishMode::Mirror } else { PublishMode::Append };
                 Request::Import { folder: absolute(&folder)?, dataset, mode, samples }
             }
             Command::Model(ModelCommand::Aggregate(args)) => return Ok(Self::Aggregate(args, json)),

@@ -56,18 +56,15 @@ pub(super) fn import(
     }
     let (built, report) = work.build(earlier.as_ref(), &mut stamps)?;
     let last = earlier.as_ref().map_or(0, |(number, ..)| *number);
-    let mut fields = fields(name, &report);
-    let notes = match report.deferred_count + report.skipped_count {
-        0 => String::new(),
-        count => format!("; {count} files were left out (see --json)"),
-    };
+    let (mut fields, left_out) = (report.import_fields(), report.left_out());
+    fields["dataset"] = json!(name);
     let Some(built) = built else {
         if let Some((.., manifest)) = &earlier {
             stamps.save(&leaves(core, manifest));
         }
         fields["number"] = json!(last);
         read_as(core, name, rule, &mut fields)?;
-        return out.done(format!("`{name}@{last}` is as the folder is: nothing changed{notes}"), fields);
+        return out.done(format!("`{name}@{last}` is as the folder is: nothing changed{left_out}"), fields);
     };
     let number = commit(core, &dataset_name, built.body, &built.manifest)?;
     stamps.save(&leaves(core, &built.manifest));
@@ -78,7 +75,7 @@ pub(super) fn import(
     fields["bytes"] = json!(totals.bytes);
     tracing::info!(dataset = name, number, files = totals.files, bytes = totals.bytes, "imported");
     read_as(core, name, rule, &mut fields)?;
-    out.done(format!("`{name}@{number}` has {} files of {} bytes{notes}", totals.files, totals.bytes), fields)
+    out.done(format!("`{name}@{number}` has {} files of {} bytes{left_out}", totals.files, totals.bytes), fields)
 }
 
 /// Notes what the samples of a dataset are, if that was said, and finds those of its newest version.
@@ -105,20 +102,6 @@ fn earlier(core: &Core, name: &str) -> Result<Option<(u64, VersionId, Manifest)>
     let version = core.catalog.version(dataset.id, head.number).map_err(catalog_failed)?;
     let manifest = version.as_ref().map(super::datasets::manifest_of).transpose()?;
     Ok(manifest.map(|manifest| (head.number, head.version, manifest)))
-}
-
-fn fields(name: &str, report: &BuildReport) -> Value {
-    json!({
-        "dataset": name,
-        "added": report.added,
-        "changed": report.changed,
-        "removed": report.removed,
-        "unchanged": report.unchanged,
-        "files_read": report.files_read,
-        "bytes_read": report.bytes_read,
-        "deferred": report.deferred,
-        "skipped": report.skipped,
-    })
 }
 
 /// One folder on its way into the store.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use headwater_host::config::{HumanBytes, HumanDuration};
 use headwater_protocol::commit::Durability;
@@ -126,8 +127,8 @@ pub(super) struct PublishArgs {
     #[arg(long)]
     pub(super) dataset: String,
     /// What happens when files are deleted here: `append`, the default, keeps them in the dataset, `mirror` follows.
-    #[arg(long, value_enum)]
-    pub(super) mode: Option<ModeArg>,
+    #[arg(long, value_parser = modes())]
+    pub(super) mode: Option<Mode>,
     /// Time between two scans, as `5m`.
     #[arg(long)]
     pub(super) every: Option<HumanDuration>,
@@ -159,21 +160,6 @@ impl From<DurabilityArg> for Durability {
     }
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum ModeArg {
-    Append,
-    Mirror,
-}
-
-impl From<ModeArg> for Mode {
-    fn from(mode: ModeArg) -> Self {
-        match mode {
-            ModeArg::Append => Self::Append,
-            ModeArg::Mirror => Self::Mirror,
-        }
-    }
-}
-
 #[derive(Debug, Subcommand)]
 pub(super) enum TrainingCommand {
     /// List the tasks, and what became of the last ones.
@@ -194,4 +180,8 @@ pub(super) enum TrainingCommand {
 pub(super) enum ConfigCommand {
     /// Check it, and print what is in force.
     Check,
+}
+
+fn modes() -> impl TypedValueParser<Value = Mode> {
+    PossibleValuesParser::new(Mode::NAMES).try_map(|mode| mode.parse())
 }

@@ -261,7 +261,7 @@ fn publish(args: &PublishArgs) -> Result<Request, CodedError> {
     let dataset = NameTemplate::new(args.dataset.as_str())
         .map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
     let options = PublishOptions {
-        mode: args.mode.map(Into::into),
+        mode: args.mode,
         every: args.every,
         quota: args.quota,
         min_free: args.min_free,

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use headwater_host::error::{CodedError, codes};
-use headwater_protocol::codec::decode_stored;
 use headwater_protocol::commit::CommitRecord;
 use headwater_protocol::id::ChunkId;
 use headwater_protocol::manifest::Manifest;
@@ -25,18 +24,15 @@ pub(super) fn checked(
     (offer, manifest): (&IncomingOffer, &Manifest),
 ) -> Result<VersionRow, CodedError> {
     let bad = |reason: String| CodedError::new(&codes::UNSAFE_MANIFEST, reason);
-    let record: CommitRecord = decode_stored(&offer.commit).map_err(|error| bad(error.to_string()))?;
-    record.verify_offline(authority).map_err(|error| bad(error.to_string()))?;
-    if record.dataset != row.name || record.version != wanted.version || record.number != wanted.number {
-        return Err(bad(format!("the core gave version {} of `{}`", record.number, record.dataset)));
-    }
+    CommitRecord::decode_committed(&offer.commit, &row.name, wanted.number, wanted.version, authority)
+        .map_err(|error| bad(error.to_string()))?;
     let pages = DatasetPages::new(Arc::clone(catalog), row.id);
     let before = catalog.committed(row.id)?;
     let before = before.as_ref().map(VersionRow::decode_manifest).transpose()?;
     let verified = before.as_ref().map(|before| Tree::new(before, &pages));
     verify_shape(Tree::new(manifest, &pages), verified).map_err(|error| bad(error.to_string()))?;
     Ok(VersionRow {
-        number: record.number,
+        number: wanted.number,
         version: wanted.version,
         state: VersionState::Offered,
         manifest: offer.manifest.to_vec(),

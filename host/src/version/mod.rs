@@ -23,9 +23,11 @@ pub use build::{
 };
 pub use guard::{Standing, StandingError, Suspicion, standing};
 pub use local::{LocalChunks, LocalError};
-pub use published::{EncodedPages, Outgoing, PublishedFolder};
+pub use published::{EncodedPages, PublishedFolder};
 pub use report::{BuildReport, Deferred, DeferredReason, NOTES_MAX, Progress};
 pub use stamps::{MemoryStamps, NoStamps, StatCache, StatCacheError};
+
+use std::str::FromStr;
 
 use headwater_protocol::path::RelPath;
 use headwater_protocol::record::FileRecord;
@@ -40,6 +42,28 @@ pub enum PublishMode {
     Append,
     /// It leaves the version, unless it was freed.
     Mirror,
+}
+
+impl PublishMode {
+    /// How the modes are spelled.
+    pub const NAMES: [&str; 2] = ["append", "mirror"];
+}
+
+/// No mode is spelled like this.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a mode: it is `append` or `mirror`")]
+pub struct UnknownMode(pub String);
+
+impl FromStr for PublishMode {
+    type Err = UnknownMode;
+
+    fn from_str(text: &str) -> Result<Self, UnknownMode> {
+        match text {
+            "append" => Ok(Self::Append),
+            "mirror" => Ok(Self::Mirror),
+            other => Err(UnknownMode(other.to_owned())),
+        }
+    }
 }
 
 /// What the publisher says of records whose paths are gone from the folder. A bare [`PublishMode`] says the same of all.

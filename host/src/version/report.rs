@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use crate::scan::Skipped;
 
@@ -64,6 +65,29 @@ pub struct BuildReport {
 }
 
 impl BuildReport {
+    /// What an import of a folder tells of it, as JSON.
+    pub fn import_fields(&self) -> Value {
+        json!({
+            "added": self.added,
+            "changed": self.changed,
+            "removed": self.removed,
+            "unchanged": self.unchanged,
+            "files_read": self.files_read,
+            "bytes_read": self.bytes_read,
+            "deferred": self.deferred,
+            "skipped": self.skipped,
+        })
+    }
+
+    /// The end of a sentence about an import: how many files are not in the version; empty if all are.
+    pub fn left_out(&self) -> String {
+        match self.deferred_count + self.skipped_count {
+            0 => String::new(),
+            1 => "; 1 file was left out (see --json)".to_owned(),
+            count => format!("; {count} files were left out (see --json)"),
+        }
+    }
+
     pub(super) fn defer(&mut self, path: String, reason: DeferredReason) {
         self.deferred_count += 1;
         if self.deferred.len() < NOTES_MAX {

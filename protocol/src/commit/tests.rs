@@ -43,6 +43,24 @@ fn a_record_is_checkable_offline() {
 }
 
 #[test]
+fn a_record_is_taken_for_the_version_that_was_asked_for_alone() {
+    let (bytes, version) = (codec::encode_stored(&committed()), VersionId::of(b"manifest"));
+    let decode = |bytes: &[u8], dataset: &str, number, version| {
+        CommitRecord::decode_committed(bytes, dataset, number, version, &authority())
+    };
+    assert_eq!(decode(&bytes, "raw/cam-01/left", 7, version), Ok(committed()));
+    let other = Err(CommitError::OtherRecord { dataset: "raw/cam-01/left".into(), number: 7 });
+    assert_eq!(decode(&bytes, "raw/cam-01/right", 7, version), other);
+    assert_eq!(decode(&bytes, "raw/cam-01/left", 8, version), other);
+    assert_eq!(decode(&bytes, "raw/cam-01/left", 7, VersionId::of(b"other")), other);
+    let offered = codec::encode_stored(&offered());
+    let uncommitted = decode(&offered, "raw/cam-01/left", 7, version);
+    assert!(matches!(uncommitted, Err(CommitError::Uncommitted { .. })), "{uncommitted:?}");
+    let cut = decode(&bytes[..bytes.len() - 1], "raw/cam-01/left", 7, version);
+    assert!(matches!(cut, Err(CommitError::Undecodable(_))), "{cut:?}");
+}
+
+#[test]
 fn the_core_publishes_too() {
     let dataset = DatasetName::new("models/a").expect("a name");
     let record = CommitRecord::sign_as_author(&dataset, 1, VersionId::of(b"m"), &key(2), CORE.to_vec());

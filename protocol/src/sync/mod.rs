@@ -25,6 +25,7 @@ mod ranges;
 mod receiver;
 mod sender;
 mod shares;
+mod source;
 mod turns;
 mod walk;
 
@@ -41,6 +42,7 @@ pub use receiver::{
 };
 pub use sender::{Load, SendAction, SendEnd, SendState, Sender};
 pub use shares::{SHARE_BYTES_MAX, ShareId, Shares, TURN};
+pub use source::{BoxError, DeltaBase, ItemBody, LoadedItem, Source, SourceError};
 pub use turns::{CLASSES, TURN_BYTES, Turns};
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ mod keep;
 mod revert;
 mod round;
 mod send;
-mod source;
 mod standing;
 #[cfg(test)]
 mod tests;
@@ -18,5 +17,4 @@ pub(crate) use freed::announce as announce_freed;
 pub(crate) use index::index_version;
 pub use round::{Rounds, publish};
 pub use send::{Sent, serve_fetch};
-pub use source::PublishSource;
 pub use standing::{Standing, adopt, standing};

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use headwater_host::error::{CodedError, codes};
 use headwater_host::materialise::current_version;
+use headwater_host::version::PublishedFolder;
 use headwater_protocol::codec::{decode_stored, encode_stored};
-use headwater_protocol::commit::{CommitRecord, Receipt};
+use headwater_protocol::commit::CommitRecord;
 use headwater_protocol::id::VersionId;
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::name::DatasetName;
@@ -19,7 +20,6 @@ use headwater_quic::transfer::{
 use headwater_quic::work;
 
 use super::keep::forget_deletions_of;
-use super::source::PublishSource;
 use crate::agent::Agent;
 use crate::blocking::blocking;
 use crate::catalog::{Catalog, CatalogError, DatasetPages, DatasetRow, EventLevel, Role, VersionRow, VersionState};
@@ -208,7 +208,7 @@ fn source(
     row: &DatasetRow,
     folder: &Path,
     version: &VersionRow,
-) -> Result<PublishSource, CodedError> {
+) -> Result<PublishedFolder<DatasetPages>, CodedError> {
     // Whatever else goes wrong, what is local is never a source.
     assert!(row.role != Role::Local, "what is local is never sent");
     let manifest = version.decode_manifest()?;
@@ -216,9 +216,7 @@ fn source(
         Some(committed) if committed.version != version.version => Some(committed.decode_manifest()?),
         _ => None,
     };
-    PublishSource::new(pages, folder, manifest, parent).map_err(|error| {
-        CodedError::io(&codes::FOLDER_MISSING, format!("`{}` can't be opened", folder.display()), error)
-    })
+    PublishedFolder::open(folder, manifest, parent, Arc::new(pages))
 }
 
 /// The version with this device's signature, durably noted as offered.
@@ -255,12 +253,10 @@ async fn acknowledged(
 ) -> Result<(), CodedError> {
     let device = agent.joined()?;
     let bad = |reason: String| CodedError::new(&codes::BAD_FRAME, format!("the core's answer can't be used: {reason}"));
-    let record: CommitRecord = decode_stored(&report.commit).map_err(|error| bad(error.to_string()))?;
-    let receipt: Receipt = decode_stored(&report.receipt).map_err(|error| bad(error.to_string()))?;
-    if record.dataset != row.name || record.version != version.version || record.number != version.number {
-        return Err(bad(format!("it commits version {} of `{}`", record.number, record.dataset)));
-    }
-    receipt.verify(&record, device.identity.authority()).map_err(|error| bad(error.to_string()))?;
+    let authority = device.identity.authority();
+    report
+        .verify_committed(&row.name, version.number, version.version, authority)
+        .map_err(|error| bad(error.to_string()))?;
     let number = version.number;
     let committed = VersionRow { record: report.commit.clone(), receipt: report.receipt.clone(), ..version };
     let mine = agent.have(&row.name, &row.folder).await;

@@ -17,10 +17,10 @@ pub(crate) mod send;
 mod verify;
 
 pub use api::{
-    BoxError, Committed, DeltaBase, Destination, DestinationError, HeldPage, IncomingItem, IncomingOffer, ItemBody,
-    LoadedItem, OutgoingVersion, Source, SourceError, TransferError, UnavailableChunk,
+    Committed, Destination, DestinationError, HeldPage, IncomingItem, IncomingOffer, OutgoingVersion, TransferError,
+    UnavailableChunk,
 };
-pub use headwater_protocol::sync::Presence;
+pub use headwater_protocol::sync::{BoxError, DeltaBase, ItemBody, LoadedItem, Presence, Source, SourceError};
 pub use loaders::Loaders;
 pub use report::{Progress, ProgressSink, ReceiveReport, SendReport, WireBytes, no_progress};
 pub use send::LOAD_BATCHES_MAX;

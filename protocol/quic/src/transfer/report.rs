@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use headwater_protocol::commit::{CommitError, CommitRecord, Receipt};
+use headwater_protocol::id::VersionId;
+use headwater_protocol::trust::Certificate;
+
 /// Bytes that travelled, by what for. Packet and encryption overhead is counted at the socket, not here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WireBytes {
@@ -66,6 +70,20 @@ pub struct SendReport {
     pub commit: Vec<u8>,
     /// The receipt that the receiver answered with; empty from a device.
     pub receipt: Vec<u8>,
+}
+
+impl SendReport {
+    /// Checks the core's word that it has committed just this version of this dataset under this number, and its receipt.
+    pub fn verify_committed(
+        &self,
+        dataset: &str,
+        number: u64,
+        version: VersionId,
+        authority: &Certificate,
+    ) -> Result<(), CommitError> {
+        let record = CommitRecord::decode_committed(&self.commit, dataset, number, version, authority)?;
+        Receipt::decode_verified(&self.receipt, &record, authority).map(drop)
+    }
 }
 
 /// What receiving a version took.
