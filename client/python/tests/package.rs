@@ -169,8 +169,9 @@ fn the_tutorial_works_as_it_is_written() {
         script = script.replace(&format!("{port}\n"), &format!("{}\n", free.port()));
     }
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
-    let output = Command::new("bash")
-        .arg("-c")
+    // A step that hangs fails the test, with all that it has started.
+    let output = Command::new("timeout")
+        .args(["--kill-after=10", "900", "bash", "-c"])
         .arg(&script)
         .current_dir(folder.path())
         .env("PATH", path)
