@@ -8,8 +8,9 @@ use simulations::processes::CoreProcess;
 
 use crate::support::{Files, check, client, core_with_settings, noise, samples};
 
-/// Epochs that are counted, after a first one that fills the cache.
-const EPOCHS: u64 = 4;
+/// Epochs that are counted, after a first one that fills the cache: so many that what meets by chance in the cache, some
+/// percent of what one epoch reads, does not decide.
+const EPOCHS: u64 = 24;
 
 /// Number `kind` of `family` among the core's metrics.
 fn metric(core: &CoreProcess, family: &str, kind: &str) -> u64 {
@@ -59,5 +60,5 @@ async fn what_is_declared_is_read_from_packs_less_often() {
     assert!(ahead > 0, "nothing was read ahead");
     // Every chunk is needed once on each side of the end of an epoch, so half of them is all that half of the cache can save;
     // undeclared, an eighth of that is spent on what passes through.
-    assert!(declared * 100 < undeclared * 96, "{declared} chunks read where {undeclared} are read undeclared");
+    assert!(declared * 100 < undeclared * 97, "{declared} chunks read where {undeclared} are read undeclared");
 }
