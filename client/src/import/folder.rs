@@ -9,7 +9,8 @@ use headwater_host::error::{CodedError, codes};
 use headwater_host::scan::{Cancel, ScanOptions};
 use headwater_host::version::stamp_file::StampFile;
 use headwater_host::version::{
-    BuildContext, BuildOptions, BuildReport, BuiltVersion, Earlier, NoChunks, NoStamps, Progress, build,
+    BuildContext, BuildOptions, BuildReport, BuiltVersion, Earlier, NoChunks, NoStamps, Progress, PublishMode, build,
+    standing,
 };
 use headwater_protocol::id::ChunkId;
 use headwater_protocol::manifest::Manifest;
@@ -46,9 +47,17 @@ impl Importer<'_> {
         let (folder, mode, stamps) = (self.import.folder.clone(), self.import.mode, self.stamp_file());
         let (pages, told) = (self.pages.clone(), self.told.clone());
         let work = move || {
+            let earlier = before.as_deref();
+            if mode == PublishMode::Mirror {
+                // A disk that is not mounted leaves an empty folder in its place.
+                let tree = earlier.map(|before| Tree::new(&before.manifest, &*pages));
+                if let Some(suspicion) = standing(&folder, &options.scan, tree, None)?.suspicion {
+                    return Err(CodedError::from(suspicion)
+                        .with_hint("mount its disk; if the files are to go, `core-node dataset delete` says so"));
+                }
+            }
             let mut stamps = stamps.map(|path| StampFile::load(path, &folder));
             let mut none = NoStamps;
-            let earlier = before.as_deref();
             let mut sink = &*pages;
             let context = BuildContext {
                 earlier: earlier.map(|before| Earlier { id: before.id, manifest: &before.manifest, pages: &*pages }),

@@ -17,6 +17,7 @@ use headwater_host::version::{BuildReport, PublishMode};
 use headwater_protocol::id::VersionId;
 use headwater_protocol::manifest::Manifest;
 use headwater_protocol::name::DatasetName;
+use headwater_protocol::samples::Rule;
 use headwater_quic::Identity;
 use headwater_quic::transfer::{DestinationError, SourceError, TransferError};
 use serde_json::{Value, json};
@@ -94,6 +95,9 @@ pub async fn import(
 ) -> Result<Imported, CodedError> {
     let name = DatasetName::new(import.dataset.as_str())
         .map_err(|error| CodedError::new(&codes::NAME_INVALID, error.to_string()))?;
+    if let Some(rule) = &import.samples {
+        Rule::parse(rule).map_err(|error| CodedError::new(&codes::USAGE, error.to_string()))?;
+    }
     if !import.folder.is_dir() {
         return Err(CodedError::new(&codes::FOLDER_MISSING, format!("`{}` is no folder", import.folder.display()))
             .with_hint("give the path of a folder on this machine"));

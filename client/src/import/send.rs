@@ -43,10 +43,12 @@ impl Importer<'_> {
         let parent = before.map(|before| before.manifest.clone());
         let pages = self.pages.clone();
         let source = Arc::new(PublishedFolder::open(&self.import.folder, version.manifest.clone(), parent, pages)?);
-        let (mut retry, reached) = (Retry::new(self.options.reconnect_for), Arc::new(AtomicU64::new(0)));
+        let mut retry = Retry::new(self.options.reconnect_for);
         loop {
             let control = self.control().await?;
-            let (told, seen, before) = (self.told.clone(), reached.clone(), reached.load(Ordering::Relaxed));
+            // Each attempt counts from nothing: what it has sent is what it has brought further.
+            let (told, reached) = (self.told.clone(), Arc::new(AtomicU64::new(0)));
+            let seen = reached.clone();
             let progress = Arc::new(move |progress: &transfer::Progress| {
                 seen.fetch_max(progress.bytes_done, Ordering::Relaxed);
                 told(ImportProgress::Sending { bytes: progress.bytes_done, total: progress.bytes_total });
@@ -65,7 +67,7 @@ impl Importer<'_> {
                         .with_hint("another import of this dataset was faster; import again, on top of that"));
                 }
                 Err(error) => {
-                    if reached.load(Ordering::Relaxed) > before {
+                    if reached.load(Ordering::Relaxed) > 0 {
                         retry.progressed();
                     }
                     retry.wait_out(ended(error)).await?;

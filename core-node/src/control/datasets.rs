@@ -151,7 +151,6 @@ pub(super) fn parse_rule(text: &str) -> Result<Rule, CodedError> {
     Rule::parse(text).map_err(|error| CodedError::new(&codes::USAGE, error.to_string()))
 }
 
-/// Says or sets what the samples of a dataset are, and finds those of its newest version.
 /// Answers who is about to publish, before a folder is read for it.
 pub(super) fn next_version(core: &Arc<Core>, asker: &Asker, name: &str, out: &Emitter) -> Result<(), CodedError> {
     let Some(peer) = &asker.peer else {
@@ -167,6 +166,7 @@ pub(super) fn next_version(core: &Arc<Core>, asker: &Asker, name: &str, out: &Em
     )
 }
 
+/// Says or sets what the samples of a dataset are, and finds those of its newest version.
 pub(super) fn samples(
     core: &Arc<Core>,
     asker: &Asker,

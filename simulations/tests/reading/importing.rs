@@ -149,7 +149,15 @@ fn what_may_not_be_imported_is_said_before_anything_is_read() {
     fs::create_dir(&empty).expect("made");
     says(&token, text(&empty), "lab/data").failed("HW-4004", &["nothing"]);
 
-    import(&core, &token, &folder, &[]);
+    let bad_rule = ["import", text(&folder), "--dataset", "lab/data", "--samples", "tarr"];
+    let code = headwater_host::error::codes::USAGE.code;
+    headwater(&core, &token, &bad_rule).failed(code, &["tarr"]);
+
+    // The first version is made here, by nothing of the above.
+    assert_eq!(import(&core, &token, &folder, &[])["number"], json!(1));
+    // An empty folder is what a disk leaves that is not mounted.
+    let unmounted = ["import", text(&empty), "--dataset", "lab/data", "--mode", "mirror"];
+    headwater(&core, &token, &unmounted).failed("HW-4010", &["nothing", "empty all at once"]);
     says(&writer_token(&core), text(&folder), "lab/data").failed("HW-2001", &["lab/data", "token-"]);
     core.run_command(&["import", text(&folder), "--dataset", "lab/of-core"]).success();
     says(&token, text(&folder), "lab/of-core").failed("HW-2001", &["lab/of-core", "core"]);
