@@ -43,7 +43,14 @@ pub(super) fn samples(
     let mut labels = Labels::new(labels, index.is_some(), |id| core.store.read(id))?;
     let tree = Tree::new(index.as_ref().unwrap_or(&manifest), &core.pages);
     let matches = |path: &Path| matched.as_ref().is_none_or(|matched| matched.is_match(path));
-    let runs = runs(&tree, matches, |leaf, group| labels.keep(leaf, group), || lease.renew_if_old())?;
+    let goes_on = || {
+        lease.renew_if_old();
+        if out.is_closed() {
+            return Err(CodedError::new(&codes::SESSION_ENDED, "the filter was given up"));
+        }
+        Ok(())
+    };
+    let runs = runs(&tree, matches, |leaf, group| labels.keep(leaf, group), goes_on)?;
     if runs.len() > RUNS_MAX {
         let message = format!("the filter keeps samples of {} places, and {RUNS_MAX} is the most", runs.len());
         return Err(CodedError::new(&codes::USAGE, message).with_hint(
@@ -77,12 +84,12 @@ fn runs(
     tree: &Tree<'_>,
     matches: impl Fn(&Path) -> bool,
     mut is_labelled: impl FnMut(&LeafPage, Range<usize>) -> Result<bool, CodedError>,
-    mut keep: impl FnMut(),
+    mut goes_on: impl FnMut() -> Result<(), CodedError>,
 ) -> Result<Vec<RunRow>, CodedError> {
     let mut runs: Vec<RunRow> = Vec::new();
     let mut number = 0;
     for at in tree.leaves() {
-        keep();
+        goes_on()?;
         let leaf = at.and_then(|at| tree.leaf(&at)).map_err(tree_failed)?;
         for group in stem_groups(&leaf.records) {
             let mut files =
